@@ -1,0 +1,48 @@
+"""What happened: the log, its events and checksums, the bus, and the blobs."""
+
+from sandkeep.events.blobs import BlobStore
+from sandkeep.events.bus import Bus, Fault
+from sandkeep.events.codec import Record
+from sandkeep.events.errors import (
+    BadEvent,
+    BadInput,
+    BlobDamaged,
+    BlobMissing,
+    KeyReused,
+    LimitReached,
+    LogDamaged,
+    LogUnavailable,
+    RevisionConflict,
+    SandkeepError,
+    StaleFence,
+)
+from sandkeep.events.lmdb_log import LmdbLog
+from sandkeep.events.log import EventLog, Follower, Head, Receipt, Session
+from sandkeep.events.schema import Event, UnknownEvent, event
+
+__all__ = [
+    "BadEvent",
+    "BadInput",
+    "BlobDamaged",
+    "BlobMissing",
+    "BlobStore",
+    "Bus",
+    "Event",
+    "EventLog",
+    "Fault",
+    "Follower",
+    "Head",
+    "KeyReused",
+    "LimitReached",
+    "LmdbLog",
+    "LogDamaged",
+    "LogUnavailable",
+    "Receipt",
+    "Record",
+    "RevisionConflict",
+    "SandkeepError",
+    "Session",
+    "StaleFence",
+    "UnknownEvent",
+    "event",
+]

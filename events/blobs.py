@@ -1,0 +1,126 @@
+"""Content that is too large for an event, stored once under its BLAKE3 digest.
+
+A blob is one zstd file, `blobs/<2 hex digits>/<62 hex digits>`, written to a temporary name, synced and renamed, and
+its folder synced: when `put` returns the content is durable, and a crash leaves no half blob under a digest.
+Content is verified whenever it is read; what does not match raises `BlobDamaged` and is never returned.
+Any number of threads and processes may write the same blob at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import re
+import secrets
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO, final
+
+from blake3 import blake3
+
+from sandkeep.events.errors import BadInput, BlobDamaged, BlobMissing
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
+
+_CHUNK = 1 << 20
+_LEVEL = 1
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+
+
+@final
+class BlobStore:
+    """The blobs in the folder `root`, which is made if it is not there."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        root.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    def put(self, data: bytes) -> str:
+        """Store `data` durably and return its digest, 64 hex digits. Storing it again costs one look-up."""
+        digest = blake3(data).hexdigest()
+        return digest if self._path(digest).exists() else self.put_stream(io.BytesIO(data))[0]
+
+    def put_stream(self, source: BinaryIO, limit: int | None = None) -> tuple[str, int]:
+        """Store what `source` gives until its end, or its first `limit` bytes, in bounded memory.
+
+        Returns the digest and the number of bytes.
+        """
+        temporary = self._root / f".{os.getpid()}-{secrets.token_hex(8)}"
+        hasher, size = blake3(), 0
+        compressor = zstd.ZstdCompressor(level=_LEVEL)
+        try:
+            with open(temporary, "xb", opener=_private) as file:
+                while chunk := source.read(_CHUNK if limit is None else min(_CHUNK, limit - size)):
+                    size += len(chunk)
+                    hasher.update(chunk)
+                    file.write(compressor.compress(chunk))
+                file.write(compressor.flush())
+                file.flush()
+                os.fsync(file.fileno())
+            digest = hasher.hexdigest()
+            path = self._path(digest)
+            if not path.exists():
+                if not path.parent.exists():
+                    path.parent.mkdir(mode=0o700, exist_ok=True)
+                    _sync_folder(self._root)
+                temporary.rename(path)
+                _sync_folder(path.parent)
+            return digest, size
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def get(self, digest: str) -> bytes:
+        """The content of a blob. Raises `BlobMissing`, or `BlobDamaged` if what is stored is something else."""
+        return b"".join(self.chunks(digest))
+
+    def chunks(self, digest: str) -> Iterator[bytes]:
+        """The content of a blob in pieces of bounded size.
+
+        The digest can only be checked at the end: `BlobDamaged` may follow pieces already given, so nothing may be made
+        final before the iterator has ended.
+        """
+        hasher = blake3()
+        path = self._path(digest)
+        with contextlib.ExitStack() as stack:
+            try:
+                file = stack.enter_context(open(path, "rb"))
+            except FileNotFoundError as error:
+                raise BlobMissing(f"no blob {digest} is stored; 'sandkeep verify' lists what is missing") from error
+            decompressor = zstd.ZstdDecompressor()
+            try:
+                while not decompressor.eof:
+                    data = file.read(_CHUNK) if decompressor.needs_input else b""
+                    if not data and decompressor.needs_input:
+                        raise BlobDamaged(f"blob {digest} is cut short")
+                    piece = decompressor.decompress(data, max_length=_CHUNK)
+                    hasher.update(piece)
+                    yield piece
+            except zstd.ZstdError as error:
+                raise BlobDamaged(f"blob {digest} cannot be read: {error}") from error
+            if decompressor.unused_data or file.read(1) or hasher.hexdigest() != digest:
+                raise BlobDamaged(f"blob {digest} does not match its digest; restore {path} from a copy")
+
+    def __contains__(self, digest: str) -> bool:
+        return self._path(digest).exists()
+
+    def _path(self, digest: str) -> Path:
+        if not _DIGEST.fullmatch(digest):
+            raise BadInput(f"{digest!r} is no blob digest; it has 64 hexadecimal digits")
+        return self._root / digest[:2] / digest[2:]
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_CLOEXEC, 0o600)
+
+
+def _sync_folder(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

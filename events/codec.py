@@ -1,0 +1,122 @@
+"""Records and frames as bytes.
+
+A *record* is an event in its envelope. A *frame* is the records of one commit, stored as one value:
+
+    magic "skf1" | first position, 8 bytes | count, 4 bytes | previous checksum, 32 | checksum, 32 | body
+
+All integers are big-endian; the body is a msgpack array of records. The checksum is BLAKE3 over the previous
+frame's checksum, the log's id, the first position, the count and the body, so a scan locates the first damaged
+byte and no frame can be moved within a log or into another one. Each frame also holds its predecessor's
+checksum, so that frames behind a damaged one still verify by themselves.
+
+The bytes that were stored are what is hashed: nothing is decoded and encoded again to be checked.
+Everything here is pure and safe to call from any thread.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+
+import msgspec
+from blake3 import blake3
+
+from sandkeep.events import schema
+from sandkeep.events.errors import LogDamaged
+
+GENESIS = bytes(32)
+"""The checksum that the first frame of a log follows."""
+
+_MAGIC = b"skf1"
+_HEADER = struct.Struct(">4sQI32s32s")
+_PLACE = struct.Struct(">QI")
+
+
+class Record(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """An event in its envelope.
+
+    `position` counts all events of the log and `revision` those of the stream, both from 1 without gaps.
+    `time_ns` is the writer's wall clock in nanoseconds since 1970, never less than the record before.
+    `cause` is the position of the record that led to this one; `key` is the caller's idempotency key.
+    """
+
+    position: int
+    stream: str
+    revision: int
+    time_ns: int
+    actor: str
+    cause: int | None
+    key: str | None
+    type: str
+    version: int
+    data: msgspec.Raw
+
+    @property
+    def event(self) -> schema.Event:
+        """The event itself, decoded anew at each call. Raises `BadEvent` if the body does not fit its type."""
+        return schema.decode(self.type, self.version, self.data)
+
+
+class Frame(msgspec.Struct, frozen=True, gc=False):
+    """A frame whose own checksum has been found right. `body` holds the encoded records."""
+
+    first: int
+    count: int
+    previous: bytes
+    checksum: bytes
+    body: bytes
+
+    @property
+    def last(self) -> int:
+        """The position of the last record in the frame."""
+        return self.first + self.count - 1
+
+    def records(self) -> list[Record]:
+        """The records. Raises `LogDamaged` if they are not the ones the header announces."""
+        try:
+            records = _decoder.decode(self.body)
+        except msgspec.DecodeError as error:
+            raise LogDamaged(f"the frame at position {self.first} cannot be decoded: {error}") from error
+        positions = [record.position for record in records]
+        if positions != list(range(self.first, self.first + self.count)):
+            raise LogDamaged(f"the frame at position {self.first} does not hold {self.count} records in order")
+        return records
+
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(list[Record])
+
+
+def checksum(previous: bytes, log_id: bytes, first: int, count: int, body: bytes) -> bytes:
+    """The chained checksum of a frame: 32 bytes."""
+    return blake3(b"".join((previous, log_id, _PLACE.pack(first, count), body))).digest()
+
+
+def encode_frame(records: Sequence[Record], previous: bytes, log_id: bytes) -> tuple[bytes, bytes]:
+    """The stored form of a frame, and its checksum."""
+    first, count = records[0].position, len(records)
+    body = _encoder.encode(records)
+    digest = checksum(previous, log_id, first, count, body)
+    return _HEADER.pack(_MAGIC, first, count, previous, digest) + body, digest
+
+
+def stored_checksum(value: bytes) -> bytes:
+    """The checksum that a stored frame claims, unchecked."""
+    return value[_HEADER.size - 32 : _HEADER.size]
+
+
+def decode_frame(value: bytes, log_id: bytes, first: int) -> Frame:
+    """The frame stored as `value` under position `first`.
+
+    Raises `LogDamaged` if its checksum, magic or place do not hold. Its link to the frame before is for the
+    caller to check.
+    """
+    if len(value) < _HEADER.size:
+        raise LogDamaged(f"the frame at position {first} is cut short")
+    magic, stored_first, count, previous, digest = _HEADER.unpack_from(value)
+    if magic != _MAGIC or stored_first != first:
+        raise LogDamaged(f"what is stored at position {first} is not the frame of that position")
+    body = value[_HEADER.size :]
+    if checksum(previous, log_id, first, count, body) != digest:
+        raise LogDamaged(f"the frame at position {first} does not match its checksum")
+    return Frame(first, count, previous, digest, body)

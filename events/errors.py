@@ -1,0 +1,79 @@
+"""The errors of the whole library: one base, a stable code each, an exit status for the command line.
+
+Every message says what was refused, why, and what to do next, on one line. `BadInput` and what derives from
+it means that the caller's words are at fault (exit status 2); everything else is an action that was
+refused or failed (exit status 1).
+"""
+
+from __future__ import annotations
+
+
+class SandkeepError(Exception):
+    """Base of everything this library raises on purpose.
+
+    `code` is stable across releases: scripts and agents may match on it.
+    """
+
+    code = "error"
+    exit_status = 1
+
+
+class BadInput(SandkeepError):
+    """The caller's input is at fault; the same call fails again until it is changed."""
+
+    code = "bad-input"
+    exit_status = 2
+
+
+class RevisionConflict(SandkeepError):
+    """The stream is not at the revision that the caller expected; read it again and decide anew."""
+
+    code = "revision-conflict"
+
+
+class KeyReused(SandkeepError):
+    """An idempotency key came back with other events than it was first used for."""
+
+    code = "key-reused"
+
+
+class StaleFence(SandkeepError):
+    """A fencing token older than one the stream has already seen: another holder was granted the lock."""
+
+    code = "stale-fence"
+
+
+class LimitReached(SandkeepError):
+    """A size or a count is over its limit."""
+
+    code = "limit-reached"
+
+
+class LogDamaged(SandkeepError):
+    """The log's bytes are not what was written: a checksum, a link or a sequence does not hold."""
+
+    code = "log-damaged"
+
+
+class LogUnavailable(SandkeepError):
+    """The log cannot be opened, read or written."""
+
+    code = "log-unavailable"
+
+
+class BadEvent(LogDamaged):
+    """A record of a known type has a body that does not fit the type."""
+
+    code = "bad-event"
+
+
+class BlobMissing(SandkeepError):
+    """No content is stored under this digest."""
+
+    code = "blob-missing"
+
+
+class BlobDamaged(SandkeepError):
+    """Stored content no longer matches its digest."""
+
+    code = "blob-damaged"

@@ -1,0 +1,79 @@
+"""Event types and their names on disk.
+
+An event is an immutable fact in the past tense: a frozen `msgspec.Struct` registered under a type name and a
+version. A body is a msgpack map by field name, so a later version of this library may add fields with
+defaults; it never changes or removes one of a released version.
+
+Reading is tolerant of the future and strict about the present: a type or version this library does not know
+becomes an `UnknownEvent` that keeps its bytes; a known one whose body does not fit raises `BadEvent`.
+Everything here is pure and safe to call from any thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import msgspec
+
+from sandkeep.events.errors import BadEvent
+
+
+class Event(msgspec.Struct, frozen=True):
+    """Base of all events. Subclasses are frozen and registered with `event`."""
+
+
+class UnknownEvent(Event, frozen=True):
+    """An event written by a later version of the library; `data` is its body, byte for byte."""
+
+    type: str
+    version: int
+    data: bytes
+
+
+E = TypeVar("E", bound=Event)
+
+_encoder = msgspec.msgpack.Encoder()
+_decoders: dict[tuple[str, int], msgspec.msgpack.Decoder[Event]] = {}
+_names: dict[type[Event], tuple[str, int]] = {}
+
+
+def event(version: int) -> Callable[[type[E]], type[E]]:
+    """Register the decorated class as `version` of the event type named like the class."""
+
+    def register(cls: type[E]) -> type[E]:
+        name = (cls.__name__, version)
+        if name in _decoders:
+            raise ValueError(f"event {name[0]} version {version} is registered twice")
+        _decoders[name] = msgspec.msgpack.Decoder(cls)
+        _names[cls] = name
+        return cls
+
+    return register
+
+
+def encode(event: Event) -> tuple[str, int, bytes]:
+    """The type name, version and body of `event`, as they are stored."""
+    if isinstance(event, UnknownEvent):
+        return event.type, event.version, event.data
+    name, version = _names[type(event)]
+    return name, version, _encoder.encode(event)
+
+
+def decode(name: str, version: int, data: bytes | memoryview | msgspec.Raw) -> Event:
+    """The event stored under `name` and `version`.
+
+    Raises `BadEvent` when the type is known and the body does not fit it.
+    """
+    decoder = _decoders.get((name, version))
+    if decoder is None:
+        return UnknownEvent(name, version, bytes(data))
+    try:
+        return decoder.decode(data)
+    except msgspec.DecodeError as error:
+        raise BadEvent(f"{name} version {version} cannot be decoded: {error}; run 'sandkeep verify'") from error
+
+
+def registered() -> dict[tuple[str, int], type[Event]]:
+    """Every event type this library knows, by name and version."""
+    return {name: cls for cls, name in _names.items()}

@@ -1,0 +1,23 @@
+"""What is true now: pure folds over the log, and the store they live in."""
+
+from sandkeep.projections.checkpoints import Checkpoint, Checkpoints
+from sandkeep.projections.projection import MemoryState, Projection, State, digest, fold
+from sandkeep.projections.registry import Pending, Registry, Task, TaskState
+from sandkeep.projections.store import ProjectionStore, ProjectionsUnavailable, Rebuilt
+
+__all__ = [
+    "Checkpoint",
+    "Checkpoints",
+    "MemoryState",
+    "Pending",
+    "Projection",
+    "ProjectionStore",
+    "ProjectionsUnavailable",
+    "Rebuilt",
+    "Registry",
+    "State",
+    "Task",
+    "TaskState",
+    "digest",
+    "fold",
+]

@@ -1,0 +1,347 @@
+"""The state of the transactional projections, in an LMDB environment of its own.
+
+It is a cache. Each *generation* is a folder `projections/<generation>/`; the file `projections/current` names the one
+in use and the boot of the machine it was made under. Nothing here is ever synced, so after a power loss the pages may
+be anything: a generation of another boot, of other projections or versions, or of another log is not opened but
+replaced by a new one folded from the log.
+
+Concurrency. A decision is made inside the log's write lock, with this environment's write transaction open around it
+and its state advanced to the head: `begin` makes such a `Session`. The log commits first; a crash between the two
+commits leaves the state a few records behind, and whoever comes next catches up. `reading` gives a consistent view that
+is at the head or later than it was at the call. Any number of threads and processes; not across a fork.
+
+Rebuild. A new generation is folded beside the old one, compared with it by digest, and swapped in by marking the old
+one retired inside a write transaction, which every other process sees at its next transaction.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import logging
+import os
+import secrets
+import shutil
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import final
+
+import lmdb
+import msgspec
+
+from sandkeep.events import EventLog, Record, SandkeepError
+from sandkeep.projections.projection import MemoryState, Projection, State, digest, fold
+
+_logger = logging.getLogger(__name__)
+
+_MAP_SIZE = 64 << 30
+_POSITION = b"!position"
+_IDENTITY = b"!identity"
+_RETIRED = b"!retired"
+
+
+class ProjectionsUnavailable(SandkeepError):
+    """The projections' environment cannot be opened, read or written."""
+
+    code = "projections-unavailable"
+
+
+class Rebuilt(msgspec.Struct, frozen=True):
+    """What a rebuild found: the digests of the state before (None if there was none) and after it."""
+
+    position: int
+    before: str | None
+    after: str
+
+    @property
+    def same(self) -> bool:
+        """Whether the state that was thrown away was right."""
+        return self.before in (None, self.after)
+
+
+class _Current(msgspec.Struct, frozen=True):
+    generation: str
+    boot_id: str
+
+
+@final
+class LmdbState:
+    """A `State` within one LMDB transaction."""
+
+    def __init__(self, txn: lmdb.Transaction[bytes]) -> None:
+        self._txn = txn
+
+    def get(self, key: bytes) -> bytes | None:
+        try:
+            return self._txn.get(key)
+        except lmdb.Error as error:
+            raise _unreadable(error) from error
+
+    def put(self, key: bytes, value: bytes) -> None:
+        self._txn.put(key, value)
+
+    def delete(self, key: bytes) -> None:
+        self._txn.delete(key)
+
+    def scan(self, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
+        try:
+            cursor = self._txn.cursor()
+            found = cursor.set_range(prefix)
+            while found and cursor.key().startswith(prefix):
+                yield cursor.item()
+                found = cursor.next()
+        except lmdb.Error as error:
+            raise _unreadable(error) from error
+
+
+@final
+class _StoreSession:
+    """A write of the projections inside a write of the log (see `events.log.Session`)."""
+
+    def __init__(self, store: ProjectionStore, txn: lmdb.Transaction[bytes]) -> None:
+        self._store = store
+        self._txn = txn
+        self._state = LmdbState(txn)
+
+    @property
+    def view(self) -> State:
+        return self._state
+
+    def apply(self, records: Sequence[Record]) -> None:
+        self._store.advance(self._txn, records)
+
+    def commit(self) -> None:
+        # The events are durable by now. If the cache cannot take them it is left behind, and caught up by the next.
+        with contextlib.suppress(lmdb.Error):
+            self._txn.commit()
+
+    def abort(self) -> None:
+        self._txn.abort()
+
+
+@final
+class ProjectionStore:
+    """The projections in the folder `root`. A `Follower` of the log whose state it holds."""
+
+    def __init__(self, root: Path, projections: Sequence[Projection], boot_id: str | None = None) -> None:
+        """`boot_id` names this boot of the machine; by default the kernel's."""
+        self._root = root
+        self._projections = tuple(projections)
+        self._boot_id = boot_id or _this_boot()
+        self._lock = threading.Lock()
+        self._log: EventLog[State] | None = None
+        self._env: lmdb.Environment | None = None
+        self._retired: list[lmdb.Environment] = []
+
+    def open(self, log: EventLog[State]) -> None:
+        """Take up the current generation, or begin a new one if it is not fit for use, and catch up with `log`."""
+        self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._log = log
+        with self._exclusive():
+            if not self._attach():
+                self._begin_generation()
+        with self.reading():
+            pass
+
+    def close(self) -> None:
+        """Release the environment. Safe to call twice."""
+        with self._lock:
+            environments = [env for env in (self._env, *self._retired) if env is not None]
+            self._env, self._retired = None, []
+        for env in environments:
+            env.close()
+
+    def begin(self, head: int, read: Callable[[int], Iterator[Record]]) -> _StoreSession:
+        """A session at position `head` (see `events.log.Follower`). Only the log calls this, under its write lock."""
+        txn = self._transaction(write=True)
+        try:
+            if _position(txn) < head:
+                self.advance(txn, read(_position(txn)))
+        except BaseException:
+            txn.abort()
+            raise
+        return _StoreSession(self, txn)
+
+    def advance(self, txn: lmdb.Transaction[bytes], records: Sequence[Record] | Iterator[Record]) -> None:
+        """Fold `records` into the state within `txn`."""
+        try:
+            position = fold(self._projections, records, LmdbState(txn))
+            if position:
+                txn.put(_POSITION, position.to_bytes(8, "big"))
+        except lmdb.Error as error:
+            raise ProjectionsUnavailable(f"the projections cannot be written: {error}; delete {self._root}") from error
+
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[State]:
+        """A consistent view of the state, no older than the log's head at the call."""
+        log = self._opened_log()
+        head = log.head().position
+        txn = self._transaction(write=False)
+        if _position(txn) < head:
+            txn.abort()
+            with self._transaction(write=True) as writing:
+                self.advance(writing, log.read(_position(writing)))
+            txn = self._transaction(write=False)
+        try:
+            yield LmdbState(txn)
+        finally:
+            txn.abort()
+
+    def as_of(self, position: int) -> State:
+        """The state after the record at `position`, folded anew in memory. The cost is that of the log before it."""
+        state = MemoryState()
+        fold(self._projections, self._opened_log().read(until=position), state)
+        return state
+
+    def digest(self, state: State) -> str:
+        """The digest of `state` over all projections."""
+        return digest(self._projections, state)
+
+    def position(self) -> int:
+        """The position that the stored state has reached."""
+        with self._transaction(write=False) as txn:
+            return _position(txn)
+
+    def rebuild(self, progress: Callable[[int], None] = lambda position: None) -> Rebuilt:
+        """Fold the whole log into a new generation and swap it in, while other processes go on.
+
+        `progress` is called with positions along the way. A decision made meanwhile waits for the swap at most.
+        """
+        log = self._opened_log()
+        with self._exclusive():
+            generation = secrets.token_hex(8)
+            env = self._create(generation)
+            try:
+                position = 0
+                while (head := log.head().position) > position:
+                    with env.begin(write=True) as txn:
+                        self.advance(txn, _reported(log.read(position, until=head), progress))
+                        position = _position(txn)
+                # Nothing can be decided while the old generation's write transaction is held.
+                with self._transaction(write=True) as old, env.begin(write=True) as new:
+                    self.advance(old, log.read(_position(old)))
+                    self.advance(new, log.read(position))
+                    before, after = self.digest(LmdbState(old)), self.digest(LmdbState(new))
+                    position = _position(new)
+                    self._name_current(generation)
+                    old.put(_RETIRED, b"1")
+            finally:
+                env.close()
+            self._attach()
+            self._remove_all_but(generation)
+        return Rebuilt(position, before, after)
+
+    def _opened_log(self) -> EventLog[State]:
+        if self._log is None:
+            raise ProjectionsUnavailable("the projections are closed; open the keep again")
+        return self._log
+
+    def _transaction(self, *, write: bool) -> lmdb.Transaction[bytes]:
+        """A transaction on the generation in use, following another process's swap."""
+        while True:
+            with self._lock:
+                if self._env is None:
+                    raise ProjectionsUnavailable("the projections are closed; open the keep again")
+                env = self._env
+            try:
+                txn = env.begin(write=write)
+            except lmdb.Error as error:
+                raise ProjectionsUnavailable(f"the projections in {self._root} cannot be opened: {error}") from error
+            if txn.get(_RETIRED) is None:
+                return txn
+            txn.abort()
+            with self._exclusive():
+                if self._env is env and not self._attach():
+                    self._begin_generation()
+
+    def _attach(self) -> bool:
+        """Open the generation that `current` names, if it is one of this boot, these projections and this log."""
+        try:
+            current = msgspec.json.decode((self._root / "current").read_bytes(), type=_Current)
+        except (FileNotFoundError, msgspec.DecodeError):
+            return False
+        path = self._root / current.generation
+        if current.boot_id != self._boot_id or not current.generation.isalnum() or not path.is_dir():
+            return False
+        try:
+            env = self._open_env(path)
+            with env.begin() as txn:
+                fit = txn.get(_IDENTITY) == self._identity() and txn.get(_RETIRED) is None
+                fit = fit and _position(txn) <= self._opened_log().head().position
+        except lmdb.Error as error:
+            # A cache that cannot be opened is replaced like one that does not fit.
+            _logger.warning("the projections in %s cannot be opened (%s) and are made anew", path, error)
+            return False
+        if fit:
+            self._use(env)
+        else:
+            env.close()
+        return fit
+
+    def _begin_generation(self) -> None:
+        generation = secrets.token_hex(8)
+        env = self._create(generation)
+        self._name_current(generation)
+        self._use(env)
+        self._remove_all_but(generation)
+
+    def _remove_all_but(self, generation: str) -> None:
+        for path in self._root.iterdir():
+            if path.is_dir() and path.name != generation:
+                shutil.rmtree(path)
+
+    def _use(self, env: lmdb.Environment) -> None:
+        with self._lock:
+            # Other threads may still read the old one; closing it now would end their transactions.
+            if self._env is not None:
+                self._retired.append(self._env)
+            self._env = env
+
+    def _create(self, generation: str) -> lmdb.Environment:
+        env = self._open_env(self._root / generation)
+        with env.begin(write=True) as txn:
+            txn.put(_IDENTITY, self._identity())
+        return env
+
+    def _open_env(self, path: Path) -> lmdb.Environment:
+        return lmdb.open(os.fspath(path), map_size=_MAP_SIZE, mode=0o600, sync=False, metasync=False)
+
+    def _identity(self) -> bytes:
+        versions = sorted((projection.name, projection.version) for projection in self._projections)
+        return msgspec.msgpack.encode((self._opened_log().log_id, versions))
+
+    def _name_current(self, generation: str) -> None:
+        temporary = self._root / f".current-{generation}"
+        temporary.write_bytes(msgspec.json.encode(_Current(generation, self._boot_id)))
+        temporary.replace(self._root / "current")
+
+    @contextlib.contextmanager
+    def _exclusive(self) -> Iterator[None]:
+        """One process at a time chooses or makes a generation."""
+        with open(self._root / "lock", "ab") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+
+def _unreadable(error: lmdb.Error) -> ProjectionsUnavailable:
+    return ProjectionsUnavailable(f"the projections cannot be read: {error}; delete their folder, the log is the truth")
+
+
+def _position(txn: lmdb.Transaction[bytes]) -> int:
+    return int.from_bytes(txn.get(_POSITION) or b"", "big")
+
+
+def _this_boot() -> str:
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except FileNotFoundError:
+        # Not Linux: no boot is ever recognised, so each opening folds the log anew.
+        return secrets.token_hex(16)
+
+
+def _reported(records: Iterator[Record], progress: Callable[[int], None]) -> Iterator[Record]:
+    for record in records:
+        yield record
+        if record.position % 1024 == 0:
+            progress(record.position)
