@@ -62,6 +62,7 @@ class Bus:
         self._subscribers: list[_Subscriber] = []
         self._threads: list[threading.Thread] = []
         self._position: int | None = None
+        self._failure: SandkeepError | None = None
         self._faults: Subject[Fault] = Subject()
         self._unlisten = log.listen(self._wake.set)
 
@@ -94,7 +95,8 @@ class Bus:
         with self._lock:
             subscribers, self._subscribers = self._subscribers, []
         for subscriber in subscribers:
-            subscriber.observer.on_completed()
+            self._end(subscriber.observer)
+        self._end(self._faults)
 
     def _observable(self, after: int | None) -> Observable[Record]:
         def subscribe(observer: ObserverBase[Record], scheduler: SchedulerBase | None = None) -> DisposableBase:
@@ -105,18 +107,23 @@ class Bus:
     def _subscribe(self, observer: ObserverBase[Record], after: int) -> DisposableBase:
         subscriber = _Subscriber(observer, after)
         with self._lock:
-            if self._closed.is_set():
-                observer.on_completed()
-                return Disposable()
-            if self._position is None:
-                self._position = self._log.head().position
-                self._start("sandkeep-bus", self._dispatch)
-            self._threads = [thread for thread in self._threads if thread.is_alive()]
-            if after >= self._position:
-                self._subscribers.append(subscriber)
-            else:
-                self._start("sandkeep-catch-up", lambda: self._read_history(subscriber))
+            ended = self._closed.is_set() or self._failure is not None
+            if not ended:
+                self._add(subscriber)
+        if ended:
+            self._end(observer, self._failure)
+            return Disposable()
         return Disposable(lambda: self._unsubscribe(subscriber))
+
+    def _add(self, subscriber: _Subscriber) -> None:
+        if self._position is None:
+            self._position = self._log.head().position
+            self._start("sandkeep-bus", self._dispatch)
+        self._threads = [thread for thread in self._threads if thread.is_alive()]
+        if subscriber.position >= self._position:
+            self._subscribers.append(subscriber)
+        else:
+            self._start("sandkeep-catch-up", lambda: self._read_history(subscriber))
 
     def _start(self, name: str, target: Callable[[], None]) -> None:
         thread = threading.Thread(target=target, name=name, daemon=True)
@@ -152,15 +159,18 @@ class Bus:
             while not self._closed.is_set():
                 for record in self._log.read(subscriber.position):
                     if self._closed.is_set() or subscriber.ended.is_set():
-                        return
+                        break
                     self._deliver(subscriber, record)
                 with self._lock:
                     assert self._position is not None
-                    if subscriber.position >= self._position:
+                    if subscriber.ended.is_set():
+                        return
+                    if subscriber.position >= self._position and not self._closed.is_set():
                         self._subscribers.append(subscriber)
                         return
+            self._end(subscriber.observer)
         except SandkeepError as error:
-            subscriber.observer.on_error(error)
+            self._end(subscriber.observer, error)
 
     def _deliver(self, subscriber: _Subscriber, record: Record) -> None:
         if record.position <= subscriber.position:
@@ -181,9 +191,17 @@ class Bus:
     def _fail(self, error: SandkeepError) -> None:
         """The log can no longer be read: say so to every subscriber, each of which ends."""
         with self._lock:
+            self._failure = error
             subscribers, self._subscribers = self._subscribers, []
         for subscriber in subscribers:
-            try:
-                subscriber.observer.on_error(error)
-            except Exception:  # an observer without on_error raises its argument
-                _logger.exception("a subscriber could not be told that the log failed")
+            self._end(subscriber.observer, error)
+
+    def _end(self, observer: ObserverBase[Record] | ObserverBase[Fault], error: SandkeepError | None = None) -> None:
+        """Tell `observer` that no more will come, because the bus is closed or for an `error`."""
+        try:
+            if error is None:
+                observer.on_completed()
+            else:
+                observer.on_error(error)
+        except Exception:  # as above; an observer without on_error raises its argument
+            _logger.exception("a subscriber could not be told of the end")

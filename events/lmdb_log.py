@@ -1,12 +1,4 @@
-"""The log in LMDB: one environment, one value a frame, one fully synced transaction a commit.
-
-Databases, all keys big-endian so that LMDB's byte order is the log's order:
-
-    meta     "format", "log_id"
-    frames   first position                 -> frame (see `codec`)
-    streams  stream, NUL, revision          -> position
-    keys     stream, NUL, idempotency key   -> digest of what was asked, and the receipt
-    fences   stream                         -> the highest fencing token seen
+"""The log in LMDB: one environment (see `lmdb_layout`), one value a frame, one fully synced transaction a commit.
 
 Concurrency. LMDB's writer lock orders the writers of all processes; inside this process a mutex does, because LMDB
 allows one write transaction a thread. Readers never wait. One process opens a log once; it must not be used across a
@@ -21,8 +13,6 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import secrets
-import struct
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -36,6 +26,7 @@ from blake3 import blake3
 from sandkeep.events import codec, schema
 from sandkeep.events.codec import Record
 from sandkeep.events.errors import (
+    BadEvent,
     BadInput,
     KeyReused,
     LimitReached,
@@ -44,29 +35,29 @@ from sandkeep.events.errors import (
     RevisionConflict,
     StaleFence,
 )
+from sandkeep.events.lmdb_layout import (
+    MAP_BYTES,
+    Layout,
+    Used,
+    decode_used,
+    encode_used,
+    idempotency_key,
+    place,
+    position_at,
+    split_stream_key,
+    stream_key,
+)
 from sandkeep.events.log import MAX_EVENT_BYTES, MAX_EVENTS, Follower, Head, Receipt, Session, View
 from sandkeep.events.schema import Event
 
-FORMAT = 1
-"""The version of the layout above."""
-
-_MAP_SIZE = 64 << 30
 _PAGE_FRAMES = 256
 _PAGE_BYTES = 1 << 20
 _STREAM = re.compile(r"[a-z]{1,16}(/[A-Za-z0-9][A-Za-z0-9._:-]{0,127})?")
 _MAX_KEY = 200
-_U64 = struct.Struct(">Q")
-
-
-class _Used(msgspec.Struct, frozen=True, array_like=True):
-    """What an idempotency key was used for."""
-
-    request: bytes
-    receipt: Receipt
 
 
 _encode = msgspec.msgpack.Encoder().encode
-_decode_used = msgspec.msgpack.Decoder(_Used).decode
+_well_formed = msgspec.msgpack.Decoder(msgspec.Raw).decode
 
 
 @final
@@ -79,53 +70,19 @@ class LmdbLog(Generic[View]):
         *,
         follower: Follower[View] | None = None,
         clock: Callable[[], int] = time.time_ns,
-        readonly: bool = False,
     ) -> None:
-        """Open the log; `clock` gives nanoseconds since 1970.
-
-        Raises `LogUnavailable` if this process has it open already or it cannot be opened, `LogDamaged` if it is no
-        log or one of another format.
-        """
+        """Open the log; `clock` gives nanoseconds since 1970. Raises what `Layout` raises."""
         self._follower = follower
         self._clock = clock
         self._mutex = threading.Lock()
         self._listeners: list[Callable[[], None]] = []
         self._failure: str | None = None
         self._head: Head | None = None
-        if not readonly:
-            path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        try:
-            self._env = lmdb.open(
-                os.fspath(path), map_size=_MAP_SIZE, max_dbs=5, mode=0o600, readonly=readonly, create=not readonly
-            )
-            self._meta = self._env.open_db(b"meta", create=not readonly)
-            self._frames = self._env.open_db(b"frames", create=not readonly)
-            self._streams = self._env.open_db(b"streams", create=not readonly)
-            self._keys = self._env.open_db(b"keys", create=not readonly)
-            self._fences = self._env.open_db(b"fences", create=not readonly)
-        except lmdb.Error as error:
-            raise LogUnavailable(f"the log in {path} cannot be opened: {error}") from error
-        try:
-            self._log_id = self._identify(path, readonly)
-        except LogDamaged:
-            self._env.close()
-            raise
-
-    def _identify(self, path: Path, readonly: bool) -> bytes:
-        with self._env.begin(db=self._meta, write=not readonly) as txn:
-            if txn.stat(self._meta)["entries"] == 0 and not readonly:
-                txn.put(b"format", str(FORMAT).encode())
-                txn.put(b"log_id", secrets.token_bytes(16))
-            found, log_id = txn.get(b"format"), txn.get(b"log_id")
-        if found is None or log_id is None:
-            raise LogDamaged(f"{path} holds no log: its format and id are missing")
-        if found != str(FORMAT).encode():
-            raise LogDamaged(f"the log in {path} has format {found!r}; this version reads format {FORMAT}")
-        return log_id
+        self._layout = Layout(path)
 
     @property
     def log_id(self) -> bytes:
-        return self._log_id
+        return self._layout.log_id
 
     def head(self) -> Head:
         with self._reading() as txn:
@@ -145,8 +102,8 @@ class LmdbLog(Generic[View]):
         bodies = _encode_events(events)
         if not bodies:
             raise BadInput("an append needs at least one event")
-        request = blake3(_encode((stream, bodies))).digest()
         _check(stream, actor, key)
+        request = blake3(_encode((stream, bodies))).digest()
         with self._mutex, self._writing() as txn:
             if key is not None and (used := self._used(txn, stream, key)):
                 if used.request != request:
@@ -196,10 +153,12 @@ class LmdbLog(Generic[View]):
             return receipt
 
     def read(self, after: int = 0, *, until: int | None = None) -> Iterator[Record]:
-        previous: bytes | None = None
+        previous = codec.GENESIS if after == 0 else None
         while True:
             frames = self._page(after, until)
             for frame in frames:
+                if frame.first > after + 1:
+                    raise LogDamaged(f"the log lacks positions {after + 1} to {frame.first - 1}")
                 if previous is not None and frame.previous != previous:
                     raise LogDamaged(f"the frame at position {frame.first} does not follow the one before it")
                 previous = frame.checksum
@@ -225,19 +184,23 @@ class LmdbLog(Generic[View]):
 
     def snapshot(self, path: Path) -> None:
         """Write a compact, consistent copy of the log into the folder `path`, while others go on writing."""
+        self._refuse_after_failure()
         path.mkdir(mode=0o700, parents=True)
-        self._env.copy(os.fspath(path), compact=True)
+        try:
+            self._layout.env.copy(os.fspath(path), compact=True)
+        except lmdb.Error as error:
+            raise LogUnavailable(f"the log could not be copied to {path}: {error}") from error
 
     def close(self) -> None:
         with self._mutex:
             self._failure = self._failure or "it was closed"
-            self._env.close()
+            self._layout.env.close()
 
     @contextlib.contextmanager
     def _reading(self) -> Iterator[lmdb.Transaction[bytes]]:
         self._refuse_after_failure()
         try:
-            with self._env.begin() as txn:
+            with self._layout.env.begin() as txn:
                 yield txn
         except lmdb.Error as error:
             raise LogUnavailable(f"the log cannot be read: {error}") from error
@@ -247,13 +210,13 @@ class LmdbLog(Generic[View]):
         """A write transaction that is aborted unless the block commits it."""
         self._refuse_after_failure()
         try:
-            txn = self._env.begin(write=True)
+            txn = self._layout.env.begin(write=True)
             try:
                 yield txn
             finally:
                 txn.abort()
         except lmdb.MapFullError as error:
-            raise LimitReached(f"the log has reached {_MAP_SIZE >> 30} GiB, the most this version holds") from error
+            raise LimitReached(f"the log has reached {MAP_BYTES >> 30} GiB, the most this version holds") from error
         except lmdb.Error as error:
             self._failure = f"a write failed: {error}"
             raise LogUnavailable(
@@ -288,19 +251,21 @@ class LmdbLog(Generic[View]):
     ) -> Receipt:
         head = self._read_head(txn)
         self._check_fence(txn, stream, fence, head)
+        if cause is not None and not 1 <= cause <= head.position:
+            raise BadInput(f"cause {cause} names no position of this log")
         time_ns = max(self._clock(), head.time_ns)
         first = head.position + 1
         records = [
             Record(first + i, stream, revision + 1 + i, time_ns, actor, cause, key, name, version, msgspec.Raw(body))
             for i, (name, version, body) in enumerate(bodies)
         ]
-        value, digest = codec.encode_frame(records, head.checksum, self._log_id)
-        txn.put(_U64.pack(first), value, db=self._frames, append=True)
+        value, digest = codec.encode_frame(records, head.checksum, self._layout.log_id)
+        txn.put(place(first), value, db=self._layout.frames, append=True)
         for record in records:
-            txn.put(_stream_key(stream, record.revision), _U64.pack(record.position), db=self._streams)
+            txn.put(stream_key(stream, record.revision), place(record.position), db=self._layout.streams)
         receipt = Receipt(first, first + len(records) - 1, revision + len(records), time_ns)
         if key is not None:
-            txn.put(_key_key(stream, key), _encode(_Used(request, receipt)), db=self._keys)
+            txn.put(idempotency_key(stream, key), encode_used(Used(request, receipt)), db=self._layout.keys)
         if session is not None:
             session.apply(records)
         txn.commit()
@@ -314,36 +279,36 @@ class LmdbLog(Generic[View]):
             return
         if not 1 <= fence <= head.position:
             raise BadInput(f"fencing token {fence} names no position of this log")
-        seen = txn.get(stream.encode(), db=self._fences)
-        highest = 0 if seen is None else _U64.unpack(seen)[0]
+        seen = txn.get(stream.encode(), db=self._layout.fences)
+        highest = 0 if seen is None else position_at(seen)
         if fence < highest:
             raise StaleFence(
                 f"fencing token {fence} on {stream} is stale: {highest} was granted since; acquire the lock again"
             )
         if fence > highest:
-            txn.put(stream.encode(), _U64.pack(fence), db=self._fences)
+            txn.put(stream.encode(), place(fence), db=self._layout.fences)
 
     def _read_head(self, txn: lmdb.Transaction[bytes]) -> Head:
-        cursor = txn.cursor(self._frames)
+        cursor = txn.cursor(self._layout.frames)
         if not cursor.last():
             return Head(0, codec.GENESIS, 0)
         value, cached = cursor.value(), self._head
         if cached is None or cached.checksum != codec.stored_checksum(value):
-            frame = codec.decode_frame(value, self._log_id, _U64.unpack(cursor.key())[0])
+            frame = codec.decode_frame(value, self._layout.log_id, position_at(cursor.key()))
             cached = self._head = Head(frame.last, frame.checksum, frame.records()[-1].time_ns)
         return cached
 
     def _revision(self, txn: lmdb.Transaction[bytes], stream: str) -> int:
-        cursor = txn.cursor(self._streams)
-        found = cursor.prev() if cursor.set_range(_stream_key(stream, 2**64 - 1)) else cursor.last()
+        cursor = txn.cursor(self._layout.streams)
+        found = cursor.prev() if cursor.set_range(stream_key(stream, 2**64 - 1)) else cursor.last()
         if not found:
             return 0
-        name, revision = _split_stream_key(cursor.key())
+        name, revision = split_stream_key(cursor.key())
         return revision if name == stream else 0
 
-    def _used(self, txn: lmdb.Transaction[bytes], stream: str, key: str) -> _Used | None:
-        value = txn.get(_key_key(stream, key), db=self._keys)
-        return None if value is None else _decode_used(value)
+    def _used(self, txn: lmdb.Transaction[bytes], stream: str, key: str) -> Used | None:
+        value = txn.get(idempotency_key(stream, key), db=self._layout.keys)
+        return None if value is None else decode_used(value)
 
     def _page(self, after: int, until: int | None) -> list[codec.Frame]:
         page: list[codec.Frame] = []
@@ -360,35 +325,37 @@ class LmdbLog(Generic[View]):
 
     def _scan(self, txn: lmdb.Transaction[bytes], after: int) -> Iterator[codec.Frame]:
         """The frames that hold positions behind `after`, each checked by itself."""
-        cursor = txn.cursor(self._frames)
-        key = _U64.pack(after + 1)
+        cursor = txn.cursor(self._layout.frames)
+        key = place(after + 1)
         found = cursor.set_range(key)
         if not found:
             found = cursor.last()
         elif cursor.key() != key and not cursor.prev():
-            raise LogDamaged(f"the log does not begin at position 1 but at {_U64.unpack(cursor.key())[0]}")
+            raise LogDamaged(f"the log does not begin at position 1 but at {position_at(cursor.key())}")
         while found:
-            frame = codec.decode_frame(cursor.value(), self._log_id, _U64.unpack(cursor.key())[0])
+            frame = codec.decode_frame(cursor.value(), self._layout.log_id, position_at(cursor.key()))
             if frame.last > after:
                 yield frame
             found = cursor.next()
 
     def _stream_page(self, txn: lmdb.Transaction[bytes], stream: str, after: int) -> list[Record]:
         page: list[Record] = []
-        cursor = txn.cursor(self._streams)
-        found = cursor.set_range(_stream_key(stream, after + 1))
+        cursor = txn.cursor(self._layout.streams)
+        found = cursor.set_range(stream_key(stream, after + 1))
         records: dict[int, Record] = {}
         while found and len(page) < _PAGE_FRAMES:
-            name, revision = _split_stream_key(cursor.key())
+            name, revision = split_stream_key(cursor.key())
             if name != stream:
                 break
-            position = _U64.unpack(cursor.value())[0]
+            position = position_at(cursor.value())
             if position not in records:
                 frame = next(self._scan(txn, position - 1), None)
                 records = {} if frame is None else {record.position: record for record in frame.records()}
             record = records.get(position)
             if record is None or record.stream != stream or record.revision != revision:
                 raise LogDamaged(f"revision {revision} of {stream} is not at position {position}, as the index says")
+            if revision != after + len(page) + 1:
+                raise LogDamaged(f"{stream} lacks revision {after + len(page) + 1}")
             page.append(record)
             found = cursor.next()
         return page
@@ -397,8 +364,8 @@ class LmdbLog(Generic[View]):
 def _check(stream: str, actor: str, key: str | None) -> None:
     if not _STREAM.fullmatch(stream):
         raise BadInput(f"{stream!r} is no stream name; use 'kind' or 'kind/id', letters, digits and . _ : -")
-    if not actor or len(actor) > _MAX_KEY:
-        raise BadInput(f"the actor's name must have 1 to {_MAX_KEY} characters")
+    if not (actor.isprintable() and 1 <= len(actor) <= _MAX_KEY):
+        raise BadInput(f"the actor's name must have 1 to {_MAX_KEY} printable characters")
     if key is not None and not (key.isascii() and 1 <= len(key) <= _MAX_KEY):
         raise BadInput(f"an idempotency key must have 1 to {_MAX_KEY} ASCII characters")
 
@@ -408,23 +375,17 @@ def _encode_events(events: Sequence[Event]) -> list[tuple[str, int, bytes]]:
         raise LimitReached(f"{len(events)} events in one append; at most {MAX_EVENTS} are taken, so split them")
     try:
         bodies = [schema.encode(event) for event in events]
-    except (UnicodeEncodeError, OverflowError) as error:
+        # Constructors check nothing, and what is once stored must be readable for ever.
+        for name, version, body in bodies:
+            _well_formed(body)
+            schema.decode(name, version, body)
+    except (UnicodeEncodeError, OverflowError, TypeError, msgspec.DecodeError) as error:
         raise BadInput(f"an event holds what cannot be stored: {error}; text must be UTF-8, numbers 64 bits") from error
+    except BadEvent as error:
+        raise BadInput(f"a field of {name} has another type than its class declares: {error.__cause__}") from error
     for name, _, body in bodies:
         if len(body) > MAX_EVENT_BYTES:
             raise LimitReached(
                 f"{name} has {len(body)} bytes, more than {MAX_EVENT_BYTES}; store its content as a blob"
             )
     return bodies
-
-
-def _stream_key(stream: str, revision: int) -> bytes:
-    return stream.encode() + b"\0" + _U64.pack(revision)
-
-
-def _split_stream_key(key: bytes) -> tuple[str, int]:
-    return key[:-9].decode(), _U64.unpack(key[-8:])[0]
-
-
-def _key_key(stream: str, key: str) -> bytes:
-    return stream.encode() + b"\0" + key.encode()

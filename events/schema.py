@@ -16,7 +16,7 @@ from typing import TypeVar
 
 import msgspec
 
-from sandkeep.events.errors import BadEvent
+from sandkeep.events.errors import BadEvent, BadInput
 
 
 class Event(msgspec.Struct, frozen=True):
@@ -53,9 +53,14 @@ def event(version: int) -> Callable[[type[E]], type[E]]:
 
 
 def encode(event: Event) -> tuple[str, int, bytes]:
-    """The type name, version and body of `event`, as they are stored."""
+    """The type name, version and body of `event`, as they are stored.
+
+    Raises `BadInput` for an event of a class that is not registered. Field types are not checked.
+    """
     if isinstance(event, UnknownEvent):
         return event.type, event.version, event.data
+    if type(event) not in _names:
+        raise BadInput(f"{type(event).__name__} is no registered event type; decorate its class with @event(version=1)")
     name, version = _names[type(event)]
     return name, version, _encoder.encode(event)
 

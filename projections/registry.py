@@ -127,7 +127,8 @@ _decode = msgspec.msgpack.Decoder(Task).decode
 class Registry:
     """The projection of all tasks.
 
-    Keys: `registry/task/<id>` holds the task, `registry/state/<state>/<position of creation>` its id.
+    Keys: `registry/task/<id>` holds the task, `registry/state/<state>/<position of creation>` its id, and
+    `registry/pending/<id>` is there while something is under way in it.
     """
 
     name = "registry"
@@ -145,6 +146,10 @@ class Registry:
             if before is not None:
                 state.delete(_state_key(before))
             state.put(_state_key(after), after.id.encode())
+        if after.pending:
+            state.put(_pending_key(after.id), b"")
+        elif before is not None and before.pending:
+            state.delete(_pending_key(after.id))
 
 
 def find(state: State, task_id: str) -> Task | None:
@@ -165,6 +170,18 @@ def tasks(state: State, *states: TaskState) -> Iterator[Task]:
             task = find(state, task_id.decode())
             if task is not None:
                 yield task
+
+
+def busy(state: State) -> Iterator[Task]:
+    """The tasks that something is under way in, or was when a process died."""
+    for key, _ in state.scan(_pending_key("")):
+        task = find(state, key.rsplit(b"/", 1)[1].decode())
+        if task is not None:
+            yield task
+
+
+def _pending_key(task_id: str) -> bytes:
+    return f"registry/pending/{task_id}".encode()
 
 
 def _task_key(task_id: str) -> bytes:

@@ -210,6 +210,7 @@ class ProjectionStore:
         """
         log = self._opened_log()
         with self._exclusive():
+            self._follow_swap()
             generation = secrets.token_hex(8)
             env = self._create(generation)
             try:
@@ -240,20 +241,29 @@ class ProjectionStore:
     def _transaction(self, *, write: bool) -> lmdb.Transaction[bytes]:
         """A transaction on the generation in use, following another process's swap."""
         while True:
-            with self._lock:
-                if self._env is None:
-                    raise ProjectionsUnavailable("the projections are closed; open the keep again")
-                env = self._env
-            try:
-                txn = env.begin(write=write)
-            except lmdb.Error as error:
-                raise ProjectionsUnavailable(f"the projections in {self._root} cannot be opened: {error}") from error
+            txn = self._begin_transaction(write)
             if txn.get(_RETIRED) is None:
                 return txn
             txn.abort()
             with self._exclusive():
-                if self._env is env and not self._attach():
-                    self._begin_generation()
+                self._follow_swap()
+
+    def _begin_transaction(self, write: bool) -> lmdb.Transaction[bytes]:
+        with self._lock:
+            if self._env is None:
+                raise ProjectionsUnavailable("the projections are closed; open the keep again")
+            env = self._env
+        try:
+            return env.begin(write=write)
+        except lmdb.Error as error:
+            raise ProjectionsUnavailable(f"the projections in {self._root} cannot be opened: {error}") from error
+
+    def _follow_swap(self) -> None:
+        """Leave a generation that another process has retired. Called under `_exclusive`, which cannot be nested."""
+        with self._begin_transaction(write=False) as txn:
+            retired = txn.get(_RETIRED) is not None
+        if retired and not self._attach():
+            self._begin_generation()
 
     def _attach(self) -> bool:
         """Open the generation that `current` names, if it is one of this boot, these projections and this log."""

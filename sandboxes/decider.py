@@ -1,0 +1,115 @@
+"""Deciders: pure functions from the state of a task, and a command, to the events that follow.
+
+They run inside the log's write lock, against the registry at exactly the head, so what they check still holds when the
+events are stored. Each raises a typed refusal, and then nothing is stored.
+"""
+
+from __future__ import annotations
+
+from sandkeep.events import Event, LimitReached
+from sandkeep.events import catalogue as ev
+from sandkeep.projections import TaskState
+from sandkeep.projections.registry import Task
+from sandkeep.sandboxes.errors import TaskBusy, TaskNotFound, TaskRefused
+
+_LIVE = (TaskState.CREATED, TaskState.ACTIVE, TaskState.PAUSED)
+_MAX_PENDING = 64
+
+_NEXT = {
+    TaskState.CREATED: "its sandbox has not started; run a command in it to start one",
+    TaskState.ACTIVE: "it is active; complete it first",
+    TaskState.PAUSED: "it is paused; resume it first",
+    TaskState.COMPLETED: "it is completed; create a new task",
+    TaskState.FAILED: "it has failed; create a new task",
+    TaskState.CLEANED: "it has been cleaned up; create a new task",
+}
+
+
+def create(task: Task | None, event: ev.TaskCreated) -> list[Event]:
+    """A task begins."""
+    if task is not None:
+        raise TaskRefused(f"there is a task {task.id} already; try again, ids are random")
+    return [event]
+
+
+def begin(task: Task | None, intent: ev.Intent) -> list[Event]:
+    """Something is about to be done for a live, unpaused task: start its sandbox, run a command."""
+    return [*_allowed(task, intent, TaskState.CREATED, TaskState.ACTIVE), intent]
+
+
+def pause(task: Task | None, intent: ev.PauseRequested) -> list[Event]:
+    """A task is about to be paused, while nothing goes on in it."""
+    return [*_allowed(task, intent, TaskState.CREATED, TaskState.ACTIVE, idle=True), intent]
+
+
+def resume(task: Task | None, intent: ev.ResumeRequested) -> list[Event]:
+    """A paused task is about to go on."""
+    return [*_allowed(task, intent, TaskState.PAUSED), intent]
+
+
+def restore(task: Task | None, intent: ev.RestoreRequested) -> list[Event]:
+    """The workspace is about to be set back, while nothing else goes on in the task."""
+    return [
+        *_allowed(task, intent, *(state for state in TaskState if state is not TaskState.CLEANED), idle=True),
+        intent,
+    ]
+
+
+def record(task: Task | None, event: ev.CheckpointCreated) -> list[Event]:
+    """A checkpoint was taken; a workspace that is gone has none."""
+    return [*_allowed(task, event, *(state for state in TaskState if state is not TaskState.CLEANED)), event]
+
+
+def settle(task: Task | None, outcome: ev.Outcome) -> list[Event]:
+    """What came of an intent. Refused when it has been settled already, as interrupted."""
+    task = _existing(task)
+    if all(pending.intent != outcome.intent for pending in task.pending):
+        raise TaskRefused(
+            f"{type(outcome).__name__} for task {task.id} comes too late: that was settled as interrupted"
+        )
+    return [outcome]
+
+
+def complete(task: Task | None, summary: str) -> list[Event]:
+    """The work is done."""
+    return [*_allowed(task, None, *_LIVE, idle=True), ev.TaskCompleted(summary)]
+
+
+def fail(task: Task | None, reason: str) -> list[Event]:
+    """The work is given up."""
+    return [*_allowed(task, None, *_LIVE, idle=True), ev.TaskFailed(reason)]
+
+
+def give_up(task: Task | None, reason: str) -> list[Event]:
+    """A task fails before it could begin; nothing to do if it has not come to exist or has ended already."""
+    return [ev.TaskFailed(reason)] if task is not None and task.state in _LIVE else []
+
+
+def clean_up(task: Task | None, intent: ev.CleanupRequested) -> list[Event]:
+    """All that is left of an ended task is about to be removed."""
+    return [*_allowed(task, intent, TaskState.COMPLETED, TaskState.FAILED, idle=True), intent]
+
+
+def lose(task: Task | None, event: ev.SandboxLost | ev.SandboxRemoved) -> list[Event]:
+    """The container is gone; nothing to say when the log has another one by now, or none."""
+    return [event] if task is not None and task.container == event.container else []
+
+
+def _existing(task: Task | None) -> Task:
+    if task is None:
+        raise TaskNotFound("there is no such task; 'sandkeep list-tasks' shows those there are")
+    return task
+
+
+def _allowed(task: Task | None, event: Event | None, *states: TaskState, idle: bool = False) -> tuple[()]:
+    """Refuse unless the task is in one of `states` (and, if `idle`, nothing is under way in it)."""
+    task = _existing(task)
+    if task.state not in states:
+        what = "that" if event is None else type(event).__name__
+        raise TaskRefused(f"task {task.id} does not allow {what}: {_NEXT[task.state]}")
+    if idle and task.pending:
+        kinds = ", ".join(pending.kind for pending in task.pending)
+        raise TaskBusy(f"task {task.id} is busy ({kinds}); wait until that has ended, then try again")
+    if len(task.pending) >= _MAX_PENDING:
+        raise LimitReached(f"task {task.id} has {_MAX_PENDING} things under way, the most there may be; wait for one")
+    return ()

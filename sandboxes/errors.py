@@ -1,0 +1,113 @@
+"""What this room refuses or fails at. See `events.errors` for the base and the exit statuses."""
+
+from __future__ import annotations
+
+from sandkeep.events import BadInput, SandkeepError
+
+
+class KeepNotFound(BadInput):
+    """There is no keep in that folder."""
+
+    code = "keep-not-found"
+
+
+class KeepExists(SandkeepError):
+    """There is a keep in that folder already."""
+
+    code = "keep-exists"
+
+
+class KeepFormat(SandkeepError):
+    """The keep was made by another version of the library, or its keep.toml is damaged."""
+
+    code = "keep-format"
+
+
+class BadId(BadInput):
+    """What was given cannot be an id."""
+
+    code = "bad-id"
+
+
+class TaskNotFound(BadInput):
+    """The keep has no such task."""
+
+    code = "task-not-found"
+
+
+class CheckpointNotFound(BadInput):
+    """The task has no such checkpoint."""
+
+    code = "checkpoint-not-found"
+
+
+class NotARepository(BadInput):
+    """The source is not the top folder of a git repository that can be cloned."""
+
+    code = "not-a-repository"
+
+
+class OutsideWorkspace(BadInput):
+    """The path leads out of the workspace."""
+
+    code = "outside-workspace"
+
+
+class ImageNotFound(BadInput):
+    """The engine has no such image and cannot pull it."""
+
+    code = "image-not-found"
+
+
+class BadTimeout(BadInput):
+    """A timeout must be more than nothing, and finite."""
+
+    code = "bad-timeout"
+
+
+class TaskRefused(SandkeepError):
+    """The task's state does not allow that."""
+
+    code = "task-refused"
+
+
+class TaskBusy(SandkeepError):
+    """Something else is under way in the task."""
+
+    code = "task-busy"
+
+
+class EngineUnreachable(SandkeepError):
+    """No Docker engine answers."""
+
+    code = "engine-unreachable"
+
+
+class EngineFailed(SandkeepError):
+    """The Docker engine refused or failed."""
+
+    code = "engine-failed"
+
+
+class CommandNotFound(SandkeepError):
+    """The image has no such program."""
+
+    code = "command-not-found"
+
+
+class SandboxGone(SandkeepError):
+    """The sandbox ended while something was running in it."""
+
+    code = "sandbox-gone"
+
+
+class CheckpointRefused(SandkeepError):
+    """The workspace cannot be recorded completely, so nothing was recorded."""
+
+    code = "checkpoint-refused"
+
+
+class RestoreIncomplete(SandkeepError):
+    """The workspace is not what the checkpoint says; nothing of what it was before is lost."""
+
+    code = "restore-incomplete"

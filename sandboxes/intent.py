@@ -1,0 +1,52 @@
+"""Who is still at work on an intent.
+
+A process that stores an intent holds a `flock` on a file named like it until the outcome is stored. The kernel
+releases the lock when the process ends, however it ends, so an intent whose file can be locked, or is gone, was
+abandoned. Process ids are not used: they are reused.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+
+
+@contextlib.contextmanager
+def held(folder: Path) -> Iterator[str]:
+    """A new intent's id, held until the end of the block."""
+    intent = secrets.token_hex(8)
+    path = folder / intent
+    descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield intent
+    finally:
+        path.unlink(missing_ok=True)
+        os.close(descriptor)
+
+
+def abandoned(folder: Path, intent: str) -> bool:
+    """Whether nobody works on this intent any more."""
+    try:
+        descriptor = os.open(folder / intent, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return True
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(descriptor)
+    return True
+
+
+@contextlib.contextmanager
+def exclusive(path: Path) -> Iterator[None]:
+    """Hold the lock file `path` alone, among all threads and processes; waits for it."""
+    with open(path, "ab") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,260 @@
+"""A keep: one directory with a log, its projections, blobs and task folders, and the door to all of them.
+
+    keep.toml      identity and format version          keys/    audit signing key, mode 0600
+    log/           the log: the truth                   run/     locks and spools of what is under way
+    projections/   a cache of what is true now          tasks/   workspaces and memory folders
+    blobs/         content by digest
+
+A `Keep` may be used by several threads, and any number of processes may open the same keep; one process opens it once.
+It must be closed, and not be used across a fork. The Docker engine is only asked for when something needs it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import getpass
+import os
+import re
+import secrets
+import tomllib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import final
+
+import msgspec
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from sandkeep.events import BadInput, BlobStore, Bus, Event, LmdbLog, Receipt, Record
+from sandkeep.events import catalogue as ev
+from sandkeep.events.log import Head
+from sandkeep.projections import Checkpoints, ProjectionStore, Rebuilt, Registry, State, TaskState, registry
+from sandkeep.sandboxes import intent, steward, workspace
+from sandkeep.sandboxes.engine import Engine
+from sandkeep.sandboxes.errors import BadId, KeepExists, KeepFormat, KeepNotFound, TaskNotFound
+from sandkeep.sandboxes.task import Task
+
+FORMAT = 1
+"""The version of the layout of a keep."""
+
+MAX_TITLE = 200
+_ID = re.compile(r"[0-9a-f]{1,12}")
+_SHORTEST_PREFIX = 4
+
+
+class _Identity(msgspec.Struct, frozen=True):
+    format: int
+    id: str
+
+
+def quiet(message: str) -> None:
+    """The progress callback of those who want none."""
+
+
+@final
+class Keep:
+    """An open keep. Made by `Keep.init` and `Keep.open`; a context manager that closes itself."""
+
+    def __init__(self, path: Path, identity: str, actor: str | None) -> None:
+        """Use `Keep.init` or `Keep.open` instead."""
+        self.path = path
+        self.id = identity
+        self.actor = actor or default_actor()
+        self.engine = Engine()
+        self.blobs = BlobStore(path / "blobs")
+        self.intents = path / "run" / "intents"
+        self.intents.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.projections = ProjectionStore(path / "projections", (Registry(), Checkpoints()))
+        self.log: LmdbLog[State] = LmdbLog(path / "log", follower=self.projections)
+        try:
+            self.projections.open(self.log)
+            self.bus = Bus(self.log)
+        except BaseException:
+            self.log.close()
+            raise
+        self._reconciled = False
+
+    @classmethod
+    def init(cls, path: str | os.PathLike[str] = ".sandkeep", *, actor: str | None = None) -> Keep:
+        """Make a keep in the folder `path`, and open it. Raises `KeepExists`, and `BadInput` if `path` cannot be one."""
+        path = Path(path).absolute()
+        if (path / "keep.toml").exists():
+            raise KeepExists(f"{path} is a keep already; open it, or choose another folder")
+        try:
+            path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if any(path.iterdir()):
+                raise BadInput(f"{path} is not empty; choose a new folder for the keep")
+            path.chmod(0o700)
+            public_key = _make_key(path / "keys")
+            # So that a keep inside a repository is never committed to it.
+            (path / ".gitignore").write_text("*\n")
+        except OSError as error:
+            raise BadInput(f"{path} cannot be made a keep: {error.strerror}; choose another folder") from error
+        identity = secrets.token_hex(8)
+        keep = cls(path, identity, actor)
+        keep.log.append("keep", [ev.KeepCreated(FORMAT, public_key)], actor=keep.actor, expected=0)
+        # Last, since it is what makes the folder a keep: half of one is none.
+        text = f'# A sandkeep keep. The log beside this file holds everything else.\nformat = {FORMAT}\nid = "{identity}"\n'
+        temporary = path / ".keep.toml"
+        temporary.write_text(text)
+        temporary.rename(path / "keep.toml")
+        return keep
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str] = ".sandkeep", *, actor: str | None = None) -> Keep:
+        """Open the keep in the folder `path`; `actor` is who will have done what is done through it.
+
+        Raises `KeepNotFound`, `KeepFormat`, and what opening a log raises.
+        """
+        path = Path(path).absolute()
+        return cls(path, identify(path), actor)
+
+    def close(self) -> None:
+        """End subscriptions and release the keep. Sandboxes go on. Safe to call twice."""
+        self.bus.close()
+        self.projections.close()
+        self.log.close()
+
+    def __enter__(self) -> Keep:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def create_task(
+        self,
+        title: str,
+        *,
+        source: str | os.PathLike[str] | None = None,
+        image: str | None = None,
+        progress: Callable[[str], None] = quiet,
+    ) -> Task:
+        """A new task with a running sandbox; its workspace is a clone of the git repository `source`, or empty.
+
+        The base image is used unless `image` names another, and made first if the engine lacks it; `progress` is
+        called with what takes long. Raises `BadInput`, `NotARepository`, `ImageNotFound`, `EngineUnreachable` before
+        anything is stored; if the sandbox cannot be started the task is failed and cleaned up, and the error raised.
+        """
+        title = check_title(title)
+        origin = None if source is None else workspace.check_source(Path(source))
+        self.reconcile()
+        name, image_id = self.engine.resolve_image(image, progress)
+        task = Task(self, secrets.token_hex(6))
+        task.create(title, origin, name, image_id, progress)
+        return task
+
+    def task(self, task_id: str) -> Task:
+        """The task with this id, or with the only id that begins with it (4 digits at least).
+
+        Raises `BadId` and `TaskNotFound`.
+        """
+        if not _ID.fullmatch(task_id):
+            raise BadId(
+                f"{task_id[:40]!r} is no task id; an id has 12 hexadecimal digits, as 'sandkeep list-tasks' shows"
+            )
+        with self.projections.reading() as state:
+            found = registry.matching(state, task_id) if len(task_id) >= _SHORTEST_PREFIX else []
+        if len(found) > 1:
+            raise BadId(f"{task_id} fits {len(found)} tasks; give more digits")
+        if not found:
+            raise TaskNotFound(f"there is no task {task_id}; 'sandkeep list-tasks' shows those there are")
+        return Task(self, found[0])
+
+    def tasks(self, *states: TaskState) -> list[registry.Task]:
+        """What is true of the tasks in any of `states`; of all but the cleaned ones when none is named."""
+        wanted = states or tuple(state for state in TaskState if state is not TaskState.CLEANED)
+        with self.projections.reading() as state:
+            return sorted(registry.tasks(state, *wanted), key=lambda task: task.created_at)
+
+    def events(self, after: int = 0) -> Iterator[Record]:
+        """The records behind position `after`, verified."""
+        return self.log.read(after)
+
+    def replay(self, progress: Callable[[int], None] = lambda position: None) -> Rebuilt:
+        """Rebuild the projections from the log and compare them with those there were."""
+        return self.projections.rebuild(progress)
+
+    def reconcile(self) -> list[str]:
+        """Settle what crashes left behind, once for each open keep, and tell what was done. Needs the engine."""
+        if self._reconciled:
+            return []
+        done = steward.reconcile(self)
+        self._reconciled = True
+        return done
+
+    def head(self) -> Head:
+        """Where the log ends."""
+        return self.log.head()
+
+    def decide(self, task_id: str, decision: Callable[[registry.Task | None], list[Event]]) -> Receipt:
+        """Store what `decision` makes of the task as it is at the head."""
+        return self.log.decide(
+            registry.STREAM + task_id, lambda state: decision(registry.find(state, task_id)), actor=self.actor
+        )
+
+    def busy(self) -> list[registry.Task]:
+        """The tasks that something is under way in, or was when a process died."""
+        with self.projections.reading() as state:
+            return list(registry.busy(state))
+
+    @contextlib.contextmanager
+    def working(self, task_id: str) -> Iterator[None]:
+        """Be the only one, of all processes, to start or remove the task's sandbox or to set back its workspace."""
+        folder = self.path / "run" / "tasks"
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with intent.exclusive(folder / task_id):
+            yield
+
+
+def identify(path: Path) -> str:
+    """The id of the keep in `path`. Raises `KeepNotFound` and `KeepFormat`."""
+    try:
+        text = (path / "keep.toml").read_text()
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise KeepNotFound(f"there is no keep in {path}; make one with 'sandkeep init --keep {path}'") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise KeepFormat(f"{path / 'keep.toml'} cannot be read: {error}; restore it from a copy") from error
+    try:
+        found = msgspec.convert(tomllib.loads(text), type=_Identity)
+    except (tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
+        raise KeepFormat(f"{path / 'keep.toml'} is damaged: {error}; restore it from a copy") from error
+    if found.format != FORMAT:
+        raise KeepFormat(
+            f"{path} has format {found.format}, this version of sandkeep reads format {FORMAT};"
+            " use the version that made it"
+        )
+    return found.id
+
+
+def default_actor() -> str:
+    """Who acts when nobody is named: SANDKEEP_ACTOR, or the user's login name, or else the user's number."""
+    try:
+        return os.environ.get("SANDKEEP_ACTOR") or getpass.getuser()
+    except (KeyError, OSError):
+        return f"uid-{os.getuid()}"
+
+
+def check_title(title: str) -> str:
+    """The title without spaces around it. Raises `BadInput` if it is empty, too long or holds control characters."""
+    title = title.strip()
+    if not 1 <= len(title) <= MAX_TITLE or not title.isprintable():
+        raise BadInput(f"a title has 1 to {MAX_TITLE} printable characters on one line; shorten or reword it")
+    return title
+
+
+def _make_key(folder: Path) -> bytes:
+    """Make the audit signing key (Ed25519, RFC 8032) and return its public half, raw."""
+    key = Ed25519PrivateKey.generate()
+    folder.mkdir(mode=0o700)
+    private = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    descriptor = os.open(folder / "audit.pem", os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    with open(descriptor, "wb") as file:
+        file.write(private)
+        file.flush()
+        os.fsync(descriptor)
+    return key.public_key().public_bytes(serialization.Encoding.Raw, serialization.PublicFormat.Raw)

@@ -1,0 +1,126 @@
+"""Setting a workspace back to what a manifest says.
+
+Two trees are compared by their digests, and only what differs is written, each file under a temporary name and then
+renamed; what the target lacks is deleted; modes and times are set last, folders after their contents. Interrupted at
+any point it can be run again to the same result. The root folder itself stays: the sandbox's mount holds on to it.
+
+The workspace is hostile: every step goes through the descriptor of the folder above, and no link is followed.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import stat
+from typing import final
+
+from sandkeep.events import BlobMissing, BlobStore
+from sandkeep.sandboxes.manifest import Entry, Kind, Manifest, blobs_of, load
+
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+def check(target: str, blobs: BlobStore) -> None:
+    """See that all of the tree `target` is stored, before anything is touched. Raises `BlobMissing`, `BlobDamaged`."""
+    for digest in blobs_of(target, blobs):
+        if digest not in blobs:
+            raise BlobMissing(f"blob {digest} of the checkpoint is missing; restore another one")
+
+
+def apply(root: int, present: str, target: str, blobs: BlobStore) -> None:
+    """Make the folder open as descriptor `root`, whose tree is `present` now, into the tree `target`.
+
+    Raises `BlobMissing`, `BlobDamaged` and `OSError`; what was done until then stays, and another run completes it.
+    """
+    if present != target:
+        _Restore(blobs).folder(root, load(present, blobs), load(target, blobs))
+
+
+@final
+class _Restore:
+    def __init__(self, blobs: BlobStore) -> None:
+        self._blobs = blobs
+
+    def folder(self, folder: int, present: Manifest, target: Manifest) -> None:
+        """Make one folder's entries those of `target`."""
+        for name in present.keys() - target.keys():
+            _delete(folder, name)
+        for name in sorted(target):
+            if present.get(name) != target[name]:
+                self._entry(folder, present.get(name), target[name])
+
+    def _entry(self, folder: int, old: Entry | None, new: Entry) -> None:
+        if old is not None and old.kind is not new.kind and Kind.FOLDER in (old.kind, new.kind):
+            _delete(folder, new.name)
+            old = None
+        if new.kind is Kind.FOLDER:
+            self._subfolder(folder, old, new)
+        elif new.kind is Kind.FILE and old is not None and old.content == new.content and old.kind is new.kind:
+            descriptor = os.open(new.name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
+            _finish(descriptor, new)
+        else:
+            temporary = f".sandkeep-{secrets.token_hex(8)}".encode()
+            try:
+                self._make(folder, temporary, new)
+                os.rename(temporary, new.name, src_dir_fd=folder, dst_dir_fd=folder)
+            except BaseException:
+                _delete(folder, temporary)
+                raise
+
+    def _subfolder(self, folder: int, old: Entry | None, new: Entry) -> None:
+        if old is None:
+            os.mkdir(new.name, 0o700, dir_fd=folder)
+        elif os.getuid() != 0:
+            # Its owner may have taken the permission to change it away; root needs none.
+            os.chmod(new.name, stat.S_IRWXU, dir_fd=folder)
+        descriptor = os.open(new.name, _FOLDER, dir_fd=folder)
+        try:
+            if old is None or old.content != new.content:
+                present = load(old.content, self._blobs) if old is not None else {}
+                self.folder(descriptor, present, load(new.content, self._blobs))
+        except BaseException:
+            os.close(descriptor)
+            raise
+        _finish(descriptor, new)
+
+    def _make(self, folder: int, name: bytes, entry: Entry) -> None:
+        if entry.kind is Kind.FILE:
+            descriptor = os.open(name, _NEW_FILE, 0o600, dir_fd=folder)
+            with open(descriptor, "wb", closefd=False) as file:
+                for chunk in self._blobs.chunks(entry.content):
+                    file.write(chunk)
+            _finish(descriptor, entry)
+            return
+        if entry.kind is Kind.LINK:
+            os.symlink(entry.target, name, dir_fd=folder)
+        else:
+            os.mknod(name, (stat.S_IFIFO if entry.kind is Kind.FIFO else stat.S_IFSOCK) | entry.mode, dir_fd=folder)
+            # The umask may have taken bits away; the name is ours and new, so it is no link.
+            os.chmod(name, entry.mode, dir_fd=folder)
+        if os.getuid() == 0:
+            os.chown(name, entry.uid, entry.gid, dir_fd=folder, follow_symlinks=False)
+        os.utime(name, ns=(entry.mtime_ns, entry.mtime_ns), dir_fd=folder, follow_symlinks=False)
+
+
+def _finish(descriptor: int, entry: Entry) -> None:
+    """Set owner, mode and time of an open file or folder, make it durable and close it."""
+    try:
+        if os.getuid() == 0:
+            os.fchown(descriptor, entry.uid, entry.gid)
+        os.fchmod(descriptor, entry.mode)
+        os.utime(descriptor, ns=(entry.mtime_ns, entry.mtime_ns))
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _delete(folder: int, name: bytes) -> None:
+    """Remove whatever is called `name`, if anything is."""
+    try:
+        os.unlink(name, dir_fd=folder)
+    except FileNotFoundError:
+        return
+    except IsADirectoryError:
+        shutil.rmtree(name, dir_fd=folder)

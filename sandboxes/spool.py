@@ -1,0 +1,93 @@
+"""Where the output of running commands lies: one folder a task, mounted into its sandbox.
+
+Each command writes its two streams to files that we made and hold open before it starts, so nothing is lost when we
+read slowly, memory stays bounded, a child that outlives its command delays nobody, and what the command does to the
+names in the folder cannot make us read another file. The engine carries no output.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import final
+
+from sandkeep.events import BlobStore
+from sandkeep.events.catalogue import INLINE_BYTES, Output
+from sandkeep.sandboxes import workspace
+from sandkeep.sandboxes.engine import SPOOL
+
+OUTPUT_BYTES = 1 << 30
+"""The most one stream of one command may write; a command that writes more is ended."""
+
+NOT_FOUND, NO_FOLDER = b"command-not-found\n", b"no-such-folder\n"
+"""What the note of a command says if it could not be started."""
+
+_CHUNK = 1 << 16
+
+# The program is found before its streams are redirected, so that its absence is told apart from its own failures.
+_SCRIPT = """
+_sandkeep=$1; cd -- "$2" 2>/dev/null || { echo no-such-folder >"$_sandkeep.note"; exit 127; }; shift 2
+command -v -- "$1" >/dev/null 2>&1 || { echo command-not-found >"$_sandkeep.note"; exit 127; }
+exec "$@" </dev/null >>"$_sandkeep.out" 2>>"$_sandkeep.err"
+"""
+
+
+@final
+class Spool:
+    """The files of one command. Use as a context manager: at its end they are gone."""
+
+    def __init__(self, folder: Path, command: str) -> None:
+        """Make the files in `folder`; `command` is the command's id."""
+        self._command = command
+        self._given = {"out": 0, "err": 0}
+        self._folder = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._files = {name: self._make(f"{command}.{name}") for name in ("out", "err", "note")}
+
+    def __enter__(self) -> Spool:
+        return self
+
+    def __exit__(self, *details: object) -> None:
+        for name, file in self._files.items():
+            os.close(file)
+            try:
+                os.unlink(f"{self._command}.{name}", dir_fd=self._folder)
+            except FileNotFoundError:
+                continue  # the command may remove its own files
+        os.close(self._folder)
+
+    def argv(self, argv: tuple[str, ...], folder: str) -> list[str]:
+        """The command line that runs `argv` in `folder` of the sandbox with its streams in these files."""
+        return ["sh", "-c", _SCRIPT, "sandkeep", str(SPOOL / self._command), folder, *argv]
+
+    def note(self) -> bytes:
+        """Why the command could not be started; empty if it was."""
+        return os.pread(self._files["note"], 64, 0)
+
+    def full(self) -> bool:
+        """Whether a stream has grown beyond `OUTPUT_BYTES`."""
+        return any(os.fstat(self._files[name]).st_size > OUTPUT_BYTES for name in self._given)
+
+    def fresh(self, name: str) -> bytes:
+        """What was written to stream `name` ("out" or "err") since the last call: at most 64 KiB, empty if nothing."""
+        data = os.pread(self._files[name], _CHUNK, self._given[name])
+        self._given[name] += len(data)
+        return data
+
+    def output(self, name: str, blobs: BlobStore) -> Output:
+        """Stream `name` as it is now; what is too large for an event goes to `blobs`."""
+        file = self._files[name]
+        size = os.fstat(file).st_size
+        if size <= INLINE_BYTES:
+            data = os.pread(file, INLINE_BYTES, 0)
+            return Output(size=len(data), data=data)
+        os.lseek(file, 0, os.SEEK_SET)
+        with open(file, "rb", closefd=False) as stream:
+            blob, stored = blobs.put_stream(stream, limit=min(size, OUTPUT_BYTES))
+        return Output(size=stored, blob=blob, truncated=size > OUTPUT_BYTES)
+
+    def _make(self, name: str) -> int:
+        flags = os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_RDWR | os.O_CLOEXEC
+        file = os.open(name, flags, 0o600, dir_fd=self._folder)
+        if os.getuid() == 0:
+            os.fchown(file, *workspace.owner())
+        return file

@@ -1,0 +1,360 @@
+"""A task: what can be done with it.
+
+Everything that changes the world outside the log is *decide, effect, outcome*: an intent event, the act, an event that
+says what came of it. The decision is refused inside the log's write lock if the task's state does not allow it. A
+process that dies in between leaves the intent without an outcome; see `steward`.
+
+A `Task` holds no state of its own and may be used by several threads. Commands of one task may run side by side.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, final
+
+import msgspec
+
+from sandkeep.events import BadInput, Event, Receipt, Record, SandkeepError
+from sandkeep.events import catalogue as ev
+from sandkeep.projections import Checkpoint, TaskState, checkpoints, registry
+from sandkeep.sandboxes import decider, execution, intent, restore, snapshot, workspace
+from sandkeep.sandboxes.engine import INTENT, KEEP, TASK, Mounts
+from sandkeep.sandboxes.errors import (
+    BadId,
+    CheckpointNotFound,
+    CheckpointRefused,
+    EngineFailed,
+    EngineUnreachable,
+    RestoreIncomplete,
+    TaskNotFound,
+)
+from sandkeep.sandboxes.execution import Result, Streamed
+from sandkeep.sandboxes.spool import Spool
+
+if TYPE_CHECKING:
+    from sandkeep.sandboxes.keep import Keep
+
+LIMITS = ev.Limits(memory_bytes=2 << 30, nano_cpus=2_000_000_000, pids=512, tmp_bytes=512 << 20)
+"""What a sandbox may use."""
+
+_MAX_LABEL = 200
+_MAX_TORN = 200
+_MAX_WORDS = 2000
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+class Restored(msgspec.Struct, frozen=True):
+    """What a restore did: the checkpoint and digest the workspace has now, and the checkpoint that undoes it."""
+
+    checkpoint: str
+    digest: str
+    undo: str
+
+
+@final
+class Task:
+    """A task of an open keep. Made by `Keep.create_task` and `Keep.task`."""
+
+    def __init__(self, keep: Keep, task_id: str) -> None:
+        """Use `Keep.task` instead."""
+        self._keep = keep
+        self.id = task_id
+        self.folder = keep.path / "tasks" / task_id
+        self._spool = keep.path / "run" / "spool" / task_id
+
+    @property
+    def workspace(self) -> Path:
+        """The workspace on the host."""
+        return self.folder / "workspace"
+
+    @property
+    def state(self) -> registry.Task:
+        """What is true of the task now. Raises `TaskNotFound`."""
+        with self._keep.projections.reading() as state:
+            found = registry.find(state, self.id)
+        if found is None:
+            raise TaskNotFound(f"there is no task {self.id}; 'sandkeep list-tasks' shows those there are")
+        return found
+
+    def create(
+        self, title: str, source: Path | None, image: str, image_id: str, progress: Callable[[str], None]
+    ) -> None:
+        """Make the task; `Keep.create_task` has checked everything and calls this once."""
+        progress("preparing the workspace")
+        try:
+            self._prepare(title, source, image)
+            progress("starting the sandbox")
+            self._sandbox(image_id)
+        except (SandkeepError, OSError) as error:
+            reason = _words(error)[1]
+            self._decide(partial(decider.give_up, reason=reason))
+            self.clean_up()
+            raise
+
+    def _prepare(self, title: str, source: Path | None, image: str) -> None:
+        with self._keep.working(self.id), intent.held(self._keep.intents) as made:
+            event = ev.TaskCreated(made, title, None if source is None else os.fspath(source), image)
+            self._decide(partial(decider.create, event=event))
+            with self._failing_as(ev.WorkspaceFailed, made):
+                self._spool.mkdir(mode=0o700, parents=True)
+                (self.folder / "memory").mkdir(mode=0o755, parents=True)
+                commit = workspace.prepare(self.workspace, source)
+                workspace.give(self._spool)
+            self._settle(ev.WorkspacePrepared(made, commit))
+
+    def execute(
+        self,
+        argv: Sequence[str],
+        *,
+        timeout: float = execution.DEFAULT_TIMEOUT_SECONDS,
+        env: Mapping[str, str] | None = None,
+        cwd: str = ".",
+        on_output: Streamed | None = None,
+    ) -> Result:
+        """Run a command in the sandbox and wait for it. A non-zero exit code is a result, not an error.
+
+        `timeout` is in seconds; when it is up, *everything* that runs in the sandbox is ended, so that nothing of the
+        command survives, and `exit_code` is 124. `cwd` lies in the workspace. `on_output` is called, on this thread,
+        with output as it comes. The sandbox is started anew if it has been lost. The result is in the log when this returns.
+
+        Raises `BadInput`, `BadTimeout`, `OutsideWorkspace`, `CommandNotFound`, `TaskRefused`, `SandboxGone`, and
+        `EngineUnreachable`: then nobody knows what became of the command until the engine is back.
+        """
+        argv, env = execution.check_argv(argv), execution.check_environment(env or {})
+        folder, timeout = str(workspace.inside(cwd)), execution.check_timeout(timeout)
+        container = self._sandbox()
+        with intent.held(self._keep.intents) as command, Spool(self._spool, command) as spool:
+            request = ev.CommandRequested(command, argv, folder, tuple(sorted(env)), int(timeout * 1e9))
+            self._decide(partial(decider.begin, intent=request))
+            try:
+                code, taken, timed_out = execution.run(
+                    self._keep.engine, container, spool, argv, env, folder, timeout, on_output
+                )
+                stdout, stderr = spool.output("out", self._keep.blobs), spool.output("err", self._keep.blobs)
+            except SandkeepError as error:
+                self._settle(ev.CommandFailed(command, *_words(error)))
+                if isinstance(error, EngineUnreachable | EngineFailed):
+                    # It may still run, unwatched: the next command gets a new sandbox, which ends this one.
+                    lost = ev.SandboxLost(container, "the engine failed while a command ran in it")
+                    self._decide(partial(decider.lose, event=lost))
+                raise
+            except KeyboardInterrupt:
+                self._keep.engine.restart(container)
+                self._settle(ev.CommandFailed(command, "interrupted", "the caller ended it"))
+                raise
+            self._settle(ev.CommandExecuted(command, code, int(taken * 1e9), timed_out, stdout, stderr))
+        return Result(command, code, taken, timed_out, stdout, stderr)
+
+    def checkpoint(self, label: str = "", *, progress: Callable[[int], None] = lambda files: None) -> Checkpoint:
+        """Record the whole workspace, durably, and return the checkpoint.
+
+        Files that change meanwhile are read again, and named in `torn` if they will not hold still. Raises
+        `CheckpointRefused` if it cannot be recorded completely, and `TaskRefused` if there is no workspace.
+        """
+        if len(label) > _MAX_LABEL or not (label == "" or label.isprintable()):
+            raise BadInput(f"a label has at most {_MAX_LABEL} printable characters; shorten or reword it")
+        with self._root() as root:
+            return self._checkpoint(root, label, progress)
+
+    def checkpoints(self) -> list[Checkpoint]:
+        """The task's checkpoints, oldest first."""
+        with self._keep.projections.reading() as state:
+            return list(checkpoints.checkpoints(state, self.id))
+
+    def restore_checkpoint(self, checkpoint: str, *, progress: Callable[[int], None] = lambda files: None) -> Restored:
+        """Set the workspace back to the checkpoint with this id, or with the only id that begins with it.
+
+        The workspace is recorded first, so that this can be undone; the sandbox is frozen meanwhile; and the result is
+        recorded again and compared by digest. Refused with `TaskBusy` while commands run. Raises `CheckpointNotFound`,
+        `BlobMissing` and `BlobDamaged` before anything is touched, `RestoreIncomplete` after.
+        """
+        target = self._find_checkpoint(checkpoint)
+        blobs = self._keep.blobs
+        restore.check(target.digest, blobs)
+        with self._keep.working(self.id), intent.held(self._keep.intents) as made, self._root() as root:
+            undo = self._checkpoint(root, f"before restoring {target.id}", progress)
+            request = ev.RestoreRequested(made, target.id, undo.id)
+            self._decide(partial(decider.restore, intent=request))
+            problem = "it was changed meanwhile"
+            try:
+                with self._frozen():
+                    present = snapshot.take(root, blobs).digest
+                    restore.apply(root, present, target.digest, blobs)
+                    found = snapshot.take(root, blobs).digest
+            except (SandkeepError, OSError) as error:
+                found, problem = "", str(error)
+            if found != target.digest:
+                failure = RestoreIncomplete(
+                    f"the workspace is only in part what checkpoint {target.id} says: {problem};"
+                    f" restore it again, or {undo.id} to have what was there before"
+                )
+                self._settle(ev.RestoreFailed(made, *_words(failure)))
+                raise failure
+            self._settle(ev.CheckpointRestored(made, target.id, found))
+        return Restored(target.id, target.digest, undo.id)
+
+    def history(self, after: int = 0) -> Iterator[Record]:
+        """The task's records behind revision `after`."""
+        return self._keep.log.read_stream(registry.STREAM + self.id, after)
+
+    def pause(self) -> None:
+        """Freeze the sandbox; commands are refused until `resume`. Refused with `TaskBusy` while commands run."""
+        with self._keep.working(self.id), intent.held(self._keep.intents) as made:
+            self._decide(partial(decider.pause, intent=ev.PauseRequested(made)))
+            with self._failing_as(ev.PauseFailed, made):
+                if (container := self.state.container) is not None:
+                    self._keep.engine.pause(container)
+            self._settle(ev.TaskPaused(made))
+
+    def resume(self) -> None:
+        """Let a paused task go on."""
+        with self._keep.working(self.id), intent.held(self._keep.intents) as made:
+            self._decide(partial(decider.resume, intent=ev.ResumeRequested(made)))
+            with self._failing_as(ev.ResumeFailed, made):
+                if (container := self.state.container) is not None:
+                    self._keep.engine.unpause(container)
+            self._settle(ev.TaskResumed(made))
+
+    def complete(self, summary: str = "") -> None:
+        """The work is done: the sandbox is removed; workspace and checkpoints stay until `clean_up`."""
+        self._end(partial(decider.complete, summary=summary))
+
+    def fail(self, reason: str) -> None:
+        """The work is given up: as `complete`, with another end."""
+        self._end(partial(decider.fail, reason=reason))
+
+    def clean_up(self) -> None:
+        """Remove the sandbox and the workspace of an ended task. Its record and its checkpoints stay."""
+        with self._keep.working(self.id), intent.held(self._keep.intents) as made:
+            self._decide(partial(decider.clean_up, intent=ev.CleanupRequested(made)))
+            with self._failing_as(ev.CleanupFailed, made):
+                self.remove_all()
+            self._settle(ev.TaskCleaned(made))
+
+    def remove_all(self) -> None:
+        """Remove every container and folder of the task. Its record does not know; for `clean_up` and the steward."""
+        self._remove_containers()
+        for folder in (self.folder, self._spool):
+            workspace.remove(folder)
+
+    def _remove_containers(self) -> None:
+        for found in self._keep.engine.containers(self._keep.id):
+            if found.task == self.id:
+                self._keep.engine.remove(found.container)
+
+    def _end(self, decision: Callable[[registry.Task | None], list[Event]]) -> None:
+        with self._keep.working(self.id):
+            self._decide(decision)
+            container = self.state.container
+            self._remove_containers()
+            if container is not None:
+                removed = ev.SandboxRemoved(container)
+                self._decide(partial(decider.lose, event=removed))
+
+    def _sandbox(self, image_id: str | None = None) -> str:
+        """The task's running container, started if there is none."""
+        self._keep.reconcile()
+        engine = self._keep.engine
+        with self._keep.working(self.id):
+            task = self.state
+            if task.container is not None:
+                status = engine.status(task.container)
+                if status == "paused" and task.state is not TaskState.PAUSED:
+                    engine.unpause(task.container)  # left behind by a restore that was cut off
+                    status = "running"
+                if status in ("running", "paused"):
+                    return task.container
+                lost = ev.SandboxLost(task.container, f"it was found {status or 'removed'}")
+                self._decide(partial(decider.lose, event=lost))
+            with intent.held(self._keep.intents) as made:
+                name = image_id or engine.resolve_image(task.image, lambda message: None)[1]
+                request = ev.SandboxRequested(made, name, LIMITS)
+                self._decide(partial(decider.begin, intent=request))
+                with self._failing_as(ev.SandboxFailed, made):
+                    self._remove_containers()
+                    mounts = Mounts(self.workspace, self.folder / "memory", self._spool)
+                    labels = {KEEP: self._keep.id, TASK: self.id, INTENT: made}
+                    container = engine.start(name, mounts, LIMITS, labels)
+                self._settle(ev.SandboxStarted(made, container))
+                return container
+
+    @contextlib.contextmanager
+    def _frozen(self) -> Iterator[None]:
+        """The sandbox stands still, if one runs."""
+        engine, container = self._keep.engine, self.state.container
+        if container is None or engine.status(container) != "running":
+            yield
+            return
+        engine.pause(container)
+        try:
+            yield
+        finally:
+            engine.unpause(container)
+
+    @contextlib.contextmanager
+    def _root(self) -> Iterator[int]:
+        """The workspace, open as a descriptor."""
+        try:
+            root = os.open(self.workspace, _FOLDER)
+        except OSError as error:
+            raise CheckpointRefused(
+                f"task {self.id} has no workspace ({error.strerror}); it is gone once a task is cleaned up"
+            ) from error
+        try:
+            yield root
+        finally:
+            os.close(root)
+
+    def _checkpoint(self, root: int, label: str, progress: Callable[[int], None]) -> Checkpoint:
+        taken = snapshot.take(root, self._keep.blobs, progress)
+        event = ev.CheckpointCreated(
+            secrets.token_hex(6), taken.digest, taken.files, taken.bytes, label, taken.torn[:_MAX_TORN]
+        )
+        receipt = self._decide(partial(decider.record, event=event))
+        return Checkpoint(
+            event.checkpoint,
+            self.id,
+            event.digest,
+            event.files,
+            event.bytes,
+            label,
+            event.torn,
+            receipt.first,
+            receipt.time_ns,
+        )
+
+    def _find_checkpoint(self, prefix: str) -> Checkpoint:
+        if not prefix or len(prefix) > 12 or not set(prefix) <= set("0123456789abcdef"):
+            raise BadId(f"{prefix[:40]!r} is no checkpoint id; an id has 12 hexadecimal digits")
+        found = [each for each in self.checkpoints() if each.id.startswith(prefix)]
+        if len(found) != 1:
+            raise CheckpointNotFound(
+                f"{len(found) or 'no'} checkpoints of task {self.id} have the id {prefix};"
+                f" 'sandkeep show-task {self.id}' lists them"
+            )
+        return found[0]
+
+    @contextlib.contextmanager
+    def _failing_as(self, failure: type[ev.Failure], made: str) -> Iterator[None]:
+        """Record what the block raises as the outcome of the intent `made`, and raise it."""
+        try:
+            yield
+        except (SandkeepError, OSError) as error:
+            self._settle(failure(made, *_words(error)))
+            raise
+
+    def _settle(self, outcome: ev.Outcome) -> None:
+        self._decide(partial(decider.settle, outcome=outcome))
+
+    def _decide(self, decision: Callable[[registry.Task | None], list[Event]]) -> Receipt:
+        return self._keep.decide(self.id, decision)
+
+
+def _words(error: SandkeepError | OSError) -> tuple[str, str]:
+    """Code and message of an error, as a `Failure` holds them."""
+    return (error.code if isinstance(error, SandkeepError) else "os-error"), str(error)[:_MAX_WORDS]

@@ -1,0 +1,129 @@
+"""A task's folders: the workspace, cloned from a git repository or empty, and who owns them.
+
+The source is only read: a clone copies its commits, never its working tree, configuration or hooks. It is hostile, so
+git runs without the user's and the system's configuration, without hooks, templates and submodules, and asks nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+import subprocess
+from pathlib import Path, PurePosixPath
+
+from sandkeep.sandboxes.errors import NotARepository, OutsideWorkspace
+
+MOUNT = PurePosixPath("/workspace")
+"""Where a sandbox sees the workspace."""
+
+_GIT = ("git", "-c", "core.hooksPath=/dev/null", "-c", "core.fsmonitor=false", "-c", "protocol.allow=never")
+
+
+def owner() -> tuple[int, int]:
+    """The user and group that own workspaces and run commands: ours, or 1000 when we are root."""
+    return (os.getuid(), os.getgid()) if os.getuid() else (1000, 1000)
+
+
+def check_source(source: Path) -> Path:
+    """The absolute path of a repository that can be cloned. Raises `NotARepository`."""
+    source = source.resolve()
+    if not source.is_dir():
+        raise NotARepository(f"{source} is no folder; give the top folder of a git repository")
+    result = _git("-C", os.fspath(source), "rev-parse", "--show-prefix", source=source)
+    if result.returncode != 0:
+        raise NotARepository(f"{source} is no git repository; give one, or make one there with 'git init'")
+    if result.stdout.strip():
+        top = source.parents[len(PurePosixPath(result.stdout.strip()).parts) - 1]
+        raise NotARepository(f"{source} lies inside the git repository {top}; give that folder")
+    return source
+
+
+def prepare(workspace: Path, source: Path | None) -> str | None:
+    """Make `workspace`, a clone of `source` if one is given, and return the commit it is at, if it has one.
+
+    Raises `NotARepository` with git's last words if it cannot be cloned.
+    """
+    if source is None:
+        workspace.mkdir(mode=0o755, parents=True)
+        commit = None
+    else:
+        workspace.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        options = ("--quiet", "--no-hardlinks", "--no-recurse-submodules", "--template=")
+        result = _git("clone", *options, "--", os.fspath(source), os.fspath(workspace), source=source)
+        if result.returncode != 0:
+            words = result.stderr.strip().splitlines() or ["git said nothing"]
+            raise NotARepository(f"{source} cannot be cloned: {words[-1]}")
+        head = _git("-C", os.fspath(workspace), "rev-parse", "--verify", "--quiet", "HEAD", source=workspace)
+        commit = head.stdout.strip() or None
+    give(workspace)
+    return commit
+
+
+def give(folder: Path) -> None:
+    """Make the workspaces' owner the owner of `folder` and all in it. No link is followed."""
+    uid, gid = owner()
+    if os.getuid() != 0:
+        return
+    for _, folders, files, descriptor in os.fwalk(folder):
+        os.fchown(descriptor, uid, gid)
+        for name in (*folders, *files):
+            os.chown(name, uid, gid, dir_fd=descriptor, follow_symlinks=False)
+
+
+def remove(folder: Path) -> None:
+    """Remove `folder` and all in it, if it is there. No link is followed; nothing else may be at work in it."""
+    if not folder.exists():
+        return
+    if os.getuid() != 0:
+        # Root may remove what is in a folder without write permission; its owner has to take the permission first.
+        folder.chmod(stat.S_IRWXU)
+        for path, folders, _ in os.walk(folder):
+            for name in folders:
+                if not os.path.islink(inner := os.path.join(path, name)):
+                    os.chmod(inner, stat.S_IRWXU)
+    shutil.rmtree(folder)
+
+
+def inside(path: str) -> PurePosixPath:
+    """The sandbox's absolute path for `path`, relative to the workspace or absolute. Raises `OutsideWorkspace`."""
+    parts: list[str] = []
+    for part in (MOUNT / path).parts[1:]:
+        if part == "..":
+            parts = parts[:-1]
+        else:
+            parts.append(part)
+    found = PurePosixPath("/", *parts)
+    if "\0" in path or not found.is_relative_to(MOUNT):
+        raise OutsideWorkspace(f"{path!r} leads out of the workspace; give a path below {MOUNT}")
+    return found
+
+
+def _git(*arguments: str, source: Path) -> subprocess.CompletedProcess[str]:
+    environment = {
+        "PATH": os.environ.get("PATH", os.defpath),
+        "HOME": "/nonexistent",
+        "LC_ALL": "C",
+        "GIT_CONFIG_NOSYSTEM": "1",
+        "GIT_CONFIG_GLOBAL": os.devnull,
+        "GIT_TERMINAL_PROMPT": "0",
+        "GIT_OPTIONAL_LOCKS": "0",
+    }
+    # The caller chose this source, so git's check of who owns it would only forbid what was asked for.
+    trusted = (
+        "-c",
+        f"safe.directory={source}",
+        "-c",
+        f"safe.directory={source / '.git'}",
+        "-c",
+        "protocol.file.allow=always",
+    )
+    return subprocess.run(
+        (*_GIT, *trusted, *arguments),
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        errors="replace",
+        check=False,
+    )
