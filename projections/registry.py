@@ -113,7 +113,7 @@ def _change(task: Task, event: Event) -> dict[str, object]:
         case ev.CommandExecuted(exit_code=exit_code):
             return {"executions": task.executions + 1, "failures": task.failures + (exit_code != 0)}
         case ev.CommandFailed():
-            return {"failures": task.failures + 1}
+            return {"executions": task.executions + 1, "failures": task.failures + 1}
         case ev.CheckpointCreated():
             return {"checkpoints": task.checkpoints + 1}
     return {}

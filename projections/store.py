@@ -198,10 +198,9 @@ class ProjectionStore:
         """The digest of `state` over all projections."""
         return digest(self._projections, state)
 
-    def position(self) -> int:
-        """The position that the stored state has reached."""
-        with self._transaction(write=False) as txn:
-            return _position(txn)
+    def position(self, state: State) -> int:
+        """The position that a `state` given by `reading` is of."""
+        return int.from_bytes(state.get(_POSITION) or b"", "big")
 
     def rebuild(self, progress: Callable[[int], None] = lambda position: None) -> Rebuilt:
         """Fold the whole log into a new generation and swap it in, while other processes go on.

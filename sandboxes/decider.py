@@ -34,30 +34,30 @@ def create(task: Task | None, event: ev.TaskCreated) -> list[Event]:
 
 def begin(task: Task | None, intent: ev.Intent) -> list[Event]:
     """Something is about to be done for a live, unpaused task: start its sandbox, run a command."""
-    return [*_allowed(task, intent, TaskState.CREATED, TaskState.ACTIVE), intent]
+    return [*_allowed(task, TaskState.CREATED, TaskState.ACTIVE), intent]
 
 
 def pause(task: Task | None, intent: ev.PauseRequested) -> list[Event]:
     """A task is about to be paused, while nothing goes on in it."""
-    return [*_allowed(task, intent, TaskState.CREATED, TaskState.ACTIVE, idle=True), intent]
+    return [*_allowed(task, TaskState.CREATED, TaskState.ACTIVE, idle=True), intent]
 
 
 def resume(task: Task | None, intent: ev.ResumeRequested) -> list[Event]:
     """A paused task is about to go on."""
-    return [*_allowed(task, intent, TaskState.PAUSED), intent]
+    return [*_allowed(task, TaskState.PAUSED), intent]
 
 
 def restore(task: Task | None, intent: ev.RestoreRequested) -> list[Event]:
     """The workspace is about to be set back, while nothing else goes on in the task."""
     return [
-        *_allowed(task, intent, *(state for state in TaskState if state is not TaskState.CLEANED), idle=True),
+        *_allowed(task, *(state for state in TaskState if state is not TaskState.CLEANED), idle=True),
         intent,
     ]
 
 
 def record(task: Task | None, event: ev.CheckpointCreated) -> list[Event]:
     """A checkpoint was taken; a workspace that is gone has none."""
-    return [*_allowed(task, event, *(state for state in TaskState if state is not TaskState.CLEANED)), event]
+    return [*_allowed(task, *(state for state in TaskState if state is not TaskState.CLEANED)), event]
 
 
 def settle(task: Task | None, outcome: ev.Outcome) -> list[Event]:
@@ -72,12 +72,12 @@ def settle(task: Task | None, outcome: ev.Outcome) -> list[Event]:
 
 def complete(task: Task | None, summary: str) -> list[Event]:
     """The work is done."""
-    return [*_allowed(task, None, *_LIVE, idle=True), ev.TaskCompleted(summary)]
+    return [*_allowed(task, *_LIVE, idle=True), ev.TaskCompleted(summary)]
 
 
 def fail(task: Task | None, reason: str) -> list[Event]:
     """The work is given up."""
-    return [*_allowed(task, None, *_LIVE, idle=True), ev.TaskFailed(reason)]
+    return [*_allowed(task, *_LIVE, idle=True), ev.TaskFailed(reason)]
 
 
 def give_up(task: Task | None, reason: str) -> list[Event]:
@@ -87,7 +87,7 @@ def give_up(task: Task | None, reason: str) -> list[Event]:
 
 def clean_up(task: Task | None, intent: ev.CleanupRequested) -> list[Event]:
     """All that is left of an ended task is about to be removed."""
-    return [*_allowed(task, intent, TaskState.COMPLETED, TaskState.FAILED, idle=True), intent]
+    return [*_allowed(task, TaskState.COMPLETED, TaskState.FAILED, idle=True), intent]
 
 
 def lose(task: Task | None, event: ev.SandboxLost | ev.SandboxRemoved) -> list[Event]:
@@ -101,12 +101,11 @@ def _existing(task: Task | None) -> Task:
     return task
 
 
-def _allowed(task: Task | None, event: Event | None, *states: TaskState, idle: bool = False) -> tuple[()]:
+def _allowed(task: Task | None, *states: TaskState, idle: bool = False) -> tuple[()]:
     """Refuse unless the task is in one of `states` (and, if `idle`, nothing is under way in it)."""
     task = _existing(task)
     if task.state not in states:
-        what = "that" if event is None else type(event).__name__
-        raise TaskRefused(f"task {task.id} does not allow {what}: {_NEXT[task.state]}")
+        raise TaskRefused(f"task {task.id} does not allow that: {_NEXT[task.state]}")
     if idle and task.pending:
         kinds = ", ".join(pending.kind for pending in task.pending)
         raise TaskBusy(f"task {task.id} is busy ({kinds}); wait until that has ended, then try again")

@@ -34,6 +34,7 @@ KEEP, TASK, INTENT = "sandkeep.keep", "sandkeep.task", "sandkeep.intent"
 SPOOL = PurePosixPath("/run/sandkeep")
 """Where a sandbox sees its spool folder."""
 
+_OURS = "sandkeep/"
 _ANSWER_SECONDS = 60
 _SETTLE_SECONDS = 10.0
 
@@ -74,10 +75,14 @@ class Engine:
         Raises `ImageNotFound`.
         """
         with _errors():
-            name = name or image.ensure_base(self._client, progress)
+            if name is None or name == image.base_recipe().tag:
+                name = image.ensure_base(self._client, progress)
             try:
                 found = self._client.images.get(name)
-            except docker.errors.ImageNotFound:
+            except docker.errors.ImageNotFound as error:
+                if name.startswith(_OURS):
+                    # Nobody's registry may supply what we make ourselves.
+                    raise ImageNotFound(f"there is no image {name!r} any more; create the task anew") from error
                 progress(f"pulling {name}")
                 try:
                     found = self._client.images.pull(name, tag=None if ":" in name or "@" in name else "latest")
@@ -244,5 +249,15 @@ def _words(error: docker.errors.APIError) -> str:
 
 
 def _unreachable(error: Exception) -> EngineUnreachable:
-    words = " ".join(str(error).split())[:200]
+    words = " ".join(_root_cause(error).split())[:200]
     return EngineUnreachable(f"no Docker engine answers ({words}); start it, or set DOCKER_HOST, then try again")
+
+
+def _root_cause(error: BaseException) -> str:
+    """The operating system's words, from under the layers that wrap them; else the error's own."""
+    found: BaseException | None = error
+    while found is not None:
+        if isinstance(found, OSError) and found.strerror:
+            return found.strerror
+        found = found.__cause__ or found.__context__
+    return str(error)

@@ -63,7 +63,9 @@ def check_environment(env: Mapping[str, str]) -> dict[str, str]:
 def check_timeout(seconds: float) -> float:
     """The timeout, if it is one. Raises `BadTimeout`."""
     if not (math.isfinite(seconds) and 0 < seconds <= MAX_TIMEOUT_SECONDS):
-        raise BadTimeout(f"a timeout of {seconds} s cannot be; give more than 0 and at most {MAX_TIMEOUT_SECONDS:.0f}")
+        raise BadTimeout(
+            f"a timeout of {seconds:g} s cannot be; give more than 0 and at most {MAX_TIMEOUT_SECONDS:.0f}"
+        )
     return seconds
 
 

@@ -34,6 +34,7 @@ from sandkeep.sandboxes import intent, steward, workspace
 from sandkeep.sandboxes.engine import Engine
 from sandkeep.sandboxes.errors import BadId, KeepExists, KeepFormat, KeepNotFound, TaskNotFound
 from sandkeep.sandboxes.task import Task
+from sandkeep.sandboxes.verification import KeepReport, verify_keep
 
 FORMAT = 1
 """The version of the layout of a keep."""
@@ -77,7 +78,7 @@ class Keep:
 
     @classmethod
     def init(cls, path: str | os.PathLike[str] = ".sandkeep", *, actor: str | None = None) -> Keep:
-        """Make a keep in the folder `path`, and open it. Raises `KeepExists`, and `BadInput` if `path` cannot be one."""
+        """Make a keep in the folder `path`, and open it. Raises `KeepExists`, or `BadInput` if `path` cannot be one."""
         path = Path(path).absolute()
         if (path / "keep.toml").exists():
             raise KeepExists(f"{path} is a keep already; open it, or choose another folder")
@@ -95,7 +96,7 @@ class Keep:
         keep = cls(path, identity, actor)
         keep.log.append("keep", [ev.KeepCreated(FORMAT, public_key)], actor=keep.actor, expected=0)
         # Last, since it is what makes the folder a keep: half of one is none.
-        text = f'# A sandkeep keep. The log beside this file holds everything else.\nformat = {FORMAT}\nid = "{identity}"\n'
+        text = f'# A sandkeep keep. All else is in the log beside this.\nformat = {FORMAT}\nid = "{identity}"\n'
         temporary = path / ".keep.toml"
         temporary.write_text(text)
         temporary.rename(path / "keep.toml")
@@ -176,6 +177,11 @@ class Keep:
     def replay(self, progress: Callable[[int], None] = lambda position: None) -> Rebuilt:
         """Rebuild the projections from the log and compare them with those there were."""
         return self.projections.rebuild(progress)
+
+    def verify(self, progress: Callable[[str], None] = quiet) -> KeepReport:
+        """Compare all of the keep with what its log vouches for. A keep that may be damaged is not opened for this:
+        see `verification.verify_log`."""
+        return verify_keep(self, progress)
 
     def reconcile(self) -> list[str]:
         """Settle what crashes left behind, once for each open keep, and tell what was done. Needs the engine."""

@@ -120,7 +120,8 @@ class Task:
 
         `timeout` is in seconds; when it is up, *everything* that runs in the sandbox is ended, so that nothing of the
         command survives, and `exit_code` is 124. `cwd` lies in the workspace. `on_output` is called, on this thread,
-        with output as it comes. The sandbox is started anew if it has been lost. The result is in the log when this returns.
+        with output as it comes; what it raises ends the command as a timeout does. A lost sandbox is started anew. The
+        result is in the log when this returns.
 
         Raises `BadInput`, `BadTimeout`, `OutsideWorkspace`, `CommandNotFound`, `TaskRefused`, `SandboxGone`, and
         `EngineUnreachable`: then nobody knows what became of the command until the engine is back.
@@ -143,7 +144,7 @@ class Task:
                     lost = ev.SandboxLost(container, "the engine failed while a command ran in it")
                     self._decide(partial(decider.lose, event=lost))
                 raise
-            except KeyboardInterrupt:
+            except BaseException:  # the caller's callback, or Ctrl-C: the command must not outlive the call
                 self._keep.engine.restart(container)
                 self._settle(ev.CommandFailed(command, "interrupted", "the caller ended it"))
                 raise

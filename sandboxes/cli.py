@@ -1,0 +1,322 @@
+"""The command line: `sandkeep VERB`. It holds no logic; each verb is a call of the Python API and a way to show what
+it gave.
+
+Exit status: 0 done; 1 refused or failed; 2 bad input; for `execute` without `--json`, that of the command. With
+`--json` one JSON document is printed (`events` prints one a line), `{"error": ...}` when it could not be done.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+
+from sandkeep.events import BadInput, Record, SandkeepError
+from sandkeep.projections import TaskState, registry
+from sandkeep.sandboxes import render
+from sandkeep.sandboxes.execution import DEFAULT_TIMEOUT_SECONDS
+from sandkeep.sandboxes.keep import FORMAT, Keep, identify
+from sandkeep.sandboxes.verification import verify_log
+
+app = typer.Typer(
+    name="sandkeep",
+    help="Isolated Docker sandboxes for coding agents, with a verifiable record of everything that happens in them.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+KeepPath = Annotated[Path, typer.Option("--keep", metavar="DIR", envvar="SANDKEEP_KEEP", help="The keep's folder.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
+TaskId = Annotated[str, typer.Argument(metavar="TASK", help="A task's id, or at least 4 digits of its beginning.")]
+
+HERE = Path(".sandkeep")
+
+
+@app.command("init")
+def init(keep: KeepPath = HERE, json: AsJson = False) -> None:
+    """Make a keep: the folder that holds the log, the tasks and their checkpoints."""
+    with Keep.init(keep) as made:
+        document = {"keep": str(made.path), "id": made.id, "format": FORMAT}
+    if json:
+        render.print_json(document)
+    else:
+        print(f"made a keep in {document['keep']}")
+
+
+@app.command("create-task")
+def create_task(
+    title: Annotated[str, typer.Argument(help="What the task is, in a few words.")],
+    source: Annotated[Path | None, typer.Option(metavar="DIR", help="A git repository to clone.")] = None,
+    image: Annotated[str | None, typer.Option(metavar="NAME", help="A container image; by default our own.")] = None,
+    keep: KeepPath = HERE,
+    json: AsJson = False,
+) -> None:
+    """Create a task with a running sandbox; its workspace is a clone of --source, or empty."""
+    with Keep.open(keep) as opened:
+        with render.progress() as progress:
+            task = opened.create_task(title, source=source, image=image, progress=progress)
+        if json:
+            render.print_json(render.task_document(task.state) | {"workspace": str(task.workspace)})
+        else:
+            print(task.id)
+
+
+@app.command("list-tasks")
+def list_tasks(
+    state: Annotated[list[TaskState] | None, typer.Option(help="Only tasks in this state; may be repeated.")] = None,
+    keep: KeepPath = HERE,
+    json: AsJson = False,
+) -> None:
+    """List the tasks: all but the cleaned ones, unless --state says otherwise."""
+    with Keep.open(keep) as opened:
+        tasks = opened.tasks(*(state or ()))
+    if json:
+        render.print_json([render.task_document(task) for task in tasks])
+    else:
+        render.print_tasks(tasks)
+
+
+@app.command("show-task")
+def show_task(task: TaskId, keep: KeepPath = HERE, json: AsJson = False) -> None:
+    """Show what is true of a task now, its checkpoints, and what is under way or was left behind by a crash."""
+    with Keep.open(keep) as opened:
+        found = opened.task(task)
+        state, checkpoints = found.state, found.checkpoints()
+        workspace = str(found.workspace) if found.workspace.exists() else None
+    if json:
+        listed = [render.checkpoint_document(each) for each in checkpoints]
+        render.print_json(render.task_document(state) | {"workspace": workspace, "checkpoints": listed})
+    else:
+        render.print_task(state, checkpoints, workspace)
+
+
+@app.command("execute")
+def execute(
+    task: TaskId,
+    argv: Annotated[list[str], typer.Argument(metavar="-- ARGV...", help="The program and its arguments.")],
+    timeout: Annotated[
+        float, typer.Option(metavar="SECONDS", help="When it is up, all that runs in the sandbox is ended (124).")
+    ] = DEFAULT_TIMEOUT_SECONDS,
+    env: Annotated[list[str] | None, typer.Option(metavar="K=V", help="A variable; may be repeated.")] = None,
+    cwd: Annotated[str, typer.Option(metavar="DIR", help="Where to run, inside the workspace.")] = ".",
+    keep: KeepPath = HERE,
+    json: AsJson = False,
+) -> None:
+    """Run a command in a task's sandbox; its streams and its exit status are those of this program."""
+    variables = dict(_variable(each) for each in env or ())
+    with Keep.open(keep) as opened:
+        found = opened.task(task)
+        on_output = None if json else _write
+        result = found.execute(argv, timeout=timeout, env=variables, cwd=cwd, on_output=on_output)
+        if json:
+            render.print_json(render.result_document(result, opened.blobs))
+            return
+    if result.timed_out:
+        print(f"sandkeep: the command was ended after {timeout:g} s", file=sys.stderr)
+    raise typer.Exit(result.exit_code)
+
+
+@app.command("checkpoint")
+def checkpoint(
+    task: TaskId,
+    label: Annotated[str, typer.Option(metavar="TEXT", help="A few words to find it by.")] = "",
+    keep: KeepPath = HERE,
+    json: AsJson = False,
+) -> None:
+    """Record all of a task's workspace, so that it can be set back to what it is now."""
+    with Keep.open(keep) as opened, render.progress() as progress:
+        found = opened.task(task)
+        taken = found.checkpoint(label, progress=lambda files: progress(f"recording files: {files}"))
+    for path in taken.torn:
+        print(f"sandkeep: torn: {render.plain(path)}", file=sys.stderr)
+    if json:
+        render.print_json(render.checkpoint_document(taken))
+    else:
+        print(f"{taken.id}  {taken.files} files, {taken.bytes} bytes, digest {taken.digest}")
+
+
+@app.command("restore-checkpoint")
+def restore_checkpoint(
+    task: TaskId,
+    checkpoint: Annotated[str, typer.Argument(help="The checkpoint's id, or the beginning of it.")],
+    keep: KeepPath = HERE,
+    json: AsJson = False,
+) -> None:
+    """Set a task's workspace back to a checkpoint; what it was before is recorded first, so this can be undone."""
+    with Keep.open(keep) as opened, render.progress() as progress:
+        found = opened.task(task)
+        done = found.restore_checkpoint(checkpoint, progress=lambda files: progress(f"recording files: {files}"))
+    if json:
+        render.print_json({"task": found.id, "checkpoint": done.checkpoint, "digest": done.digest, "undo": done.undo})
+    else:
+        print(f"restored {done.checkpoint}, digest {done.digest}; to undo, restore {done.undo}")
+
+
+@app.command("task-history")
+def task_history(task: TaskId, keep: KeepPath = HERE, json: AsJson = False) -> None:
+    """Show everything that ever happened in a task."""
+    with Keep.open(keep) as opened:
+        records = opened.task(task).history()
+        if json:
+            render.print_json([render.record_document(record) for record in records])
+        else:
+            render.print_records(records)
+
+
+@app.command("complete-task")
+def complete_task(
+    task: TaskId,
+    summary: Annotated[str, typer.Option(metavar="TEXT", help="What came of it.")] = "",
+    failed: Annotated[bool, typer.Option("--failed", help="It was given up; --summary says why.")] = False,
+    keep: KeepPath = HERE,
+    json: AsJson = False,
+) -> None:
+    """End a task: its sandbox is removed; workspace and checkpoints stay until cleanup-task."""
+    with Keep.open(keep) as opened:
+        found = opened.task(task)
+        if failed:
+            found.fail(summary)
+        else:
+            found.complete(summary)
+        state = found.state
+    _say_state(state, json)
+
+
+@app.command("cleanup-task")
+def cleanup_task(task: TaskId, keep: KeepPath = HERE, json: AsJson = False) -> None:
+    """Remove what an ended task has on disk and in Docker. Its history and its checkpoints stay."""
+    with Keep.open(keep) as opened:
+        found = opened.task(task)
+        found.clean_up()
+        state = found.state
+    _say_state(state, json)
+
+
+@app.command("verify")
+def verify(keep: KeepPath = HERE, json: AsJson = False) -> None:
+    """Check every checksum of the log, the blobs it vouches for and the projections. Exit status 1 if any is off."""
+    with render.progress() as progress:
+        path = keep.absolute()
+        identify(path)
+        report = verify_log(path, progress)
+        if report.ok:
+            with Keep.open(keep) as opened:
+                report = opened.verify(progress)
+    if json:
+        render.print_json(report)
+    else:
+        for line in report.damage:
+            print(f"damaged: {render.plain(line)}")
+        verdict = "all is as it was" if report.ok else "DAMAGED"
+        print(f"{verdict}: {report.events} events up to position {report.head}, {report.blobs} blobs")
+    raise typer.Exit(0 if report.ok else 1)
+
+
+@app.command("replay")
+def replay(keep: KeepPath = HERE, json: AsJson = False) -> None:
+    """Rebuild what is true now from the log, and compare it with what was stored. Exit status 1 if they differ."""
+    begun = time.perf_counter()
+    with Keep.open(keep) as opened, render.progress() as progress:
+        head = opened.head().position
+        rebuilt = opened.replay(lambda position: progress(f"replayed {position} of {head}"))
+    document = {
+        "ok": rebuilt.same,
+        "events": rebuilt.position,
+        "digest": rebuilt.after,
+        "before": rebuilt.before,
+        "duration_s": round(time.perf_counter() - begun, 6),
+    }
+    if json:
+        render.print_json(document)
+    else:
+        verdict = "the same as before" if rebuilt.same else f"NOT the {rebuilt.before} of before"
+        print(f"replayed {rebuilt.position} events: digest {rebuilt.after}, {verdict}")
+    raise typer.Exit(0 if rebuilt.same else 1)
+
+
+@app.command("events")
+def events(
+    follow: Annotated[bool, typer.Option("--follow", help="Go on with what happens, until interrupted.")] = False,
+    after: Annotated[int, typer.Option(metavar="POSITION", min=0, help="Only what came after it.")] = 0,
+    keep: KeepPath = HERE,
+    json: AsJson = False,
+) -> None:
+    """Show the log, of all tasks and processes. With --json, one document a line."""
+
+    def show(record: Record) -> None:
+        if json:
+            render.print_json(render.record_document(record))
+        else:
+            render.print_records([record])
+
+    with Keep.open(keep) as opened:
+        if not follow:
+            for record in opened.events(after):
+                show(record)
+            return
+        arrived: queue.SimpleQueue[Record | Exception] = queue.SimpleQueue()
+        with opened.bus.catch_up(after).subscribe(arrived.put, on_error=arrived.put):
+            while True:
+                found = arrived.get()
+                if isinstance(found, Exception):
+                    raise found
+                show(found)
+
+
+def main() -> NoReturn:
+    """The entry point: run a verb, and turn what goes wrong into one line and an exit status."""
+    signal.signal(signal.SIGTERM, _terminate)
+    json = "--json" in sys.argv[: sys.argv.index("--") if "--" in sys.argv else None]
+    try:
+        status = app(sys.argv[1:] or ["--help"], standalone_mode=False)
+    except SandkeepError as error:
+        _fail(error.code, str(error), error.exit_status, json)
+    except typer.TyperException as error:
+        _fail("bad-usage", error.format_message(), 2, json)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:
+        # Whoever read our output has enough. Python would complain once more when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    sys.exit(status if isinstance(status, int) else 0)
+
+
+def _fail(code: str, message: str, status: int, json: bool) -> NoReturn:
+    line = render.plain(" ".join(message.split()))
+    print(f"sandkeep: {line} [{code}]", file=sys.stderr)
+    if json:
+        render.print_json({"error": {"code": code, "message": message}})
+    sys.exit(status)
+
+
+def _terminate(number: int, frame: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def _variable(assignment: str) -> tuple[str, str]:
+    name, equals, value = assignment.partition("=")
+    if not equals:
+        raise BadInput(f"--env {assignment!r} sets nothing; write it as NAME=VALUE")
+    return name, value
+
+
+def _write(name: str, data: bytes) -> None:
+    stream = (sys.stdout if name == "stdout" else sys.stderr).buffer
+    stream.write(data)
+    stream.flush()
+
+
+def _say_state(task: registry.Task, json: bool) -> None:
+    if json:
+        render.print_json(render.task_document(task))
+    else:
+        print(f"{task.id}  {task.state}")

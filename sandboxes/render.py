@@ -1,0 +1,254 @@
+"""What the command line shows: documents for machines, tables and colours for people.
+
+Titles, reasons and arguments come from anywhere, so every control character in them is shown as an escape. Documents
+go to standard output, and with `--json` nothing else does; progress and errors go to standard error.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import re
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+
+import msgspec
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from sandkeep.events import BlobStore, Record
+from sandkeep.events.catalogue import Output
+from sandkeep.projections import Checkpoint, registry
+from sandkeep.sandboxes.execution import Result, content
+
+JSON_OUTPUT_BYTES = 16 << 20
+"""How much of a stream a JSON document holds at most; the rest is in the blob it names."""
+
+_PATIENCE_SECONDS = 1.0
+_COLOURS = {
+    "created": "cyan",
+    "active": "green",
+    "paused": "yellow",
+    "completed": "blue",
+    "failed": "red",
+    "cleaned": "bright_black",
+}
+
+_DIGEST = re.compile(r"(?:sha256:)?([0-9a-f]{12})[0-9a-f]{28,52}")
+
+Document = dict[str, object]
+
+
+def print_json(document: object) -> None:
+    """One JSON document, on one line of standard output."""
+    sys.stdout.buffer.write(msgspec.json.encode(document) + b"\n")
+    sys.stdout.buffer.flush()
+
+
+def plain(text: str) -> Text:
+    """Foreign text, harmless on a terminal."""
+    return Text("".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text))
+
+
+def moment(time_ns: int) -> str:
+    """A time as RFC 3339 has it, in UTC, to the microsecond."""
+    whole = datetime.datetime.fromtimestamp(time_ns // 10**9, datetime.UTC)
+    return whole.replace(microsecond=time_ns // 1000 % 10**6).isoformat().replace("+00:00", "Z")
+
+
+def task_document(task: registry.Task) -> Document:
+    """A task, for machines."""
+    return {
+        "id": task.id,
+        "title": task.title,
+        "state": task.state,
+        "source": task.source,
+        "commit": task.commit,
+        "image": task.image,
+        "container": task.container,
+        "reason": task.reason,
+        "created": moment(task.created_ns),
+        "updated": moment(task.updated_ns),
+        "counts": {"executions": task.executions, "failures": task.failures, "checkpoints": task.checkpoints},
+        "pending": [
+            {"intent": each.intent, "kind": each.kind, "position": each.position, "since": moment(each.time_ns)}
+            for each in task.pending
+        ],
+    }
+
+
+def checkpoint_document(checkpoint: Checkpoint) -> Document:
+    """A checkpoint, for machines."""
+    return {
+        "id": checkpoint.id,
+        "task": checkpoint.task,
+        "digest": checkpoint.digest,
+        "files": checkpoint.files,
+        "bytes": checkpoint.bytes,
+        "label": checkpoint.label,
+        "torn": checkpoint.torn,
+        "position": checkpoint.position,
+        "created": moment(checkpoint.time_ns),
+    }
+
+
+def record_document(record: Record) -> Document:
+    """A record, for machines. Bytes in it are base64."""
+    return {
+        "position": record.position,
+        "stream": record.stream,
+        "revision": record.revision,
+        "time": moment(record.time_ns),
+        "time_ns": record.time_ns,
+        "actor": record.actor,
+        "cause": record.cause,
+        "key": record.key,
+        "type": record.type,
+        "version": record.version,
+        "data": record.event,
+    }
+
+
+def result_document(result: Result, blobs: BlobStore) -> Document:
+    """What a command did, for machines. Bytes that are not UTF-8 are replaced in the text, and exact in the base64."""
+    document: Document = {
+        "command": result.command,
+        "exit_code": result.exit_code,
+        "duration_s": round(result.duration_s, 6),
+        "timed_out": result.timed_out,
+    }
+    for name, output in (("stdout", result.stdout), ("stderr", result.stderr)):
+        document |= _stream(name, output, blobs)
+    return document
+
+
+def _stream(name: str, output: Output, blobs: BlobStore) -> Document:
+    data = content(output, blobs)[:JSON_OUTPUT_BYTES]
+    document: Document = {
+        name: data.decode("utf-8", "replace"),
+        f"{name}_bytes": output.size,
+        f"{name}_blob": output.blob,
+        f"{name}_truncated": output.truncated or output.size > len(data),
+    }
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        document[f"{name}_base64"] = data
+    return document
+
+
+def print_tasks(tasks: Iterable[registry.Task]) -> None:
+    """A table of tasks."""
+    table = _table("TASK", "STATE", "TITLE", "RUNS", "CHECKPOINTS", "PENDING", "UPDATED")
+    for task in tasks:
+        table.add_row(
+            task.id,
+            Text(task.state, _COLOURS[task.state]),
+            plain(task.title),
+            str(task.executions),
+            str(task.checkpoints),
+            Text(", ".join(pending.kind for pending in task.pending), "yellow"),
+            moment(task.updated_ns)[:19].replace("T", " "),
+        )
+    _print(table, "no tasks yet; 'sandkeep create-task TITLE' makes one")
+
+
+def print_task(task: registry.Task, checkpoints: list[Checkpoint], workspace: str | None) -> None:
+    """All that is true of one task."""
+    rows = {
+        "title": plain(task.title),
+        "state": Text(task.state, _COLOURS[task.state]),
+        "reason": plain(task.reason or ""),
+        "source": plain(task.source or ""),
+        "commit": plain(task.commit or ""),
+        "workspace": plain(workspace or ""),
+        "image": plain(task.image),
+        "sandbox": plain((task.container or "")[:12]),
+        "runs": Text(f"{task.executions}, of which failed {task.failures}"),
+        "pending": Text(", ".join(f"{each.kind} since {moment(each.time_ns)}" for each in task.pending), "yellow"),
+    }
+    table = _table("TASK", task.id)
+    for name, value in rows.items():
+        if value.plain:
+            table.add_row(name, value)
+    _print(table)
+    if checkpoints:
+        table = _table("CHECKPOINT", "TAKEN", "FILES", "BYTES", "LABEL")
+        for each in checkpoints:
+            label = plain(each.label).append(f"  {len(each.torn)} torn" if each.torn else "", "red")
+            table.add_row(each.id, moment(each.time_ns)[:19].replace("T", " "), str(each.files), str(each.bytes), label)
+        _print(table)
+
+
+def print_records(records: Iterable[Record]) -> None:
+    """A line for each record, as they come."""
+    console = _console()
+    for record in records:
+        line = Text(f"{record.position:>6}  {moment(record.time_ns)[:23]}  ", "bright_black")
+        line.append(f"{record.stream:<18} ").append(f"{record.type:<19} ", "bold").append(plain(summary(record)))
+        console.print(
+            line, no_wrap=True, overflow="ellipsis", crop=sys.stdout.isatty(), soft_wrap=not sys.stdout.isatty()
+        )
+
+
+def summary(record: Record) -> str:
+    """What is worth knowing of an event, on one line."""
+    hidden = ("intent", "limits", "public_key", "data")
+    fields = {
+        name: value
+        for name, value in msgspec.to_builtins(record.event).items()
+        if name not in hidden and value not in (None, "", False, []) or name == "exit_code"
+    }
+    return " ".join(f"{name.removesuffix('_ns')}={_short(name, value)}" for name, value in fields.items())
+
+
+def _short(name: str, value: object) -> str:
+    if isinstance(value, dict):
+        return f"{value['size']}B" if "size" in value else "…"
+    if isinstance(value, int) and name.endswith("_ns"):
+        return f"{value / 1e9:.3g}s"
+    text = " ".join(map(str, value)) if isinstance(value, list) else str(value)
+    if digest := _DIGEST.fullmatch(text):
+        return digest[1]
+    return text if len(text) <= 60 else text[:59] + "…"
+
+
+@contextlib.contextmanager
+def progress() -> Iterator[Callable[[str], None]]:
+    """A callback that says on standard error what is going on: a spinner on a terminal; elsewhere a line for each new
+    thing, once it has taken a second."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield _say_slowly(console)
+        return
+    with console.status("") as status:
+        yield lambda message: status.update(plain(message))
+
+
+def _say_slowly(console: Console) -> Callable[[str], None]:
+    begun = time.monotonic()
+
+    def say(message: str) -> None:
+        # Counters, which end in a number, would only fill a log.
+        if time.monotonic() - begun >= _PATIENCE_SECONDS and not message[-1:].isdigit():
+            console.print(plain(message), highlight=False, soft_wrap=True)
+
+    return say
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table
+
+
+def _print(table: Table, empty: str = "") -> None:
+    _console().print(table if table.row_count else empty)
+
+
+def _console() -> Console:
+    # What is piped into another program must not be wrapped at eighty columns.
+    return Console(highlight=False) if sys.stdout.isatty() else Console(highlight=False, width=200)
