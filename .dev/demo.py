@@ -17,6 +17,7 @@ from rich.table import Table
 from sandkeep.events import SandkeepError
 from sandkeep.events.catalogue import SandboxLost
 from sandkeep.sandboxes import Keep, Task, render
+from sandkeep.sandboxes.keep import quiet
 from sandkeep.sandboxes.verification import verify_log
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -130,8 +131,17 @@ def find_flipped_byte(keep: Keep, copy: Path) -> None:
         data = bytearray(file.read_bytes())
         data[data.index(TITLE.encode())] ^= 1
         file.write_bytes(data)
-        report = verify_log(copy)
+        report = verify_log(copy, quiet)
         must(not report.ok, f"verify finds it: {report.damage[0]}")
+
+
+def leave_nothing(folder: Path) -> None:
+    """Remove the keep, and the containers of one that a failure cut off."""
+    if (folder / "keep" / "keep.toml").exists():
+        with Keep.open(folder / "keep") as keep:
+            for found in keep.engine.containers(keep.id):
+                keep.engine.remove(found.container)
+    shutil.rmtree(folder)
 
 
 def digest_of(keep: Keep) -> str:
@@ -153,7 +163,7 @@ def main() -> None:
     except SandkeepError as error:
         sys.exit(f"demo: {error} [{error.code}]")
     finally:
-        shutil.rmtree(folder)
+        leave_nothing(folder)
     table = Table("step", "seconds", title="what was timed", title_justify="left")
     table.columns[1].justify = "right"
     for name, seconds in timed:

@@ -287,6 +287,9 @@ def main() -> NoReturn:
         # Whoever read our output has enough. Python would complain once more when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
+    except OSError as error:
+        where = f" ({error.filename})" if error.filename else ""
+        _fail("os-error", f"the operating system refused: {error.strerror or error}{where}", 1, json)
     sys.exit(status if isinstance(status, int) else 0)
 
 

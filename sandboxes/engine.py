@@ -95,6 +95,12 @@ class Engine:
                 raise ImageNotFound(f"{name!r} names no image ({_words(error)})") from error
         return name, str(found.id)
 
+    def fit(self, limits: Limits) -> Limits:
+        """`limits` with no more processors than the engine's machine has, which it would refuse."""
+        with _errors():
+            cpus = int(self._client.info()["NCPU"])
+        return msgspec.structs.replace(limits, nano_cpus=min(limits.nano_cpus, cpus * 10**9))
+
     def start(self, image_id: str, mounts: Mounts, limits: Limits, labels: Mapping[str, str]) -> str:
         """Start a container that waits for commands, and return its id.
 

@@ -209,29 +209,29 @@ def _follow(answer: Iterable[dict[str, Any]], progress: Progress) -> None:
 
 
 def _from_packages(client: docker.DockerClient, recipe: Recipe, progress: Progress) -> None:
-    if not (shutil.which("mmdebstrap") and shutil.which("apt-get")):
-        raise ImageToolMissing(f"no registry and no mmdebstrap to make {recipe.tag}; run: apt-get install mmdebstrap")
+    tools = {"mmdebstrap": "mmdebstrap"} | ({"newuidmap": "uidmap"} if os.geteuid() else {})
+    if missing := " ".join(package for tool, package in tools.items() if not shutil.which(tool)):
+        raise ImageToolMissing(f"no registry image to make {recipe.tag} from; without one, apt-get install {missing}")
     # A tmpfs, as /tmp often is, may be too small for two copies of a root file system.
     temporary = os.environ.get("TMPDIR") or "/var/tmp"
     with tempfile.TemporaryDirectory(prefix="sandkeep-image-", dir=temporary) as name:
         folder = Path(name)
-        # Without root, mmdebstrap reads its files as another uid; the folder's name stays unlisted.
-        folder.chmod(0o711)
+        folder.chmod(0o711)  # for mmdebstrap without root, which reads its files as another uid
         (folder / "host.sources").write_text(_apt_sources(recipe))
         # How this host reaches its sources: proxies, certificates, checks. mmdebstrap reads none of that itself.
         reach = ("Acquire::http", "Acquire::Check-", "Acquire::Retries")
         options = _apt("apt-config", "dump", "--no-empty", "--format", '%F "%v";%n')
         (folder / "host.conf").write_text("".join(f"{line}\n" for line in options if line.startswith(reach)))
         _mmdebstrap(recipe, folder, temporary, progress)
-        progress("loading it into the engine")
         _load(client, recipe, folder / "layer.tar", progress)
 
 
 def _apt(*command: str) -> list[str]:
     try:
         return subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
-    except subprocess.CalledProcessError as error:
-        raise ImageBuildFailed(f"{command[0]}: {_last_line(error.stderr)}; repair apt, then try again") from error
+    except (OSError, subprocess.CalledProcessError) as error:
+        said = _last_line(getattr(error, "stderr", "") or str(error))
+        raise ImageBuildFailed(f"{command[0]}: {said}; repair apt, then try again") from error
 
 
 def _apt_sources(recipe: Recipe) -> str:

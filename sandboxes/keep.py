@@ -13,9 +13,11 @@ from __future__ import annotations
 
 import contextlib
 import getpass
+import math
 import os
 import re
 import secrets
+import time
 import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -42,6 +44,7 @@ FORMAT = 1
 MAX_TITLE = 200
 _ID = re.compile(r"[0-9a-f]{1,12}")
 _SHORTEST_PREFIX = 4
+_RECONCILE_SECONDS = 30.0
 
 
 class _Identity(msgspec.Struct, frozen=True):
@@ -74,7 +77,7 @@ class Keep:
         except BaseException:
             self.log.close()
             raise
-        self._reconciled = False
+        self._reconciled = -math.inf
 
     @classmethod
     def init(cls, path: str | os.PathLike[str] = ".sandkeep", *, actor: str | None = None) -> Keep:
@@ -184,11 +187,11 @@ class Keep:
         return verify_keep(self, progress)
 
     def reconcile(self) -> list[str]:
-        """Settle what crashes left behind, once for each open keep, and tell what was done. Needs the engine."""
-        if self._reconciled:
+        """Settle what crashes left behind, if that was not done just now, and tell what was done. Needs the engine."""
+        if time.monotonic() - self._reconciled < _RECONCILE_SECONDS:
             return []
         done = steward.reconcile(self)
-        self._reconciled = True
+        self._reconciled = time.monotonic()
         return done
 
     def head(self) -> Head:

@@ -199,7 +199,7 @@ def summary(record: Record) -> str:
     fields = {
         name: value
         for name, value in msgspec.to_builtins(record.event).items()
-        if name not in hidden and value not in (None, "", False, []) or name == "exit_code"
+        if (name not in hidden and value not in (None, "", False, [])) or name == "exit_code"
     }
     return " ".join(f"{name.removesuffix('_ns')}={_short(name, value)}" for name, value in fields.items())
 

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from sandkeep.sandboxes.keep import Keep
 
 LIMITS = ev.Limits(memory_bytes=2 << 30, nano_cpus=2_000_000_000, pids=512, tmp_bytes=512 << 20)
-"""What a sandbox may use."""
+"""What a sandbox may use, on a machine that has as much."""
 
 _MAX_LABEL = 200
 _MAX_TORN = 200
@@ -178,6 +178,7 @@ class Task:
         blobs = self._keep.blobs
         restore.check(target.digest, blobs)
         with self._keep.working(self.id), intent.held(self._keep.intents) as made, self._root() as root:
+            decider.restore(self.state, ev.RestoreRequested(made, target.id, ""))  # refused before the work is done
             undo = self._checkpoint(root, f"before restoring {target.id}", progress)
             request = ev.RestoreRequested(made, target.id, undo.id)
             self._decide(partial(decider.restore, intent=request))
@@ -243,16 +244,20 @@ class Task:
         for folder in (self.folder, self._spool):
             workspace.remove(folder)
 
+    def _containers(self) -> list[str]:
+        return [found.container for found in self._keep.engine.containers(self._keep.id) if found.task == self.id]
+
     def _remove_containers(self) -> None:
-        for found in self._keep.engine.containers(self._keep.id):
-            if found.task == self.id:
-                self._keep.engine.remove(found.container)
+        for container in self._containers():
+            self._keep.engine.remove(container)
 
     def _end(self, decision: Callable[[registry.Task | None], list[Event]]) -> None:
         with self._keep.working(self.id):
+            mine = self._containers()  # asks the engine first: without it nothing could be ended
             self._decide(decision)
             container = self.state.container
-            self._remove_containers()
+            for each in mine:
+                self._keep.engine.remove(each)
             if container is not None:
                 removed = ev.SandboxRemoved(container)
                 self._decide(partial(decider.lose, event=removed))
@@ -274,13 +279,14 @@ class Task:
                 self._decide(partial(decider.lose, event=lost))
             with intent.held(self._keep.intents) as made:
                 name = image_id or engine.resolve_image(task.image, lambda message: None)[1]
-                request = ev.SandboxRequested(made, name, LIMITS)
+                limits = engine.fit(LIMITS)
+                request = ev.SandboxRequested(made, name, limits)
                 self._decide(partial(decider.begin, intent=request))
                 with self._failing_as(ev.SandboxFailed, made):
                     self._remove_containers()
                     mounts = Mounts(self.workspace, self.folder / "memory", self._spool)
                     labels = {KEEP: self._keep.id, TASK: self.id, INTENT: made}
-                    container = engine.start(name, mounts, LIMITS, labels)
+                    container = engine.start(name, mounts, limits, labels)
                 self._settle(ev.SandboxStarted(made, container))
                 return container
 

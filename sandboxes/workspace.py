@@ -2,6 +2,8 @@
 
 The source is only read: a clone copies its commits, never its working tree, configuration or hooks. It is hostile, so
 git runs without the user's and the system's configuration, without hooks, templates and submodules, and asks nothing.
+The clone goes through git's transport instead of copying files, so that links in the source lead nowhere and what it
+borrows from another repository comes along.
 """
 
 from __future__ import annotations
@@ -49,7 +51,7 @@ def prepare(workspace: Path, source: Path | None) -> str | None:
         commit = None
     else:
         workspace.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        options = ("--quiet", "--no-hardlinks", "--no-recurse-submodules", "--template=")
+        options = ("--quiet", "--no-local", "--no-recurse-submodules", "--template=")
         result = _git("clone", *options, "--", os.fspath(source), os.fspath(workspace), source=source)
         if result.returncode != 0:
             words = result.stderr.strip().splitlines() or ["git said nothing"]
