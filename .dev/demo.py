@@ -45,9 +45,8 @@ def step(name: str) -> Iterator[None]:
 
 def show(stream: str, data: bytes) -> None:
     """A command's own output, as it comes."""
-    console.print(
-        render.plain(data.decode("utf-8", "replace").rstrip()).plain.replace("\\n", "\n"), style="bright_black"
-    )
+    text = "\n".join(render.plain(line).plain for line in data.decode("utf-8", "replace").split("\n"))
+    console.print(text, end="", style="bright_black", markup=False, soft_wrap=True)
 
 
 def must(holds: bool, claim: str) -> None:

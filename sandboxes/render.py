@@ -199,7 +199,7 @@ def summary(record: Record) -> str:
     fields = {
         name: value
         for name, value in msgspec.to_builtins(record.event).items()
-        if (name not in hidden and value not in (None, "", False, [])) or name == "exit_code"
+        if (name not in hidden and value not in (None, "", False, ())) or name == "exit_code"
     }
     return " ".join(f"{name.removesuffix('_ns')}={_short(name, value)}" for name, value in fields.items())
 
@@ -209,7 +209,7 @@ def _short(name: str, value: object) -> str:
         return f"{value['size']}B" if "size" in value else "…"
     if isinstance(value, int) and name.endswith("_ns"):
         return f"{value / 1e9:.3g}s"
-    text = " ".join(map(str, value)) if isinstance(value, list) else str(value)
+    text = " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
     if digest := _DIGEST.fullmatch(text):
         return digest[1]
     return text if len(text) <= 60 else text[:59] + "…"
