@@ -88,7 +88,7 @@ class Keep:
         try:
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
             if any(path.iterdir()):
-                raise BadInput(f"{path} is not empty; choose a new folder for the keep")
+                raise BadInput(f"{path} is not empty and holds no keep; empty it, or choose another folder")
             path.chmod(0o700)
             public_key = _make_key(path / "keys")
             # So that a keep inside a repository is never committed to it.

@@ -22,6 +22,9 @@ from sandkeep.sandboxes.manifest import MODE_BITS, Entry, Kind, Manifest, kind, 
 MAX_DEPTH = 200
 """How many folders may lie within each other; one descriptor is open for each."""
 
+MAX_FILE_BYTES = 16 << 30
+"""The apparent size of the largest file that is recorded; a sparse one may claim any size."""
+
 _TRIES = 3
 
 
@@ -89,6 +92,10 @@ class _Walk:
         entry = Entry(
             name, what, stat.S_IMODE(found.st_mode) & MODE_BITS, found.st_uid, found.st_gid, found.st_mtime_ns
         )
+        if what is Kind.FILE and found.st_size > MAX_FILE_BYTES:
+            raise CheckpointRefused(
+                f"{readable(path)!r} has {found.st_size} bytes, more than {MAX_FILE_BYTES}; remove it"
+            )
         if what is Kind.LINK:
             return msgspec.structs.replace(entry, target=os.readlink(name, dir_fd=folder))
         if what not in (Kind.FILE, Kind.FOLDER):

@@ -51,8 +51,8 @@ class Spool:
             os.close(file)
             try:
                 os.unlink(f"{self._command}.{name}", dir_fd=self._folder)
-            except FileNotFoundError:
-                continue  # the command may remove its own files
+            except (FileNotFoundError, IsADirectoryError):
+                continue  # the command may have removed its own files, or put others in their place
         os.close(self._folder)
 
     def argv(self, argv: tuple[str, ...], folder: str) -> list[str]:

@@ -86,26 +86,23 @@ class Task:
     ) -> None:
         """Make the task; `Keep.create_task` has checked everything and calls this once."""
         progress("preparing the workspace")
-        try:
-            self._prepare(title, source, image)
-            progress("starting the sandbox")
-            self._sandbox(image_id)
-        except (SandkeepError, OSError) as error:
-            reason = _words(error)[1]
-            self._decide(partial(decider.give_up, reason=reason))
-            self.clean_up()
-            raise
-
-    def _prepare(self, title: str, source: Path | None, image: str) -> None:
         with self._keep.working(self.id), intent.held(self._keep.intents) as made:
             event = ev.TaskCreated(made, title, None if source is None else os.fspath(source), image)
             self._decide(partial(decider.create, event=event))
-            with self._failing_as(ev.WorkspaceFailed, made):
-                self._spool.mkdir(mode=0o700, parents=True)
-                (self.folder / "memory").mkdir(mode=0o755, parents=True)
-                commit = workspace.prepare(self.workspace, source)
-                workspace.give(self._spool)
-            self._settle(ev.WorkspacePrepared(made, commit))
+            try:
+                with self._failing_as(ev.WorkspaceFailed, made):
+                    self._spool.mkdir(mode=0o700, parents=True)
+                    (self.folder / "memory").mkdir(mode=0o755, parents=True)
+                    commit = workspace.prepare(self.workspace, source)
+                    workspace.give(self._spool)
+                self._settle(ev.WorkspacePrepared(made, commit))
+                progress("starting the sandbox")
+                self._sandbox(image_id)
+            except (SandkeepError, OSError) as error:
+                reason = _words(error)[1]
+                self._decide(partial(decider.give_up, reason=reason))
+                self._clean_up()
+                raise
 
     def execute(
         self,
@@ -128,10 +125,15 @@ class Task:
         """
         argv, env = execution.check_argv(argv), execution.check_environment(env or {})
         folder, timeout = str(workspace.inside(cwd)), execution.check_timeout(timeout)
-        container = self._sandbox()
-        with intent.held(self._keep.intents) as command, Spool(self._spool, command) as spool:
+        self._keep.reconcile()
+        with contextlib.ExitStack() as stack:
+            command = stack.enter_context(intent.held(self._keep.intents))
             request = ev.CommandRequested(command, argv, folder, tuple(sorted(env)), int(timeout * 1e9))
-            self._decide(partial(decider.begin, intent=request))
+            with self._keep.working(self.id):
+                decider.begin(self.state, request)  # refused before a sandbox is started for it
+                spool = stack.enter_context(Spool(self._spool, command))
+                container = self._sandbox()
+                self._decide(partial(decider.begin, intent=request))
             try:
                 code, taken, timed_out = execution.run(
                     self._keep.engine, container, spool, argv, env, folder, timeout, on_output
@@ -232,17 +234,17 @@ class Task:
 
     def clean_up(self) -> None:
         """Remove the sandbox and the workspace of an ended task. Its record and its checkpoints stay."""
-        with self._keep.working(self.id), intent.held(self._keep.intents) as made:
+        with self._keep.working(self.id):
+            self._clean_up()
+
+    def _clean_up(self) -> None:
+        with intent.held(self._keep.intents) as made:
             self._decide(partial(decider.clean_up, intent=ev.CleanupRequested(made)))
             with self._failing_as(ev.CleanupFailed, made):
-                self.remove_all()
+                self._remove_containers()
+                for folder in (self.folder, self._spool):
+                    workspace.remove(folder)
             self._settle(ev.TaskCleaned(made))
-
-    def remove_all(self) -> None:
-        """Remove every container and folder of the task. Its record does not know; for `clean_up` and the steward."""
-        self._remove_containers()
-        for folder in (self.folder, self._spool):
-            workspace.remove(folder)
 
     def _containers(self) -> list[str]:
         return [found.container for found in self._keep.engine.containers(self._keep.id) if found.task == self.id]
@@ -263,32 +265,29 @@ class Task:
                 self._decide(partial(decider.lose, event=removed))
 
     def _sandbox(self, image_id: str | None = None) -> str:
-        """The task's running container, started if there is none."""
-        self._keep.reconcile()
-        engine = self._keep.engine
-        with self._keep.working(self.id):
-            task = self.state
-            if task.container is not None:
-                status = engine.status(task.container)
-                if status == "paused" and task.state is not TaskState.PAUSED:
-                    engine.unpause(task.container)  # left behind by a restore that was cut off
-                    status = "running"
-                if status in ("running", "paused"):
-                    return task.container
-                lost = ev.SandboxLost(task.container, f"it was found {status or 'removed'}")
-                self._decide(partial(decider.lose, event=lost))
-            with intent.held(self._keep.intents) as made:
-                name = image_id or engine.resolve_image(task.image, lambda message: None)[1]
-                limits = engine.fit(LIMITS)
-                request = ev.SandboxRequested(made, name, limits)
-                self._decide(partial(decider.begin, intent=request))
-                with self._failing_as(ev.SandboxFailed, made):
-                    self._remove_containers()
-                    mounts = Mounts(self.workspace, self.folder / "memory", self._spool)
-                    labels = {KEEP: self._keep.id, TASK: self.id, INTENT: made}
-                    container = engine.start(name, mounts, limits, labels)
-                self._settle(ev.SandboxStarted(made, container))
-                return container
+        """The task's running container, started if there is none. The caller is `working` on the task."""
+        engine, task = self._keep.engine, self.state
+        if task.container is not None:
+            status = engine.status(task.container)
+            if status == "paused" and task.state is not TaskState.PAUSED:
+                engine.unpause(task.container)  # left behind by a restore that was cut off
+                status = "running"
+            if status in ("running", "paused"):
+                return task.container
+            lost = ev.SandboxLost(task.container, f"it was found {status or 'removed'}")
+            self._decide(partial(decider.lose, event=lost))
+        with intent.held(self._keep.intents) as made:
+            name = image_id or engine.resolve_image(task.image, lambda message: None)[1]
+            limits = engine.fit(LIMITS)
+            request = ev.SandboxRequested(made, name, limits)
+            self._decide(partial(decider.begin, intent=request))
+            with self._failing_as(ev.SandboxFailed, made):
+                self._remove_containers()
+                mounts = Mounts(self.workspace, self.folder / "memory", self._spool)
+                labels = {KEEP: self._keep.id, TASK: self.id, INTENT: made}
+                container = engine.start(name, mounts, limits, labels)
+            self._settle(ev.SandboxStarted(made, container))
+            return container
 
     @contextlib.contextmanager
     def _frozen(self) -> Iterator[None]:
