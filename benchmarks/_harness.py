@@ -33,7 +33,7 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 MIN_RUNS = 5
 
-console = Console()
+console = Console(width=None if sys.stdout.isatty() else 110)
 
 
 class Claim(msgspec.Struct, frozen=True):
@@ -97,8 +97,12 @@ def alternate(runs: int, sides: Mapping[str, Callable[[], float]], label: str) -
     """What each of `sides` returned in each run: all of them in turn, `runs` times."""
     values: dict[str, list[float]] = {name: [] for name in sides}
     columns = TextColumn("{task.description:<60}"), BarColumn(), TimeElapsedColumn()
+    if not console.is_terminal:
+        console.print(label)
     # Drawn between the runs only: a thread that draws would take its time from what is measured.
-    with Progress(*columns, console=console, auto_refresh=False, transient=True) as progress:
+    with Progress(
+        *columns, console=console, auto_refresh=False, transient=True, disable=not console.is_terminal
+    ) as progress:
         task = progress.add_task(label, total=runs * len(sides))
         for _ in range(runs):
             for name, side in sides.items():
@@ -132,14 +136,15 @@ def environment(group: str) -> Path:
     content = json.dumps([sys.version, wanted])
     if not stamp.is_file() or stamp.read_text() != content:
         with console.status(f"installing {', '.join(wanted)}"):
-            _install(["-m", "venv", "--clear", os.fspath(folder)], Path(sys.executable))
-            _install(["-m", "pip", "install", "--disable-pip-version-check", *wanted], python)
+            _run(sys.executable, "venv", "--clear", os.fspath(folder))
+            _run(os.fspath(python), "pip", "install", "--disable-pip-version-check", *wanted)
         stamp.write_text(content)
     return python
 
 
-def _install(arguments: list[str], python: Path) -> None:
-    done = subprocess.run([python, *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+def _run(python: str, module: str, *arguments: str) -> None:
+    command = [python, "-I", "-m", module, *arguments]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     if done.returncode:
         sys.exit(f"benchmark: a peer cannot be installed:\n{done.stdout}")
 
@@ -150,12 +155,13 @@ class Peer:
     def __init__(self, script: str, group: str, *arguments: str) -> None:
         path = ROOT / "benchmarks" / "peers" / f"{script}.py"
         self._process = subprocess.Popen(
-            [environment(group), "-P", path, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [environment(group), "-I", path, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
 
     def ask(self, *question: object) -> Any:
         """The peer's answer to `question`."""
-        assert self._process.stdin and self._process.stdout
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
         print(json.dumps(question), file=self._process.stdin, flush=True)
         answer = self._process.stdout.readline()
         if not answer:
@@ -177,26 +183,23 @@ def versions(*packages: str) -> dict[str, str]:
 def report(area: str, claims: Sequence[Claim], measured: Mapping[str, str], *, check: bool) -> int:
     """Print and write `claims`; the exit status, which is 1 if `check` is set and one of them does not hold."""
     table = Table(title=f"bench-{area}", caption=" · ".join(f"{name} {number}" for name, number in measured.items()))
-    table.add_column("claim")
-    table.add_column("unit")
-    table.add_column("beside")
-    for heading in ("ours", "peer", "ratio", "bar", "spread"):
-        table.add_column(heading, justify="right")
-    table.add_column("holds")
+    table.add_column("claim, and beside what")
+    for heading in ("ours", "peer", "ratio", "bar", "spread", "holds"):
+        table.add_column(heading, justify="right", no_wrap=True)
     for row in claims:
         table.add_row(
-            row.claim,
-            row.unit,
-            row.peer_name,
+            f"{row.claim}, {row.unit}\n[dim]{row.peer_name}[/]",
             f"{row.ours:,.0f}",
             f"{row.peer:,.0f}",
             f"{row.ratio:.2f}",
-            f"{'≥' if row.better == 'higher' else '≤'} {row.bar:g}",
+            f"{'≥' if row.better == 'higher' else '≤'} {row.bar:.2f}",
             f"{row.spread:.0%}",
             "[green]yes[/]" if row.holds else "[red]no[/]",
         )
     console.print(table)
     target = RESULTS / f"{area}.json"
     target.write_bytes(msgspec.json.format(msgspec.json.encode(claims)) + b"\n")
-    console.print(f"medians of {claims[0].runs} alternated runs; written to {target.relative_to(ROOT)}")
+    console.print(
+        f"medians of {claims[0].runs} alternated runs; written to {target.relative_to(ROOT)}", highlight=False
+    )
     return int(check and not all(row.holds for row in claims))

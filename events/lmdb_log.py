@@ -162,9 +162,10 @@ class LmdbLog(Generic[View]):
                 if previous is not None and frame.previous != previous:
                     raise LogDamaged(f"the frame at position {frame.first} does not follow the one before it")
                 previous = frame.checksum
-                for record in frame.records():
-                    if record.position > after and (until is None or record.position <= until):
-                        yield record
+                records = frame.records()
+                if frame.first <= after or (until is not None and frame.last > until):
+                    records = [r for r in records if r.position > after and (until is None or r.position <= until)]
+                yield from records
                 after = frame.last
             if not frames:
                 return
@@ -331,12 +332,15 @@ class LmdbLog(Generic[View]):
         if not found:
             found = cursor.last()
         elif cursor.key() != key and not cursor.prev():
+            cursor.first()
             raise LogDamaged(f"the log does not begin at position 1 but at {position_at(cursor.key())}")
-        while found:
-            frame = codec.decode_frame(cursor.value(), self._layout.log_id, position_at(cursor.key()))
+        if not found:
+            return
+        log_id = self._layout.log_id
+        for place_of, value in cursor.iternext():
+            frame = codec.decode_frame(value, log_id, position_at(place_of))
             if frame.last > after:
                 yield frame
-            found = cursor.next()
 
     def _stream_page(self, txn: lmdb.Transaction[bytes], stream: str, after: int) -> list[Record]:
         page: list[Record] = []
