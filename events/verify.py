@@ -17,7 +17,10 @@ from pathlib import Path
 import lmdb
 import msgspec
 
-from sandkeep.events import codec
+from sandkeep.events import (
+    catalogue,  # noqa: F401  # registers the types, so that their bodies can be checked
+    codec,
+)
 from sandkeep.events.codec import Frame
 from sandkeep.events.errors import BadEvent, LogDamaged, LogUnavailable
 from sandkeep.events.lmdb_layout import Layout, position_at, stream_key

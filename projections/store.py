@@ -138,7 +138,7 @@ class ProjectionStore:
         """Take up the current generation, or begin a new one if it is not fit for use, and catch up with `log`."""
         self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._log = log
-        with self._exclusive():
+        with self._exclusive(), self._guarded():
             if not self._attach():
                 self._begin_generation()
         with self.reading():
@@ -156,8 +156,9 @@ class ProjectionStore:
         """A session at position `head` (see `events.log.Follower`). Only the log calls this, under its write lock."""
         txn = self._transaction(write=True)
         try:
-            if _position(txn) < head:
-                self.advance(txn, read(_position(txn)))
+            with self._guarded():
+                if _position(txn) < head:
+                    self.advance(txn, read(_position(txn)))
         except BaseException:
             txn.abort()
             raise
@@ -165,12 +166,10 @@ class ProjectionStore:
 
     def advance(self, txn: lmdb.Transaction[bytes], records: Sequence[Record] | Iterator[Record]) -> None:
         """Fold `records` into the state within `txn`."""
-        try:
+        with self._guarded():
             position = fold(self._projections, records, LmdbState(txn))
             if position:
                 txn.put(_POSITION, position.to_bytes(8, "big"))
-        except lmdb.Error as error:
-            raise ProjectionsUnavailable(f"the projections cannot be written: {error}; delete {self._root}") from error
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[State]:
@@ -180,7 +179,7 @@ class ProjectionStore:
         txn = self._transaction(write=False)
         if _position(txn) < head:
             txn.abort()
-            with self._transaction(write=True) as writing:
+            with self._guarded(), self._transaction(write=True) as writing:
                 self.advance(writing, log.read(_position(writing)))
             txn = self._transaction(write=False)
         try:
@@ -208,7 +207,7 @@ class ProjectionStore:
         `progress` is called with positions along the way. A decision made meanwhile waits for the swap at most.
         """
         log = self._opened_log()
-        with self._exclusive():
+        with self._exclusive(), self._guarded():
             self._follow_swap()
             generation = secrets.token_hex(8)
             env = self._create(generation)
@@ -231,6 +230,14 @@ class ProjectionStore:
             self._attach()
             self._remove_all_but(generation)
         return Rebuilt(position, before, after)
+
+    @contextlib.contextmanager
+    def _guarded(self) -> Iterator[None]:
+        """Turns what LMDB raises into `ProjectionsUnavailable`; a commit may fail too."""
+        try:
+            yield
+        except lmdb.Error as error:
+            raise ProjectionsUnavailable(f"the projections cannot be written: {error}; delete {self._root}") from error
 
     def _opened_log(self) -> EventLog[State]:
         if self._log is None:
