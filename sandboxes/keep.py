@@ -117,8 +117,9 @@ class Keep:
     def close(self) -> None:
         """End subscriptions and release the keep. Sandboxes go on. Safe to call twice."""
         self.bus.close()
-        self.projections.close()
+        # The log first: a decision that is being made holds a transaction of the projections until it is done.
         self.log.close()
+        self.projections.close()
 
     def __enter__(self) -> Keep:
         return self
