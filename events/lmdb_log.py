@@ -368,10 +368,16 @@ class LmdbLog(Generic[View]):
 def _check(stream: str, actor: str, key: str | None) -> None:
     if not _STREAM.fullmatch(stream):
         raise BadInput(f"{stream!r} is no stream name; use 'kind' or 'kind/id', letters, digits and . _ : -")
-    if not (actor.isprintable() and 1 <= len(actor) <= _MAX_KEY):
-        raise BadInput(f"the actor's name must have 1 to {_MAX_KEY} printable characters")
+    check_actor(actor)
     if key is not None and not (key.isascii() and 1 <= len(key) <= _MAX_KEY):
         raise BadInput(f"an idempotency key must have 1 to {_MAX_KEY} ASCII characters")
+
+
+def check_actor(actor: str) -> str:
+    """The name of who acts. Raises `BadInput` if it cannot be stored and shown."""
+    if not (actor.isprintable() and 1 <= len(actor) <= _MAX_KEY):
+        raise BadInput(f"the actor's name must have 1 to {_MAX_KEY} printable characters")
+    return actor
 
 
 def _encode_events(events: Sequence[Event]) -> list[tuple[str, int, bytes]]:
