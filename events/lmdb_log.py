@@ -395,5 +395,5 @@ def _encode_events(events: Sequence[Event]) -> list[tuple[str, int, bytes]]:
         raise BadInput(f"a field of {name} has another type than its class declares: {error.__cause__}") from error
     for name, _, body in bodies:
         if len(body) > MAX_EVENT_BYTES:
-            raise LimitReached(f"{name} has {len(body)} bytes, more than {MAX_EVENT_BYTES}; store a blob instead")
+            raise LimitReached(f"{name} has {len(body)} bytes, over {MAX_EVENT_BYTES}; store its content as a blob")
     return bodies
