@@ -1,4 +1,4 @@
-"""How a log lies in its LMDB environment: the databases, and their keys.
+"""How a log lies in its LMDB environment: the databases, their keys, and the transactions on them.
 
 All keys are big-endian, so that LMDB's byte order is the log's order:
 
@@ -7,27 +7,39 @@ All keys are big-endian, so that LMDB's byte order is the log's order:
     streams  stream, NUL, revision          -> position
     keys     stream, NUL, idempotency key   -> digest of what was asked, and the receipt
     fences   stream                         -> the highest fencing token seen
+
+The map begins small and is doubled when it is full. LMDB moves it only while this process has no transaction open, so
+readers pass a gate that growing it closes for a moment; that another process has grown it shows when a transaction
+begins, and is followed in the same way.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import struct
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import final
 
 import lmdb
 import msgspec
 
-from sandkeep.events.errors import LogDamaged, LogUnavailable
-from sandkeep.events.log import Receipt
+from sandkeep.events import codec
+from sandkeep.events.codec import Frame
+from sandkeep.events.errors import LimitReached, LogDamaged, LogUnavailable
+from sandkeep.events.log import Head, Receipt
 
 FORMAT = 1
 """The version of the layout above."""
 
-MAP_BYTES = 64 << 30
-"""Address space for the log, and so its largest size; the file grows only as it is written."""
+MAP_BYTES = 64 << 20
+"""Address space for a new log, doubled whenever it is full; the file grows only as it is written."""
+
+MAX_MAP_BYTES = 1 << 46
+"""Where doubling ends: half of what a process can address."""
 
 _U64 = struct.Struct(">Q")
 
@@ -54,6 +66,8 @@ class Layout:
         log or one of another format.
         """
         create = not readonly
+        self._gate = _Gate()
+        self._head: Head | None = None
         try:
             if create:
                 path.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -87,6 +101,130 @@ class Layout:
         if found != str(FORMAT).encode():
             raise LogDamaged(f"the log in {path} has format {found!r}; this version reads format {FORMAT}")
         return log_id
+
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[lmdb.Transaction[bytes]]:
+        """A read transaction. Hold it for a page, never while waiting for a write: the map cannot grow meanwhile."""
+        while True:
+            with self._gate.shared():
+                try:
+                    txn = self.env.begin()
+                except lmdb.MapResizedError:
+                    txn = None
+                if txn is not None:
+                    with txn:
+                        yield txn
+                    return
+            self._resize(0)
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[lmdb.Transaction[bytes]]:
+        """A write transaction, aborted unless the block commits it. One thread of this process at a time."""
+        while True:
+            try:
+                txn = self.env.begin(write=True)
+                break
+            except lmdb.MapResizedError:
+                self._resize(0)
+        try:
+            yield txn
+        finally:
+            txn.abort()
+
+    def grow(self) -> None:
+        """Double the map, waiting for this process's readers; no write transaction may be open.
+
+        Raises `LimitReached`.
+        """
+        size = self.env.info()["map_size"] * 2
+        if size > MAX_MAP_BYTES:
+            raise LimitReached(f"the log has reached {MAX_MAP_BYTES >> 40} TiB, the most this version holds")
+        self._resize(size)
+
+    def _resize(self, size: int) -> None:
+        """Set the map's size; 0 takes up what another process has set."""
+        with self._gate.alone():
+            self.env.set_mapsize(size)
+
+    def head(self, txn: lmdb.Transaction[bytes]) -> Head:
+        """The end of the log."""
+        cursor = txn.cursor(self.frames)
+        if not cursor.last():
+            return Head(0, codec.GENESIS, 0)
+        value, cached = cursor.value(), self._head
+        if cached is None or cached.checksum != codec.stored_checksum(value):
+            frame = codec.decode_frame(value, self.log_id, position_at(cursor.key()))
+            cached = self._head = Head(frame.last, frame.checksum, frame.records()[-1].time_ns)
+        return cached
+
+    def took(self, head: Head) -> None:
+        """Remember the end of the log after a commit of this process."""
+        self._head = head
+
+    def revision(self, txn: lmdb.Transaction[bytes], stream: str) -> int:
+        """The last revision of `stream`, 0 when there is none."""
+        cursor = txn.cursor(self.streams)
+        found = cursor.prev() if cursor.set_range(stream_key(stream, 2**64 - 1)) else cursor.last()
+        if not found:
+            return 0
+        name, revision = split_stream_key(cursor.key())
+        return revision if name == stream else 0
+
+    def scan(self, txn: lmdb.Transaction[bytes], after: int) -> Iterator[Frame]:
+        """The frames that hold positions behind `after`, each checked by itself."""
+        cursor = txn.cursor(self.frames)
+        key = place(after + 1)
+        found = cursor.set_range(key)
+        if not found:
+            found = cursor.last()
+        elif cursor.key() != key and not cursor.prev():
+            cursor.first()
+            raise LogDamaged(f"the log does not begin at position 1 but at {position_at(cursor.key())}")
+        if not found:
+            return
+        for place_of, value in cursor.iternext():
+            frame = codec.decode_frame(value, self.log_id, position_at(place_of))
+            if frame.last > after:
+                yield frame
+
+
+@final
+class _Gate:
+    """Lets in any number who share, or one who must be alone."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition(threading.Lock())
+        self._sharing = 0
+        self._closed = False
+
+    @contextlib.contextmanager
+    def shared(self) -> Iterator[None]:
+        with self._changed:
+            while self._closed:
+                self._changed.wait()
+            self._sharing += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._sharing -= 1
+                if self._closed:
+                    self._changed.notify_all()
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        with self._changed:
+            while self._closed:
+                self._changed.wait()
+            self._closed = True
+            while self._sharing:
+                self._changed.wait()
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._closed = False
+                self._changed.notify_all()
 
 
 def place(position: int) -> bytes:

@@ -54,7 +54,7 @@ class Session(Protocol[View_co]):
 
     @property
     def view(self) -> View_co:
-        """What a decider sees: exactly the state at the head of the log."""
+        """What a decider sees: exactly the state at the head of the log, and nothing it can change."""
 
     def apply(self, records: Sequence[Record]) -> None:
         """Advance by records that are about to be committed."""
@@ -116,6 +116,31 @@ class EventLog(Protocol[View_co]):
         The decider is pure: it may run more than once, and what it raises is raised here with nothing stored. It does
         not run at all when `key` was used before. Raises as `append` does.
         """
+
+    async def append_async(
+        self,
+        stream: str,
+        events: Sequence[Event],
+        *,
+        actor: str,
+        expected: int | None = None,
+        key: str | None = None,
+        cause: int | None = None,
+        fence: int | None = None,
+    ) -> Receipt:
+        """As `append`, for callers on an event loop. Cancelling it does not take back what has been asked."""
+
+    async def decide_async(
+        self,
+        stream: str,
+        decider: Callable[[View_co], Sequence[Event]],
+        *,
+        actor: str,
+        key: str | None = None,
+        cause: int | None = None,
+        fence: int | None = None,
+    ) -> Receipt:
+        """As `decide`, for callers on an event loop. The decider runs on another thread."""
 
     def read(self, after: int = 0, *, until: int | None = None) -> Iterator[Record]:
         """The records behind position `after`, up to `until` or the head, verified, in order.

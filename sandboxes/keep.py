@@ -31,7 +31,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from sandkeep.events import BadInput, BlobStore, Bus, Event, LmdbLog, Receipt, Record
 from sandkeep.events import catalogue as ev
 from sandkeep.events.log import Head
-from sandkeep.projections import Checkpoints, ProjectionStore, Rebuilt, Registry, State, TaskState, registry
+from sandkeep.projections import Checkpoints, ProjectionStore, Rebuilt, Registry, StateView, TaskState, registry
 from sandkeep.sandboxes import intent, steward, workspace
 from sandkeep.sandboxes.engine import Engine
 from sandkeep.sandboxes.errors import BadId, KeepExists, KeepFormat, KeepNotFound, TaskNotFound
@@ -70,7 +70,7 @@ class Keep:
         self.intents = path / "run" / "intents"
         self.intents.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.projections = ProjectionStore(path / "projections", (Registry(), Checkpoints()))
-        self.log: LmdbLog[State] = LmdbLog(path / "log", follower=self.projections)
+        self.log: LmdbLog[StateView] = LmdbLog(path / "log", follower=self.projections)
         try:
             self.projections.open(self.log)
             self.bus = Bus(self.log)

@@ -144,8 +144,54 @@ def fill(log: Log) -> None:
         log.append("task/a", done("x" * 4000), actor="me", key=f"{number}")
 
 
-def test_a_full_map_refuses_the_append_and_keeps_the_log(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_map_grows_without_losing_an_append(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lmdb_layout, "MAP_BYTES", 512 << 10)
+    with contextlib.closing(Log(path)) as log:
+        fill(log)
+        assert log.append("task/a", done("after"), actor="me", expected=1000).repeated is False
+        assert log._layout.env.info()["map_size"] > 4_000_000
+        check_whole(log, path, 1001)
+
+
+def test_another_process_follows_a_map_that_has_grown(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lmdb_layout, "MAP_BYTES", 512 << 10)
+    with contextlib.closing(Log(path)) as log:
+        with worker("append", path, 2000) as process:
+            go(process)
+            finish(process)
+        assert log.head().position == 2000 == len(list(log.read()))
+        with worker("append", path, 2000) as process:
+            go(process)
+            finish(process)
+        assert log.append("task/a", done("after"), actor="me").last == 4001
+
+
+def test_a_map_grows_while_others_read(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lmdb_layout, "MAP_BYTES", 512 << 10)
+    with contextlib.closing(Log(path)) as log:
+        done_writing = threading.Event()
+        counts: list[int] = []
+
+        def read() -> None:
+            # Two busy readers would keep the interpreter from the writer for most of the time.
+            while not done_writing.wait(0.005):
+                counts.append(sum(1 for _ in log.read(max(0, log.head().position - 100))))
+
+        readers = [threading.Thread(target=read) for _ in range(2)]
+        for reader in readers:
+            reader.start()
+        fill(log)
+        done_writing.set()
+        for reader in readers:
+            reader.join()
+        assert counts
+        assert max(counts) >= 100
+        assert log.head().position == 1000
+
+
+def test_the_largest_map_refuses_the_append_and_keeps_the_log(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lmdb_layout, "MAP_BYTES", 512 << 10)
+    monkeypatch.setattr(lmdb_layout, "MAX_MAP_BYTES", 512 << 10)
     with contextlib.closing(Log(path)) as log:
         with pytest.raises(LimitReached, match="the log has reached"):
             fill(log)
