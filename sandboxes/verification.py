@@ -67,6 +67,15 @@ def verify_keep(keep: Keep, progress: Callable[[str], None]) -> KeepReport:
     return KeepReport(not damage, log.head, log.events, log.checksum, len(seen), tuple(damage))
 
 
+def referenced(keep: Keep) -> set[str]:
+    """The digests of every blob that the log vouches for. Raises `BlobMissing` or `BlobDamaged` for a manifest."""
+    found: set[str] = set()
+    for record in keep.log.read():
+        for digest, tree in _references(record.event):
+            found.update(blobs_of(digest, keep.blobs) if tree and digest not in found else (digest,))
+    return found
+
+
 def _references(event: Event) -> Iterator[tuple[str, bool]]:
     """The blobs that an event vouches for; true with those that are the root of a tree."""
     match event:
