@@ -297,6 +297,8 @@ def _fail(code: str, message: str, status: int, json: bool) -> NoReturn:
     line = render.plain(" ".join(message.split()))
     print(f"sandkeep: {line} [{code}]", file=sys.stderr)
     if json:
+        # A path in it may be none that JSON can hold.
+        message = message.encode("utf-8", "backslashreplace").decode()
         render.print_json({"error": {"code": code, "message": message}})
     sys.exit(status)
 
@@ -313,9 +315,7 @@ def _variable(assignment: str) -> tuple[str, str]:
 
 
 def _write(name: str, data: bytes) -> None:
-    stream = (sys.stdout if name == "stdout" else sys.stderr).buffer
-    stream.write(data)
-    stream.flush()
+    render.write((sys.stdout if name == "stdout" else sys.stderr).buffer, data)
 
 
 def _say_state(task: registry.Task, json: bool) -> None:

@@ -74,6 +74,8 @@ class Engine:
 
         Raises `ImageNotFound`.
         """
+        if name == "":
+            raise ImageNotFound("the name of an image cannot be empty; 'docker images' lists those there are")
         with _errors():
             if name is None or name == image.base_recipe().tag:
                 name = image.ensure_base(self._client, progress)
@@ -136,11 +138,14 @@ class Engine:
                 labels=dict(labels),
                 hostname="sandbox",
                 name=f"sandkeep-{labels[TASK]}-{labels[INTENT]}",
+                # The proxies of the user's Docker configuration may hold a password.
+                use_config_proxy=False,
             )
             try:
                 container.start()
-            except docker.errors.APIError:
-                container.remove(force=True)
+                self._probe(str(container.id))
+            except (docker.errors.APIError, EngineFailed):
+                container.remove(force=True, v=True)
                 raise
         return str(container.id)
 
@@ -171,7 +176,7 @@ class Engine:
             found = self._find(container)
             if found is not None:
                 with contextlib.suppress(docker.errors.NotFound):
-                    found.remove(force=True)
+                    found.remove(force=True, v=True)
 
     def containers(self, keep: str) -> list[Found]:
         """Every container of the keep with this id, running or not."""
@@ -201,17 +206,29 @@ class Engine:
         with _errors(container):
             execution = api.exec_create(container, argv, environment=dict(environment))["Id"]
             connection = cast(socket.SocketIO, api.exec_start(execution, socket=True))
-            try:
-                if not _wait_for_end(connection.fileno(), deadline, tick, tick_seconds):
-                    return None
-            finally:
-                connection.close()
+        try:
+            # What `tick` raises is not the engine's fault.
+            if not _wait_for_end(connection.fileno(), deadline, tick, tick_seconds):
+                return None
+        finally:
+            connection.close()
+        with _errors(container):
             settled = time.monotonic() + _SETTLE_SECONDS
             while (found := api.exec_inspect(execution))["Running"] and time.monotonic() < settled:
                 time.sleep(0.005)
             if self.status(container) != "running" or found["Running"]:
                 raise SandboxGone("the sandbox ended while the command ran; run it again in a new one")
             return int(found["ExitCode"])
+
+    def _probe(self, container: str) -> None:
+        """See that commands can run in a container, since the engine starts even what ends at once."""
+        api = self._client.api
+        with contextlib.suppress(docker.errors.APIError):
+            execution = api.exec_create(container, ["/bin/sh", "-c", ":"])["Id"]
+            api.exec_start(execution)
+            if api.exec_inspect(execution)["ExitCode"] == 0:
+                return
+        raise EngineFailed("the image cannot run a sandbox, which needs /bin/sh and tail; choose another image")
 
     def _find(self, container: str) -> Container | None:
         try:
@@ -229,8 +246,9 @@ def _wait_for_end(connection: int, deadline: float, tick: Callable[[], bool], ti
         if remaining <= 0:
             return False
         if poller.poll(min(remaining, tick_seconds) * 1000):
-            if not os.read(connection, 65536):
-                return True
+            with _errors():
+                if not os.read(connection, 65536):
+                    return True
         elif not tick():
             return False
 

@@ -86,10 +86,10 @@ class Keep:
     @classmethod
     def init(cls, path: str | os.PathLike[str] = ".sandkeep", *, actor: str | None = None) -> Keep:
         """Make a keep in the folder `path`, and open it. Raises `KeepExists`, or `BadInput` if `path` cannot be one."""
-        path = Path(path).absolute()
-        if (path / "keep.toml").exists():
-            raise KeepExists(f"{path} is a keep already; open it, or choose another folder")
+        path = _folder(Path(path))
         try:
+            if (path / "keep.toml").exists():
+                raise KeepExists(f"{path} is a keep already; open it, or choose another folder")
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
             if any(path.iterdir()):
                 raise BadInput(f"{path} is not empty and holds no keep; empty it, or choose another folder")
@@ -115,14 +115,15 @@ class Keep:
 
         Raises `KeepNotFound`, `KeepFormat`, and what opening a log raises.
         """
-        path = Path(path).absolute()
+        path = _folder(Path(path))
         return cls(path, identify(path), actor)
 
     def close(self) -> None:
         """End subscriptions and release the keep. Sandboxes go on. Safe to call twice."""
         self.bus.close()
-        self.projections.close()
+        # The log first: a decision that is being made holds a transaction of the projections until it is done.
         self.log.close()
+        self.projections.close()
 
     def __enter__(self) -> Keep:
         return self
@@ -199,9 +200,10 @@ class Keep:
         wanted = referenced(self)
         return self.blobs.sweep(wanted.__contains__, grace_seconds)
 
-    def reconcile(self) -> list[str]:
-        """Settle what crashes left behind, if that was not done just now, and tell what was done. Needs the engine."""
-        if time.monotonic() - self._reconciled < _RECONCILE_SECONDS:
+    def reconcile(self, *, again: bool = False) -> list[str]:
+        """Settle what crashes left behind, unless that was done just now and not asked for `again`, and tell what was
+        done. Needs the engine."""
+        if not again and time.monotonic() - self._reconciled < _RECONCILE_SECONDS:
             return []
         done = steward.reconcile(self)
         self._reconciled = time.monotonic()
@@ -249,6 +251,16 @@ def identify(path: Path) -> str:
             " use the version that made it"
         )
     return found.id
+
+
+def _folder(path: Path) -> Path:
+    """The absolute path of a keep. Raises `BadInput` if neither documents nor databases can hold it."""
+    path = path.absolute()
+    try:
+        os.fspath(path).encode()
+    except UnicodeEncodeError as error:
+        raise BadInput(f"the path {os.fspath(path)!r} is not UTF-8; choose another folder for the keep") from error
+    return path
 
 
 def default_actor() -> str:

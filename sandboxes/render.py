@@ -12,6 +12,7 @@ import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
+from typing import BinaryIO
 
 import msgspec
 from rich.console import Console
@@ -43,8 +44,16 @@ Document = dict[str, object]
 
 def print_json(document: object) -> None:
     """One JSON document, on one line of standard output."""
-    sys.stdout.buffer.write(msgspec.json.encode(document) + b"\n")
-    sys.stdout.buffer.flush()
+    write(sys.stdout.buffer, msgspec.json.encode(document) + b"\n")
+
+
+def write(stream: BinaryIO, data: bytes) -> None:
+    """Write to a stream at once. Raises `BrokenPipeError` without a number: typer would end us for one with it."""
+    try:
+        stream.write(data)
+        stream.flush()
+    except BrokenPipeError as error:
+        raise BrokenPipeError("nobody reads any more") from error
 
 
 def plain(text: str) -> Text:
@@ -249,6 +258,12 @@ def _print(table: Table, empty: str = "") -> None:
     _console().print(table if table.row_count else empty)
 
 
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        # Rich would exit with status 1; to the command line it is no error.
+        raise BrokenPipeError("nobody reads any more")
+
+
 def _console() -> Console:
     # What is piped into another program must not be wrapped at eighty columns.
-    return Console(highlight=False) if sys.stdout.isatty() else Console(highlight=False, width=200)
+    return _Console(highlight=False) if sys.stdout.isatty() else _Console(highlight=False, width=200)

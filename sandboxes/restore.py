@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import os
 import secrets
-import shutil
 import stat
 from typing import final
 
@@ -72,10 +71,10 @@ class _Restore:
     def _subfolder(self, folder: int, old: Entry | None, new: Entry) -> None:
         if old is None:
             os.mkdir(new.name, 0o700, dir_fd=folder)
-        elif os.getuid() != 0:
-            # Its owner may have taken the permission to change it away; root needs none.
-            os.chmod(new.name, stat.S_IRWXU, dir_fd=folder)
         descriptor = os.open(new.name, _FOLDER, dir_fd=folder)
+        if os.getuid() != 0:
+            # Its owner may have taken the permission to change it away; root needs none.
+            os.fchmod(descriptor, stat.S_IRWXU)
         try:
             if old is None or old.content != new.content:
                 present = load(old.content, self._blobs) if old is not None else {}
@@ -123,4 +122,12 @@ def _delete(folder: int, name: bytes) -> None:
     except FileNotFoundError:
         return
     except IsADirectoryError:
-        shutil.rmtree(name, dir_fd=folder)
+        descriptor = os.open(name, _FOLDER, dir_fd=folder)
+        try:
+            if os.getuid() != 0:
+                os.fchmod(descriptor, stat.S_IRWXU)
+            for inner in os.listdir(descriptor):
+                _delete(descriptor, os.fsencode(inner))
+        finally:
+            os.close(descriptor)
+        os.rmdir(name, dir_fd=folder)

@@ -96,6 +96,8 @@ class _Walk:
             raise CheckpointRefused(
                 f"{readable(path)!r} has {found.st_size} bytes, more than {MAX_FILE_BYTES}; remove it"
             )
+        if not -(2**63) <= found.st_mtime_ns < 2**64:
+            raise CheckpointRefused(f"{readable(path)!r} has a time that cannot be kept; set another with touch")
         if what is Kind.LINK:
             return msgspec.structs.replace(entry, target=os.readlink(name, dir_fd=folder))
         if what not in (Kind.FILE, Kind.FOLDER):

@@ -8,6 +8,7 @@ names in the folder cannot make us read another file. The engine carries no outp
 from __future__ import annotations
 
 import os
+import secrets
 from pathlib import Path
 from typing import final
 
@@ -24,10 +25,12 @@ NOT_FOUND, NO_FOLDER = b"command-not-found\n", b"no-such-folder\n"
 
 _CHUNK = 1 << 16
 
-# The program is found before its streams are redirected, so that its absence is told apart from its own failures.
+# The program is found before its streams are redirected, so that its absence is told apart from its own failures. The
+# word that the shell puts into the note is gone by the time the program runs, which therefore cannot write one.
 _SCRIPT = """
-_sandkeep=$1; cd -- "$2" 2>/dev/null || { echo no-such-folder >"$_sandkeep.note"; exit 127; }; shift 2
-command -v -- "$1" >/dev/null 2>&1 || { echo command-not-found >"$_sandkeep.note"; exit 127; }
+unset _sandkeep _word; _sandkeep=$1 _word=$2
+cd -- "$3" 2>/dev/null || { echo "$_word no-such-folder" >"$_sandkeep.note"; exit 127; }; shift 3
+command -v -- "$1" >/dev/null 2>&1 || { echo "$_word command-not-found" >"$_sandkeep.note"; exit 127; }
 exec "$@" </dev/null >>"$_sandkeep.out" 2>>"$_sandkeep.err"
 """
 
@@ -39,6 +42,7 @@ class Spool:
     def __init__(self, folder: Path, command: str) -> None:
         """Make the files in `folder`; `command` is the command's id."""
         self._command = command
+        self._word = secrets.token_hex(8)
         self._given = {"out": 0, "err": 0}
         self._folder = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self._files = {name: self._make(f"{command}.{name}") for name in ("out", "err", "note")}
@@ -57,11 +61,12 @@ class Spool:
 
     def argv(self, argv: tuple[str, ...], folder: str) -> list[str]:
         """The command line that runs `argv` in `folder` of the sandbox with its streams in these files."""
-        return ["sh", "-c", _SCRIPT, "sandkeep", str(SPOOL / self._command), folder, *argv]
+        return ["/bin/sh", "-c", _SCRIPT, "sandkeep", str(SPOOL / self._command), self._word, folder, *argv]
 
     def note(self) -> bytes:
         """Why the command could not be started; empty if it was."""
-        return os.pread(self._files["note"], 64, 0)
+        word, _, note = os.pread(self._files["note"], 64, 0).partition(b" ")
+        return note if word == self._word.encode() else b""
 
     def full(self) -> bool:
         """Whether a stream has grown beyond `OUTPUT_BYTES`."""

@@ -9,8 +9,10 @@ One process at a time does this for a keep; another that comes meanwhile leaves 
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
+import re
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -23,6 +25,7 @@ from sandkeep.sandboxes.intent import abandoned
 if TYPE_CHECKING:
     from sandkeep.sandboxes.keep import Keep
 
+_SPOOLED = re.compile(r"([0-9a-f]{16})\.(?:out|err|note)")
 _INTERRUPTED = ("interrupted", "the process that did this ended before it was done")
 _SETTLED_AS: dict[str, type[ev.Failure]] = {
     "TaskCreated": ev.WorkspaceFailed,
@@ -62,6 +65,7 @@ def _reconcile(keep: Keep) -> list[str]:
             if keep.decide(task_id, partial(decider.lose, event=lost)).last:
                 done.append(f"task {task_id}: its sandbox {container[:12]} is lost")
     done += _remove_orphans(keep, list(found.values()))
+    _sweep(keep)
     return done
 
 
@@ -114,3 +118,12 @@ def _remove_orphans(keep: Keep, found: list[Found]) -> list[str]:
             keep.decide(task.id, partial(decider.lose, event=removed))
         done.append(f"task {each.task}: removed the orphaned sandbox {each.container[:12]}")
     return done
+
+
+def _sweep(keep: Keep) -> None:
+    """Remove the output of commands whose process is gone. The names in a spool are the sandbox's, so not trusted."""
+    for path in (keep.path / "run" / "spool").glob("*/*"):
+        found = _SPOOLED.fullmatch(path.name)
+        if found and abandoned(keep.intents, found[1]):
+            with contextlib.suppress(FileNotFoundError, IsADirectoryError):
+                path.unlink()

@@ -176,22 +176,26 @@ class Task:
         recorded again and compared by digest. Refused with `TaskBusy` while commands run. Raises `CheckpointNotFound`,
         `BlobMissing` and `BlobDamaged` before anything is touched, `RestoreIncomplete` after.
         """
+        self._clear()
         target = self._find_checkpoint(checkpoint)
         blobs = self._keep.blobs
         restore.check(target.digest, blobs)
-        with self._keep.working(self.id), intent.held(self._keep.intents) as made, self._root() as root:
+        with self._keep.working(self.id), intent.held(self._keep.intents) as made:
             decider.restore(self.state, ev.RestoreRequested(made, target.id, ""))  # refused before the work is done
-            undo = self._checkpoint(root, f"before restoring {target.id}", progress)
-            request = ev.RestoreRequested(made, target.id, undo.id)
-            self._decide(partial(decider.restore, intent=request))
-            problem = "it was changed meanwhile"
-            try:
-                with self._frozen():
-                    present = snapshot.take(root, blobs).digest
-                    restore.apply(root, present, target.digest, blobs)
-                    found = snapshot.take(root, blobs).digest
-            except (SandkeepError, OSError) as error:
-                found, problem = "", str(error)
+            # Frozen from the start, so that what runs in the background changes nothing that `undo` does not hold.
+            with self._frozen():
+                # A command may have taken its own permission to the workspace away.
+                self.workspace.chmod(0o755)
+                with self._root() as root:
+                    undo = self._checkpoint(root, f"before restoring {target.id}", progress)
+                    request = ev.RestoreRequested(made, target.id, undo.id)
+                    self._decide(partial(decider.restore, intent=request))
+                    found, problem = "", "it was changed meanwhile"
+                    try:
+                        restore.apply(root, undo.digest, target.digest, blobs)
+                        found = snapshot.take(root, blobs).digest
+                    except (SandkeepError, OSError) as error:
+                        problem = str(error)
             if found != target.digest:
                 failure = RestoreIncomplete(
                     f"the workspace is only in part what checkpoint {target.id} says: {problem};"
@@ -208,6 +212,7 @@ class Task:
 
     def pause(self) -> None:
         """Freeze the sandbox; commands are refused until `resume`. Refused with `TaskBusy` while commands run."""
+        self._clear()
         with self._keep.working(self.id), intent.held(self._keep.intents) as made:
             self._decide(partial(decider.pause, intent=ev.PauseRequested(made)))
             with self._failing_as(ev.PauseFailed, made):
@@ -217,6 +222,7 @@ class Task:
 
     def resume(self) -> None:
         """Let a paused task go on."""
+        self._clear()
         with self._keep.working(self.id), intent.held(self._keep.intents) as made:
             self._decide(partial(decider.resume, intent=ev.ResumeRequested(made)))
             with self._failing_as(ev.ResumeFailed, made):
@@ -234,6 +240,8 @@ class Task:
 
     def clean_up(self) -> None:
         """Remove the sandbox and the workspace of an ended task. Its record and its checkpoints stay."""
+        if self._clear() and self.state.state is TaskState.CLEANED:
+            return  # it had been begun before
         with self._keep.working(self.id):
             self._clean_up()
 
@@ -254,6 +262,7 @@ class Task:
             self._keep.engine.remove(container)
 
     def _end(self, decision: Callable[[registry.Task | None], list[Event]]) -> None:
+        self._clear()
         with self._keep.working(self.id):
             mine = self._containers()  # asks the engine first: without it nothing could be ended
             self._decide(decision)
@@ -353,6 +362,13 @@ class Task:
         except (SandkeepError, OSError) as error:
             self._settle(failure(made, *_words(error)))
             raise
+
+    def _clear(self) -> bool:
+        """Settle what a process that died has left under way, which would keep the task busy for ever; true if any."""
+        found = any(intent.abandoned(self._keep.intents, pending.intent) for pending in self.state.pending)
+        if found:
+            self._keep.reconcile(again=True)
+        return found
 
     def _settle(self, outcome: ev.Outcome) -> None:
         self._decide(partial(decider.settle, outcome=outcome))

@@ -9,7 +9,7 @@ borrows from another repository comes along.
 from __future__ import annotations
 
 import os
-import shutil
+import secrets
 import stat
 import subprocess
 from pathlib import Path, PurePosixPath
@@ -20,6 +20,11 @@ MOUNT = PurePosixPath("/workspace")
 """Where a sandbox sees the workspace."""
 
 _GIT = ("git", "-c", "core.hooksPath=/dev/null", "-c", "core.fsmonitor=false", "-c", "protocol.allow=never")
+
+# The process that reads the source is not given the options of the one that clones it.
+_SERVE = "git -c 'safe.directory=*' upload-pack"
+
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def owner() -> tuple[int, int]:
@@ -51,7 +56,7 @@ def prepare(workspace: Path, source: Path | None) -> str | None:
         commit = None
     else:
         workspace.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        options = ("--quiet", "--no-local", "--no-recurse-submodules", "--template=")
+        options = ("--quiet", "--no-local", "--no-recurse-submodules", "--template=", f"--upload-pack={_SERVE}")
         result = _git("clone", *options, "--", os.fspath(source), os.fspath(workspace), source=source)
         if result.returncode != 0:
             words = result.stderr.strip().splitlines() or ["git said nothing"]
@@ -63,28 +68,51 @@ def prepare(workspace: Path, source: Path | None) -> str | None:
 
 
 def give(folder: Path) -> None:
-    """Make the workspaces' owner the owner of `folder` and all in it. No link is followed."""
+    """Make the workspaces' owner the owner of `folder` and all in it, however deep. No link is followed."""
     uid, gid = owner()
-    if os.getuid() != 0:
-        return
-    for _, folders, files, descriptor in os.fwalk(folder):
-        os.fchown(descriptor, uid, gid)
-        for name in (*folders, *files):
-            os.chown(name, uid, gid, dir_fd=descriptor, follow_symlinks=False)
+    if os.getuid() == 0:
+        subprocess.run(("chown", "-hR", f"{uid}:{gid}", "--", os.fspath(folder)), check=True)
 
 
 def remove(folder: Path) -> None:
-    """Remove `folder` and all in it, if it is there. No link is followed; nothing else may be at work in it."""
-    if not folder.exists():
-        return
-    if os.getuid() != 0:
-        # Root may remove what is in a folder without write permission; its owner has to take the permission first.
+    """Remove `folder` and all in it, however deep, if it is there. No link is followed; nothing else may be at work
+    in it."""
+    try:
         folder.chmod(stat.S_IRWXU)
-        for path, folders, _ in os.walk(folder):
-            for name in folders:
-                if not os.path.islink(inner := os.path.join(path, name)):
-                    os.chmod(inner, stat.S_IRWXU)
-    shutil.rmtree(folder)
+    except FileNotFoundError:
+        return
+    root = os.open(folder, _FOLDER)
+    try:
+        while names := os.listdir(root):
+            for name in names:
+                if _is_folder(name, root):
+                    _empty(name, root)
+                    os.rmdir(name, dir_fd=root)
+                else:
+                    os.unlink(name, dir_fd=root)
+    finally:
+        os.close(root)
+    folder.rmdir()
+
+
+def _empty(name: str, root: int) -> None:
+    """Empty the folder `name` of `root`; folders in it become folders of `root`, so that depth costs nothing."""
+    # Root may remove what is in a folder without write permission; its owner has to take the permission first.
+    os.chmod(name, stat.S_IRWXU, dir_fd=root)
+    folder = os.open(name, _FOLDER, dir_fd=root)
+    try:
+        for inner in os.listdir(folder):
+            if _is_folder(inner, folder):
+                os.chmod(inner, stat.S_IRWXU, dir_fd=folder)
+                os.rename(inner, secrets.token_hex(16), src_dir_fd=folder, dst_dir_fd=root)
+            else:
+                os.unlink(inner, dir_fd=folder)
+    finally:
+        os.close(folder)
+
+
+def _is_folder(name: str, folder: int) -> bool:
+    return stat.S_ISDIR(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode)
 
 
 def inside(path: str) -> PurePosixPath:

@@ -108,12 +108,16 @@ def test_readers_and_deciders_go_on_while_this_process_rebuilds(keep: Keep) -> N
             number += 1
 
     wait = within(30, decide)
-    for _ in range(5):
-        seen = len(last)
-        wait_until(lambda seen=seen: len(last) > seen + 3)  # type: ignore[misc]
-        assert keep.store.rebuild().same
-    ended.set()
-    wait()
+    rebuilds = []
+    try:
+        for _ in range(5):
+            seen = len(last)
+            wait_until(lambda seen=seen: len(last) > seen + 3)  # type: ignore[misc]
+            rebuilds.append(keep.store.rebuild())
+    finally:
+        ended.set()
+        wait()
+    assert [rebuilt.same for rebuilt in rebuilds] == [True] * 5
     assert last == list(range(1, len(last) + 1))
     keep.check()
 

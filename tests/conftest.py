@@ -1,0 +1,97 @@
+"""Keeps, tasks and sources for every test, and a check at the end that the engine and the machine are as before."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import docker
+import pytest
+
+from sandkeep.sandboxes import Keep, Task
+from sandkeep.sandboxes.engine import KEEP
+
+
+def close(keep: Keep) -> None:
+    """Close a keep, and remove what it has in the engine, if it was ever asked for anything."""
+    try:
+        if "_client" in vars(keep.engine):
+            for found in keep.engine.containers(keep.id):
+                keep.engine.remove(found.container)
+    finally:
+        keep.close()
+
+
+@pytest.fixture
+def keep(tmp_path: Path) -> Iterator[Keep]:
+    """A new keep. Docker is not asked for anything until the test does something that needs it."""
+    made = Keep.init(tmp_path / "keep", actor="tester")
+    yield made
+    close(made)
+
+
+@pytest.fixture
+def task(keep: Keep) -> Task:
+    """A new task of `keep` with an empty workspace and a running sandbox."""
+    return keep.create_task("a test")
+
+
+@pytest.fixture(scope="module")
+def shared_keep(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Keep]:
+    """A keep for all tests of a module: those that do not depend on what others did in it."""
+    made = Keep.init(tmp_path_factory.mktemp("shared") / "keep", actor="tester")
+    yield made
+    close(made)
+
+
+@pytest.fixture(scope="module")
+def shared_task(shared_keep: Keep) -> Task:
+    """A task for all tests of a module. A test that leaves files in its workspace names them after itself."""
+    return shared_keep.create_task("a shared test")
+
+
+@pytest.fixture(scope="session")
+def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A git repository of one commit, for looking at only."""
+    from .sandboxes.support import make_repository
+
+    return make_repository(tmp_path_factory.mktemp("source") / "repository")
+
+
+@pytest.fixture
+def source(repository: Path, tmp_path: Path) -> Path:
+    """A git repository of one commit, for this test alone."""
+    return Path(shutil.copytree(repository, tmp_path / "source", symlinks=True))
+
+
+def _left_in_engine(folder: Path) -> list[str]:
+    with contextlib.closing(docker.DockerClient.from_env()) as client:
+        return [
+            f"{each['Names'][0]} ({each['State']})"
+            for each in client.api.containers(all=True, filters={"label": KEEP})
+            if any(Path(mount.get("Source", "/")).is_relative_to(folder) for mount in each["Mounts"])
+        ]
+
+
+def _left_running(folder: Path) -> list[str]:
+    found = []
+    for process in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            if process.name.isdigit() and int(process.name) != os.getpid():
+                command = (process / "cmdline").read_bytes()
+                if os.fsencode(folder) + b"/" in command:
+                    found.append(command.replace(b"\0", b" ").decode(errors="replace"))
+    return found
+
+
+@pytest.fixture(scope="session", autouse=True)
+def nothing_is_left(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """At the end of the session: no container mounts a folder of the tests, and no process was started with one."""
+    folder = tmp_path_factory.getbasetemp()
+    yield
+    assert _left_running(folder) == []
+    if any(item.get_closest_marker("engine") for item in request.session.items):
+        assert _left_in_engine(folder) == []

@@ -1,0 +1,240 @@
+"""What the tests of the sandboxes share: waiting, git, hostile trees, processes that stop at a step, and the CLI."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeAlias, TypeVar
+
+import docker
+import pytest
+
+from sandkeep.events import BlobStore, Record
+from sandkeep.sandboxes import Keep, Result, Task, cli, restore, snapshot
+from sandkeep.sandboxes.engine import KEEP
+from sandkeep.sandboxes.snapshot import Snapshot
+
+Json: TypeAlias = Any
+
+SCRIPT = Path(sys.executable).parent / "sandkeep"
+WORKER = Path(__file__).with_name("worker.py")
+DEADLINE_SECONDS = 30.0
+
+Found = TypeVar("Found")
+
+
+def eventually(look: Callable[[], Found]) -> Found:
+    """Poll until `look()` gives something true, and return that; fail at the deadline."""
+    deadline = time.monotonic() + DEADLINE_SECONDS
+    while not (found := look()):
+        assert time.monotonic() < deadline, "the condition did not come to hold"
+        time.sleep(0.01)
+    return found
+
+
+def git(folder: Path, *arguments: str) -> str:
+    """Run git in `folder` as a user without any configuration would, and return what it says."""
+    names = {f"GIT_{role}_{what}": "a@example.org" for role in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
+    configuration = {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_NOSYSTEM": "1"}
+    done = subprocess.run(
+        ["git", *arguments], cwd=folder, env=os.environ | names | configuration, capture_output=True, check=False
+    )
+    assert done.returncode == 0, done.stderr.decode()
+    return done.stdout.decode(errors="replace").strip()
+
+
+def make_repository(folder: Path) -> Path:
+    """A git repository of one commit with a few files."""
+    folder.mkdir(parents=True)
+    git(folder, "init", "--quiet", "--initial-branch=main")
+    (folder / "README").write_text("hello\n")
+    (folder / "src").mkdir()
+    (folder / "src" / "main.py").write_text("print('hello')\n")
+    (folder / "run").write_text("#!/bin/sh\necho ran\n")
+    (folder / "run").chmod(0o755)
+    git(folder, "add", ".")
+    git(folder, "commit", "--quiet", "--message=first")
+    return folder
+
+
+def text(result: Result) -> str:
+    """The standard output of a command that went well."""
+    assert result.exit_code == 0, result
+    assert result.stdout.data is not None
+    return result.stdout.data.decode()
+
+
+def shell(task: Task, line: str, **options: Any) -> str:
+    """What a shell line prints in the task's sandbox; it must go well."""
+    return text(task.execute(["sh", "-c", line], **options))
+
+
+def container_of(task: Task) -> str:
+    """The container that the log believes to run."""
+    container = task.state.container
+    assert container is not None
+    return container
+
+
+def status(task: Task) -> str:
+    """The engine's word for the state of the task's container."""
+    with engine() as client:
+        return str(client.containers.get(container_of(task)).status)
+
+
+def types(records: Iterator[Record]) -> list[str]:
+    """The types of these records."""
+    return [record.type for record in records]
+
+
+@contextlib.contextmanager
+def engine() -> Iterator[docker.DockerClient]:
+    """A client of the engine, past the library."""
+    with contextlib.closing(docker.DockerClient.from_env()) as client:
+        yield client
+
+
+def containers(keep: str) -> list[str]:
+    """The ids of the containers of a keep, whatever their state."""
+    with engine() as client:
+        return [each["Id"] for each in client.api.containers(all=True, filters={"label": f"{KEEP}={keep}"})]
+
+
+def remove_containers(keep: str) -> None:
+    """Remove what is left of a keep in the engine."""
+    with engine() as client:
+        for container in containers(keep):
+            with contextlib.suppress(docker.errors.NotFound):
+                client.api.remove_container(container, force=True)
+
+
+# ---- trees
+
+
+@contextlib.contextmanager
+def opened(folder: Path) -> Iterator[int]:
+    """A folder, open as a descriptor."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def take(folder: Path, blobs: BlobStore) -> Snapshot:
+    """A snapshot of `folder`."""
+    with opened(folder) as root:
+        return snapshot.take(root, blobs)
+
+
+def put_back(folder: Path, target: str, blobs: BlobStore) -> None:
+    """Make `folder` the tree `target`, as a task does it."""
+    restore.check(target, blobs)
+    with opened(folder) as root:
+        restore.apply(root, snapshot.take(root, blobs).digest, target, blobs)
+
+
+def listing(folder: Path) -> dict[bytes, tuple[object, ...]]:
+    """All there is to know of a tree, read without any code of ours: the reference that digests are compared with."""
+    found: dict[bytes, tuple[object, ...]] = {}
+    for parent, folders, files in os.walk(os.fsencode(folder)):
+        for name in (*folders, *files):
+            path = os.path.join(parent, name)
+            status = os.lstat(path)
+            content: bytes | None = None
+            if stat.S_ISREG(status.st_mode):
+                content = Path(os.fsdecode(path)).read_bytes()
+            elif stat.S_ISLNK(status.st_mode):
+                content = os.readlink(path)
+            mode = stat.S_IFMT(status.st_mode) | (stat.S_IMODE(status.st_mode) & 0o1777)
+            relative = os.path.relpath(path, os.fsencode(folder))
+            found[relative] = (mode, status.st_uid, status.st_gid, status.st_mtime_ns, content)
+    return found
+
+
+# ---- other processes
+
+
+@contextlib.contextmanager
+def stopped_at(step: str, action: str, keep: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """A process that does `action` with a keep and has come to the failpoint `step`, where it stays; then killed."""
+    command = [sys.executable, "-P", str(WORKER), step, action, str(keep), *arguments]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            assert select.select([process.stdout], [], [], DEADLINE_SECONDS)[0], f"{step} was not reached"
+            assert process.stdout.readline() == f"at {step}\n"
+            yield process
+        finally:
+            process.kill()
+
+
+def run_script(*arguments: str | bytes, **options: Any) -> subprocess.CompletedProcess[bytes]:
+    """Run the installed `sandkeep` to its end."""
+    return subprocess.run([SCRIPT, *arguments], capture_output=True, timeout=60, check=False, **options)
+
+
+class Answer:
+    """What a verb of the CLI left: exit status and both streams."""
+
+    def __init__(self, status: int, stdout: bytes, stderr: bytes) -> None:
+        self.status = status
+        self.stdout = stdout
+        self.stderr = stderr
+
+    @property
+    def json(self) -> Json:
+        """The one document on standard output."""
+        assert self.stdout.endswith(b"\n")
+        assert self.stdout.count(b"\n") == 1
+        return json.loads(self.stdout)
+
+    def refused(self, code: str, status: int) -> str:
+        """The message, having seen that this is an error of one line with that code and exit status."""
+        lines = self.stderr.decode().splitlines()
+        assert len(lines) == 1, lines
+        assert lines[0].startswith("sandkeep: ")
+        assert lines[0].endswith(f" [{code}]")
+        assert self.status == status
+        return lines[0]
+
+
+class Cli:
+    """The command line, called in this process, on one keep."""
+
+    def __init__(self, keep: Path, monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+        self.keep = keep
+        self._monkeypatch = monkeypatch
+        self._capture = capfdbinary
+        monkeypatch.setenv("SANDKEEP_KEEP", str(keep))
+
+    def __call__(self, *arguments: str) -> Answer:
+        """Run a verb."""
+        self._capture.readouterr()
+        self._monkeypatch.setattr(sys, "argv", ["sandkeep", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        stdout, stderr = self._capture.readouterr()
+        status = ended.value.code
+        assert isinstance(status, int)
+        return Answer(status, stdout, stderr)
+
+    def documents(self) -> list[Json]:
+        """What the log says, record by record."""
+        answer = self("events", "--json")
+        assert answer.status == 0
+        return [json.loads(line) for line in answer.stdout.splitlines()]
+
+
+def reopened(keep: Keep) -> contextlib.AbstractContextManager[Keep]:
+    """The same keep, closed and opened again, as a later process would find it."""
+    keep.close()
+    return Keep.open(keep.path)

@@ -1,0 +1,76 @@
+"""Intents are held by a lock that ends with the process, whatever ends it."""
+
+from __future__ import annotations
+
+import fcntl
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from sandkeep.sandboxes.intent import abandoned, exclusive, held
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from sandkeep.sandboxes.intent import held
+with held(Path(sys.argv[1])) as intent:
+    print(intent, flush=True)
+    time.sleep(600)
+"""
+
+
+def test_an_intent_is_held_until_the_end_of_its_block(tmp_path: Path) -> None:
+    with held(tmp_path) as one, held(tmp_path) as two:
+        assert one != two
+        assert not abandoned(tmp_path, one)
+        assert not abandoned(tmp_path, two)
+    assert abandoned(tmp_path, one)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_intent_is_let_go_by_what_the_block_raises(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt), held(tmp_path) as intent:
+        raise KeyboardInterrupt
+    assert abandoned(tmp_path, intent)
+
+
+def test_an_intent_nobody_ever_held_is_abandoned(tmp_path: Path) -> None:
+    assert abandoned(tmp_path, "0" * 16)
+
+
+def test_an_intent_is_abandoned_as_soon_as_its_process_is_killed(tmp_path: Path) -> None:
+    with subprocess.Popen([sys.executable, "-P", "-c", HOLD, tmp_path], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        intent = process.stdout.readline().strip()
+        assert not abandoned(tmp_path, intent)
+        process.kill()
+        process.wait()
+        assert (tmp_path / intent).exists()
+        assert abandoned(tmp_path, intent)
+
+
+def test_looking_at_an_intent_does_not_take_it_away(tmp_path: Path) -> None:
+    (tmp_path / "left").touch()
+    assert abandoned(tmp_path, "left")
+    assert abandoned(tmp_path, "left")
+
+
+def test_a_lock_file_is_held_alone_until_the_end_of_its_block(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+
+    def free() -> bool:
+        with open(path, "rb") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return False
+        return True
+
+    with exclusive(path):
+        assert not free()
+    assert free()
+    with pytest.raises(ValueError, match="inside"), exclusive(path):
+        raise ValueError("inside")
+    assert free()

@@ -1,0 +1,284 @@
+"""Setting trees back: exactly, doing no more than is needed, and never beyond the tree."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+
+from sandkeep.events import BlobDamaged, BlobMissing, BlobStore
+from sandkeep.sandboxes import manifest, restore, snapshot
+
+from . import trees
+from .support import listing, opened, put_back, take
+from .trees import Change, Folder, hostile_tree
+
+
+def make_tree(root: Path) -> Path:
+    (root / "sub" / "inner").mkdir(parents=True)
+    (root / "file").write_text("file")
+    (root / "sub" / "other").write_text("other")
+    (root / "link").symlink_to("file")
+    return root
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A small tree."""
+    return make_tree(tmp_path / "tree")
+
+
+def blob_file(blobs: Path, digest: str) -> Path:
+    return blobs / digest[:2] / digest[2:]
+
+
+# ---- exactly
+
+
+def test_a_hostile_tree_comes_back_from_nothing(tmp_path: Path, blobs: BlobStore) -> None:
+    tree = hostile_tree(tmp_path / "tree")
+    expected, target = listing(tree), take(tree, blobs).digest
+    trees.remove(os.fsencode(tree))
+    tree.mkdir()
+    put_back(tree, target, blobs)
+    assert listing(tree) == expected
+    assert take(tree, blobs).digest == target
+
+
+def test_a_tree_comes_back_from_a_hostile_one(folder: Path, tmp_path: Path, blobs: BlobStore) -> None:
+    expected, target = listing(folder), take(folder, blobs).digest
+    hostile_tree(folder / "hostile")
+    for name in ("file", "link"):
+        (folder / name).unlink()
+        (folder / name).mkdir()
+        (folder / name / "blocking").touch()
+    shutil.rmtree(folder / "sub")
+    os.mkfifo(folder / "sub")
+    put_back(folder, target, blobs)
+    assert listing(folder) == expected
+
+
+@given(tree=trees.trees, changes=trees.changes)
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_any_tree_comes_back_after_any_changes(tree: Folder, changes: list[Change]) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        blobs, root = BlobStore(Path(name) / "blobs"), Path(name) / "tree"
+        trees.make(os.fsencode(root), tree)
+        expected, taken = listing(root), take(root, blobs)
+        assert taken.torn == ()
+        for each in changes:
+            trees.change(root, each)
+        changed, present = listing(root), take(root, blobs).digest
+        assert (changed == expected) == (present == taken.digest)
+        put_back(root, taken.digest, blobs)
+        assert listing(root) == expected
+        put_back(root, present, blobs)
+        assert listing(root) == changed
+
+
+@given(one=trees.trees, two=trees.trees)
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_any_tree_can_be_made_into_any_other(one: Folder, two: Folder) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        blobs, root, other = BlobStore(Path(name) / "blobs"), Path(name) / "one", Path(name) / "two"
+        trees.make(os.fsencode(root), one)
+        trees.make(os.fsencode(other), two)
+        put_back(root, take(other, blobs).digest, blobs)
+        assert listing(root) == listing(other)
+
+
+# ---- no more than is needed
+
+
+def test_restoring_again_changes_nothing(tmp_path: Path, blobs: BlobStore) -> None:
+    tree = hostile_tree(tmp_path / "tree")
+    target = take(tree, blobs).digest
+    before = {path: (path.lstat().st_ino, path.lstat().st_ctime_ns) for path in tree.rglob("*")}
+    put_back(tree, target, blobs)
+    assert {path: (path.lstat().st_ino, path.lstat().st_ctime_ns) for path in tree.rglob("*")} == before
+
+
+def test_only_what_differs_is_written(folder: Path, blobs: BlobStore) -> None:
+    target = take(folder, blobs).digest
+    root, file, other = folder.stat().st_ino, (folder / "file").stat().st_ino, (folder / "sub" / "other").stat().st_ino
+    (folder / "file").write_text("changed")
+    (folder / "sub" / "other").chmod(0o600)
+    (folder / "sub" / "inner" / "new").touch()
+    put_back(folder, target, blobs)
+    assert folder.stat().st_ino == root
+    assert (folder / "file").stat().st_ino != file
+    assert (folder / "sub" / "other").stat().st_ino == other
+    assert stat.S_IMODE((folder / "sub" / "other").stat().st_mode) != 0o600
+    assert list((folder / "sub" / "inner").iterdir()) == []
+
+
+def test_who_has_an_old_file_open_goes_on_reading_it(folder: Path, blobs: BlobStore) -> None:
+    target = take(folder, blobs).digest
+    (folder / "file").write_text("changed")
+    with open(folder / "file") as file:
+        put_back(folder, target, blobs)
+        assert file.read() == "changed"
+    assert (folder / "file").read_text() == "file"
+
+
+def test_names_of_one_file_are_told_apart_again(folder: Path, blobs: BlobStore) -> None:
+    expected, target = listing(folder), take(folder, blobs).digest
+    (folder / "sub" / "other").unlink()
+    (folder / "sub" / "other").hardlink_to(folder / "file")
+    put_back(folder, target, blobs)
+    assert listing(folder) == expected
+
+
+def test_a_restore_that_was_cut_off_is_completed_by_another(
+    folder: Path, blobs: BlobStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected, target = listing(folder), take(folder, blobs).digest
+    renames = 0
+    really = os.rename
+    trees.remove(os.fsencode(folder / "sub"))
+    trees.remove(os.fsencode(folder / "file"))
+
+    def failing(*arguments: object, **options: object) -> None:
+        nonlocal renames
+        renames += 1
+        if renames > 1:
+            raise OSError(28, "No space left on device")
+        really(*arguments, **options)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "rename", failing)
+        with pytest.raises(OSError, match="No space left"):
+            put_back(folder, target, blobs)
+    assert listing(folder) != expected
+    assert not list(folder.rglob(".sandkeep-*"))
+    put_back(folder, target, blobs)
+    assert listing(folder) == expected
+
+
+def test_locked_folders_are_changed_and_removed(unprivileged: Path) -> None:
+    folder, blobs = make_tree(unprivileged / "tree"), BlobStore(unprivileged / "blobs")
+    expected, target = listing(folder), take(folder, blobs).digest
+    (folder / "sub" / "other").write_text("changed")
+    (folder / "new" / "locked").mkdir(parents=True)
+    (folder / "new" / "locked" / "file").touch()
+    for name in ("sub", "new/locked", "new"):
+        (folder / name).chmod(0o500)
+    put_back(folder, target, blobs)
+    assert listing(folder) == expected
+
+
+# ---- never beyond the tree
+
+
+@pytest.fixture
+def outside(tmp_path: Path) -> Path:
+    """What links planted in a tree point to."""
+    (tmp_path / "outside" / "inner").mkdir(parents=True)
+    (tmp_path / "outside" / "other").write_text("other")
+    return tmp_path / "outside"
+
+
+def swap(path: Path, target: Path) -> None:
+    trees.remove(os.fsencode(path))
+    path.symlink_to(target)
+
+
+PLANTS: dict[str, tuple[Callable[[Path], object], str, str]] = {
+    "a file whose mode is set": (lambda root: (root / "sub" / "other").chmod(0o600), "sub/other", "other"),
+    "a folder that is written to": (lambda root: (root / "sub" / "other").unlink(), "sub", "."),
+    "a folder that is emptied": (lambda root: (root / "sub" / "inner" / "x").touch(), "sub/inner", "."),
+    "a folder whose mode is set": (lambda root: (root / "sub").chmod(0o711), "sub", "."),
+}
+
+
+@pytest.mark.parametrize("plant", PLANTS)
+@pytest.mark.parametrize("uid", [0, 1000])
+def test_a_link_planted_after_the_trees_were_compared_is_not_followed(
+    folder: Path, outside: Path, blobs: BlobStore, plant: str, uid: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "getuid", lambda: uid)
+    modify, place, points_to = PLANTS[plant]
+    target = take(folder, blobs).digest
+    modify(folder)
+    present = take(folder, blobs).digest
+    swap(folder / place, outside / points_to)
+    before, mode = listing(outside), outside.stat()
+    with opened(folder) as root, pytest.raises(OSError, match=r"Not a directory|Too many levels"):
+        restore.apply(root, present, target, blobs)
+    assert listing(outside) == before
+    assert outside.stat() == mode
+    put_back(folder, target, blobs)
+    assert take(folder, blobs).digest == target
+
+
+def test_what_a_link_in_the_way_points_to_is_neither_written_nor_removed(
+    folder: Path, outside: Path, blobs: BlobStore
+) -> None:
+    target = take(folder, blobs).digest
+    (folder / "new").mkdir()
+    (folder / "file").unlink()
+    present = take(folder, blobs).digest
+    swap(folder / "new", outside)
+    (folder / "file").symlink_to(outside / "other")
+    before = listing(outside)
+    with opened(folder) as root:
+        restore.apply(root, present, target, blobs)
+    assert listing(outside) == before
+    assert (folder / "file").read_text() == "file"
+    assert not (folder / "file").is_symlink()
+    assert not os.path.lexists(folder / "new")
+
+
+def test_set_user_id_never_comes_back(folder: Path, blobs: BlobStore) -> None:
+    (folder / "file").chmod(0o6755)
+    target = take(folder, blobs).digest
+    (folder / "file").unlink()
+    put_back(folder, target, blobs)
+    assert stat.S_IMODE((folder / "file").stat().st_mode) == 0o755
+
+
+# ---- blobs that are not there
+
+
+@pytest.mark.parametrize("which", ["root", "subfolder", "content"])
+def test_a_missing_blob_is_found_before_anything_is_touched(
+    folder: Path, tmp_path: Path, blobs: BlobStore, which: str
+) -> None:
+    taken = take(folder, blobs)
+    root = manifest.load(taken.digest, blobs)
+    digest = {"root": taken.digest, "subfolder": root[b"sub"].content, "content": root[b"file"].content}[which]
+    blob_file(tmp_path / "blobs", digest).unlink()
+    with pytest.raises(BlobMissing, match=digest):
+        restore.check(taken.digest, blobs)
+
+
+@pytest.mark.parametrize("which", ["root", "subfolder"])
+def test_a_damaged_manifest_is_found_before_anything_is_touched(
+    folder: Path, tmp_path: Path, blobs: BlobStore, which: str
+) -> None:
+    taken = take(folder, blobs)
+    digest = {"root": taken.digest, "subfolder": manifest.load(taken.digest, blobs)[b"sub"].content}[which]
+    file = blob_file(tmp_path / "blobs", digest)
+    file.write_bytes(file.read_bytes()[:-1] + b"\xff")
+    with pytest.raises(BlobDamaged, match=digest):
+        restore.check(taken.digest, blobs)
+
+
+def test_damaged_content_never_takes_the_place_of_a_file(folder: Path, tmp_path: Path, blobs: BlobStore) -> None:
+    target = take(folder, blobs).digest
+    content = manifest.load(target, blobs)[b"file"].content
+    (folder / "file").write_text("changed")
+    with opened(folder) as root:
+        present = snapshot.take(root, blobs).digest
+        other = blobs.put(b"something else")
+        shutil.copyfile(blob_file(tmp_path / "blobs", other), blob_file(tmp_path / "blobs", content))
+        with pytest.raises(BlobDamaged, match=content):
+            restore.apply(root, present, target, blobs)
+    assert (folder / "file").read_text() == "changed"
+    assert not list(folder.glob(".sandkeep-*"))

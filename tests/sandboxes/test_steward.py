@@ -1,0 +1,315 @@
+"""Whatever is killed, at whichever step, and whatever happens behind the keep's back: all of it is settled."""
+
+from __future__ import annotations
+
+import fcntl
+import signal
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import docker
+import pytest
+
+from sandkeep.events import catalogue as ev
+from sandkeep.projections import TaskState
+from sandkeep.sandboxes import Keep, Task, steward
+from sandkeep.sandboxes.engine import INTENT, KEEP, TASK
+from sandkeep.sandboxes.errors import SandboxGone, TaskBusy
+
+from .support import SCRIPT, container_of, containers, engine, eventually, listing, shell, stopped_at, types
+
+pytestmark = pytest.mark.engine
+
+
+def killed_at(step: str, action: str, keep: Keep, *arguments: str) -> None:
+    """Let another process do `action` with the keep, and kill it without warning when it has come to `step`."""
+    with stopped_at(step, action, keep.path, *arguments) as process:
+        process.kill()
+        process.wait()
+
+
+def later(keep: Keep) -> list[str]:
+    """What a later process that opens the keep does to settle things."""
+    return keep.reconcile(again=True)  # this process has it open already, and may open it only once
+
+
+def assert_agreement(keep: Keep) -> None:
+    """Log, engine and disk agree, and nothing is under way."""
+    tasks = keep.tasks(*TaskState)
+    assert [task.pending for task in tasks if task.pending] == []
+    assert sorted(containers(keep.id)) == sorted(task.container for task in tasks if task.container)
+    for task in tasks:
+        found = keep.task(task.id)
+        assert found.folder.exists() == (task.state is not TaskState.CLEANED)
+        assert (keep.path / "run" / "spool" / task.id).exists() == (task.state is not TaskState.CLEANED)
+    assert later(keep) == []
+    assert keep.verify().ok
+
+
+# ---- behind the keep's back
+
+
+def test_a_container_that_was_removed_is_lost_and_the_next_command_has_another(keep: Keep, task: Task) -> None:
+    shell(task, "echo kept >file")
+    before = str(task.state.container)
+    keep.engine.remove(before)
+    assert shell(task, "cat file") == "kept\n"
+    assert task.state.container not in (None, before)
+    lost = [record.event for record in task.history() if isinstance(record.event, ev.SandboxLost)]
+    assert lost == [ev.SandboxLost(before, "it was found removed")]
+    assert_agreement(keep)
+
+
+def test_a_container_that_was_killed_is_lost_and_the_next_command_has_another(keep: Keep, task: Task) -> None:
+    before = str(task.state.container)
+    with engine() as client:
+        client.api.kill(before)
+        eventually(lambda: client.containers.get(before).status == "exited")
+    assert shell(task, "echo alive") == "alive\n"
+    lost = [record.event for record in task.history() if isinstance(record.event, ev.SandboxLost)]
+    assert lost == [ev.SandboxLost(before, "it was found exited")]
+    assert_agreement(keep)
+
+
+@pytest.mark.parametrize("how", ["kill", "remove"])
+def test_a_command_whose_container_ends_is_told_so(keep: Keep, task: Task, how: str) -> None:
+    container = str(task.state.container)
+
+    def end(name: str, data: bytes) -> None:
+        with engine() as client:
+            client.api.kill(container) if how == "kill" else client.api.remove_container(container, force=True)
+
+    with pytest.raises(SandboxGone):
+        task.execute(["sh", "-c", "echo begun; sleep 1000"], timeout=60, on_output=end)
+    assert types(task.history())[-1] == "CommandFailed"
+    assert not task.state.pending
+    assert shell(task, "echo alive") == "alive\n"
+    assert_agreement(keep)
+
+
+def test_a_container_that_was_frozen_is_thawed(keep: Keep, task: Task) -> None:
+    keep.engine.pause(str(task.state.container))
+    assert shell(task, "echo alive", timeout=60) == "alive\n"
+
+
+def test_a_lost_container_is_noticed_without_a_command(keep: Keep, task: Task) -> None:
+    keep.engine.remove(str(task.state.container))
+    (said,) = later(keep)
+    assert said.startswith(f"task {task.id}: its sandbox ")
+    assert task.state.container is None
+    assert_agreement(keep)
+
+
+def an_orphan(client: docker.DockerClient, image: str, keep: str, task: str) -> str:
+    labels = {KEEP: keep, TASK: task, INTENT: "0" * 16}
+    return str(client.containers.run(image, ["sleep", "1000"], detach=True, network_mode="none", labels=labels).id)
+
+
+def test_only_this_keeps_orphans_are_removed(keep: Keep, task: Task, tmp_path: Path) -> None:
+    with engine() as client:
+        mine = an_orphan(client, task.state.image, keep.id, task.id)
+        unknown = an_orphan(client, task.state.image, keep.id, "f" * 12)
+        others = an_orphan(client, task.state.image, "1" * 16, task.id)
+        try:
+            said = later(keep)
+            assert len(said) == 2
+            assert all("removed the orphaned sandbox" in line for line in said)
+            assert containers(keep.id) == [task.state.container]
+            assert keep.engine.status(others) == "running"
+        finally:
+            for each in (mine, unknown, others):
+                keep.engine.remove(each)
+    assert shell(task, "echo alive") == "alive\n"
+
+
+def test_the_container_of_an_ended_task_is_removed(keep: Keep, task: Task) -> None:
+    killed_at("after:task._decide", "complete", keep, task.id)
+    assert (task.state.state, len(containers(keep.id))) == (TaskState.COMPLETED, 1)
+    later(keep)
+    assert containers(keep.id) == []
+    assert_agreement(keep)
+    task.clean_up()
+
+
+# ---- killed at every step
+
+CREATE = (
+    "after:keep.decide",
+    "before:workspace.prepare",
+    "after:workspace.prepare",
+    "before:task._settle",
+    "after:task._settle",
+    "after:keep.decide#3",
+    "before:engine.start",
+    "after:engine.start",
+    "after:task._settle#2",
+)
+
+
+@pytest.mark.parametrize("step", CREATE)
+def test_a_creation_cut_off_leaves_no_half_made_task(keep: Keep, source: Path, step: str) -> None:
+    killed_at(step, "create", keep, str(source))
+    later(keep)
+    (task,) = keep.tasks(*TaskState)
+    if CREATE.index(step) <= CREATE.index("before:task._settle"):
+        assert task.state is TaskState.CLEANED
+    else:
+        assert shell(keep.task(task.id), "./run") == "ran\n"
+    assert_agreement(keep)
+
+
+EXECUTE = ("after:keep.decide", "before:engine.run", "after:engine.run", "before:task._settle", "after:task._settle")
+
+
+@pytest.mark.parametrize("step", EXECUTE)
+def test_a_command_cut_off_is_settled(keep: Keep, task: Task, step: str) -> None:
+    killed_at(step, "execute", keep, task.id, "sh", "-c", "echo x >file")
+    waiting = [pending.kind for pending in task.state.pending]
+    assert waiting == ([] if step == EXECUTE[-1] else ["CommandRequested"])
+    later(keep)
+    assert task.state.executions == 1
+    last = types(task.history())[-1]
+    assert last == ("CommandExecuted" if step == EXECUTE[-1] else "CommandFailed")
+    assert_agreement(keep)
+    assert shell(task, "echo alive") == "alive\n"
+    assert list((keep.path / "run" / "spool" / task.id).iterdir()) == []
+
+
+def test_a_command_that_outlives_its_process_is_ended(keep: Keep, task: Task) -> None:
+    killed = killing_meanwhile(keep, task, signal.SIGKILL)
+    assert killed.returncode == -signal.SIGKILL
+    assert [pending.kind for pending in task.state.pending] == ["CommandRequested"]
+    later(keep)
+    with engine() as client:
+        running = client.api.top(container_of(task), ps_args="-eo pid,args")["Processes"]
+    assert [args for _, args in running if "sleep 1000" in args] == []
+    *_, failed = task.history()
+    assert isinstance(failed.event, ev.CommandFailed)
+    assert failed.event.code == "interrupted"
+    assert_agreement(keep)
+
+
+def killing_meanwhile(keep: Keep, task: Task, number: signal.Signals) -> subprocess.Popen[str]:
+    """Send a signal to a process while its command runs."""
+    process = subprocess.Popen(
+        [SCRIPT, "execute", "--keep", keep.path, task.id, "--", "sh", "-c", "touch begun; setsid sleep 1000"], text=True
+    )
+    eventually((task.workspace / "begun").exists)
+    process.send_signal(number)
+    process.wait(30)
+    return process
+
+
+RESTORE = (
+    "after:task._checkpoint",
+    "after:keep.decide#2",
+    "before:engine.pause",
+    "after:engine.pause",
+    "after:restore._delete",
+    "before:restore._finish#2",
+    "after:restore.apply",
+    "after:engine.unpause",
+    "after:task._settle",
+)
+
+
+@pytest.mark.parametrize("step", RESTORE)
+def test_a_restore_cut_off_is_settled_and_can_be_completed(keep: Keep, task: Task, step: str) -> None:
+    shell(task, "mkdir -p a/b; for i in 1 2 3; do echo $i >a/$i; done; ln -s a link")
+    before, checkpoint = listing(task.workspace), task.checkpoint()
+    shell(task, "rm -rf a link; mkdir link; for i in x y z; do echo $i >$i; done")
+    changed = listing(task.workspace)
+    killed_at(step, "restore", keep, task.id, checkpoint.id)
+    later(keep)
+    assert_agreement(keep)
+    assert shell(task, "echo alive", timeout=60) == "alive\n"
+    undo = task.checkpoints()[1].id if len(task.checkpoints()) > 1 else None
+    task.restore_checkpoint(checkpoint.id)
+    assert listing(task.workspace) == before
+    if undo is not None:
+        task.restore_checkpoint(undo)
+        assert listing(task.workspace) == changed
+
+
+CLEANUP = ("after:keep.decide", "before:workspace.remove", "after:workspace.remove", "before:task._settle")
+
+
+@pytest.mark.parametrize("step", CLEANUP)
+def test_a_cleanup_cut_off_is_completed(keep: Keep, task: Task, step: str) -> None:
+    task.complete()
+    killed_at(step, "clean_up", keep, task.id)
+    assert [pending.kind for pending in task.state.pending] == ["CleanupRequested"]
+    later(keep)
+    assert task.state.state is TaskState.CLEANED
+    assert_agreement(keep)
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("verb", ["pause", "resume"])
+def test_a_pause_or_its_end_cut_off_is_taken_back(keep: Keep, task: Task, verb: str, when: str) -> None:
+    if verb == "resume":
+        task.pause()
+    state, running = task.state.state, keep.engine.status(str(task.state.container))
+    killed_at(f"{when}:engine.{'pause' if verb == 'pause' else 'unpause'}", verb, keep, task.id)
+    later(keep)
+    assert task.state.state is state
+    assert keep.engine.status(str(task.state.container)) == running
+    assert_agreement(keep)
+
+
+# ---- what is not to be touched
+
+
+def test_what_a_living_process_does_is_left_alone(keep: Keep, task: Task) -> None:
+    with stopped_at("before:task._settle", "execute", keep.path, task.id, "true"):
+        assert later(keep) == []
+        assert [pending.kind for pending in task.state.pending] == ["CommandRequested"]
+        with pytest.raises(TaskBusy):
+            task.complete()
+    with stopped_at("after:engine.start", "create", keep.path):
+        later(keep)
+        assert len(containers(keep.id)) == 2
+    later(keep)
+    assert_agreement(keep)
+
+
+def test_a_dead_command_waits_for_a_living_one_beside_it(keep: Keep, task: Task) -> None:
+    with stopped_at("before:engine.run", "execute", keep.path, task.id, "true"):
+        killed_at("before:engine.run", "execute", keep, task.id, "true")
+        assert later(keep) == []
+        assert len(task.state.pending) == 2
+    later(keep)
+    assert not task.state.pending
+
+
+def test_one_process_at_a_time_settles(keep: Keep, task: Task) -> None:
+    killed_at("before:task._settle", "execute", keep, task.id, "true")
+    with open(keep.path / "run" / "steward.lock", "ab") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        assert steward.reconcile(keep) == []
+        assert len(task.state.pending) == 1
+    assert len(steward.reconcile(keep)) == 1
+    assert not task.state.pending
+
+
+# ---- everything a user may do next finds the task settled
+
+
+@pytest.mark.parametrize("verb", ["complete", "fail", "pause", "restore", "clean_up"])
+def test_a_crash_stands_in_nobodys_way(keep: Keep, task: Task, verb: str) -> None:
+    checkpoint = task.checkpoint()
+    if verb == "clean_up":
+        task.complete()
+        killed_at("after:keep.decide", "clean_up", keep, task.id)
+    else:
+        killed_at("before:engine.run", "execute", keep, task.id, "true")
+    verbs: dict[str, Callable[[], object]] = {
+        "complete": task.complete,
+        "fail": lambda: task.fail("why"),
+        "pause": task.pause,
+        "restore": lambda: task.restore_checkpoint(checkpoint.id),
+        "clean_up": task.clean_up,
+    }
+    verbs[verb]()
+    assert not task.state.pending
