@@ -22,8 +22,9 @@ import lmdb
 
 from sandkeep.events import codec
 from sandkeep.events.codec import Record
-from sandkeep.events.commit import Committer, Request, encode_events
+from sandkeep.events.commit import Committer
 from sandkeep.events.errors import BadInput, LogDamaged, LogUnavailable
+from sandkeep.events.group import Request, encode_events
 from sandkeep.events.lmdb_layout import Layout, position_at, split_stream_key, stream_key
 from sandkeep.events.log import Follower, Head, Receipt, View
 from sandkeep.events.schema import Event
@@ -237,7 +238,13 @@ class LmdbLog(Generic[View]):
 def _check(stream: str, actor: str, key: str | None) -> None:
     if not _STREAM.fullmatch(stream):
         raise BadInput(f"{stream!r} is no stream name; use 'kind' or 'kind/id', letters, digits and . _ : -")
-    if not (actor.isprintable() and 1 <= len(actor) <= _MAX_KEY):
-        raise BadInput(f"the actor's name must have 1 to {_MAX_KEY} printable characters")
+    check_actor(actor)
     if key is not None and not (key.isascii() and 1 <= len(key) <= _MAX_KEY):
         raise BadInput(f"an idempotency key must have 1 to {_MAX_KEY} ASCII characters")
+
+
+def check_actor(actor: str) -> str:
+    """The name of who acts. Raises `BadInput` if it cannot be stored and shown."""
+    if not (actor.isprintable() and 1 <= len(actor) <= _MAX_KEY):
+        raise BadInput(f"the actor's name must have 1 to {_MAX_KEY} printable characters")
+    return actor

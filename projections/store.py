@@ -325,6 +325,7 @@ class ProjectionStore:
         return env
 
     def _open_env(self, path: Path) -> lmdb.Environment:
+        path.mkdir(mode=0o700, exist_ok=True)  # LMDB would make it without the permission to enter it
         return lmdb.open(os.fspath(path), map_size=_MAP_SIZE, mode=0o600, sync=False, metasync=False)
 
     def _identity(self) -> bytes:

@@ -121,6 +121,8 @@ def execute(
             return
     if result.timed_out:
         print(f"sandkeep: the command was ended after {timeout:g} s", file=sys.stderr)
+    if result.stdout.truncated or result.stderr.truncated:
+        print("sandkeep: the command was ended because it wrote too much", file=sys.stderr)
     raise typer.Exit(result.exit_code)
 
 

@@ -78,11 +78,12 @@ def run(
     folder: str,
     timeout: float,
     on_output: Streamed | None,
+    end_all: Callable[[], None],
 ) -> tuple[int, float, bool]:
     """Run `argv`; returns exit code, seconds taken, and whether its time was up.
 
-    When its time is up, or it has written too much, everything in the sandbox is ended. Raises `CommandNotFound`,
-    `OutsideWorkspace` if `folder` is not there, and what the engine raises.
+    When its time is up, or it has written too much, `end_all` has to end everything in the sandbox. Raises
+    `CommandNotFound`, `OutsideWorkspace` if `folder` is not there, and what the engine raises.
     """
 
     def pump() -> None:
@@ -99,7 +100,7 @@ def run(
     exit_code = engine.run(container, spool.argv(argv, folder), env, begun + timeout, tick, interval)
     taken = time.monotonic() - begun
     if exit_code is None:
-        engine.restart(container)
+        end_all()
     pump()
     note = spool.note()
     if note == NOT_FOUND:

@@ -30,6 +30,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from sandkeep.events import BadInput, BlobStore, Bus, Event, LmdbLog, Receipt, Record
 from sandkeep.events import catalogue as ev
+from sandkeep.events.lmdb_log import check_actor
 from sandkeep.events.log import Head
 from sandkeep.projections import Checkpoints, ProjectionStore, Rebuilt, Registry, StateView, TaskState, registry
 from sandkeep.sandboxes import intent, steward, workspace
@@ -87,6 +88,7 @@ class Keep:
     def init(cls, path: str | os.PathLike[str] = ".sandkeep", *, actor: str | None = None) -> Keep:
         """Make a keep in the folder `path`, and open it. Raises `KeepExists`, or `BadInput` if `path` cannot be one."""
         path = _folder(Path(path))
+        actor = check_actor(actor or default_actor())
         try:
             if (path / "keep.toml").exists():
                 raise KeepExists(f"{path} is a keep already; open it, or choose another folder")
@@ -105,7 +107,10 @@ class Keep:
         # Last, since it is what makes the folder a keep: half of one is none.
         text = f'# A sandkeep keep. All else is in the log beside this.\nformat = {FORMAT}\nid = "{identity}"\n'
         temporary = path / ".keep.toml"
-        temporary.write_text(text)
+        with temporary.open("w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
         temporary.rename(path / "keep.toml")
         return keep
 

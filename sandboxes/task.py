@@ -136,7 +136,15 @@ class Task:
                 self._decide(partial(decider.begin, intent=request))
             try:
                 code, taken, timed_out = execution.run(
-                    self._keep.engine, container, spool, argv, env, folder, timeout, on_output
+                    self._keep.engine,
+                    container,
+                    spool,
+                    argv,
+                    env,
+                    folder,
+                    timeout,
+                    on_output,
+                    partial(self._end_all, container),
                 )
                 stdout, stderr = spool.output("out", self._keep.blobs), spool.output("err", self._keep.blobs)
             except SandkeepError as error:
@@ -147,7 +155,7 @@ class Task:
                     self._decide(partial(decider.lose, event=lost))
                 raise
             except BaseException:  # the caller's callback, or Ctrl-C: the command must not outlive the call
-                self._keep.engine.restart(container)
+                self._end_all(container)
                 self._settle(ev.CommandFailed(command, "interrupted", "the caller ended it"))
                 raise
             self._settle(ev.CommandExecuted(command, code, int(taken * 1e9), timed_out, stdout, stderr))
@@ -161,7 +169,8 @@ class Task:
         """
         if len(label) > _MAX_LABEL or not (label == "" or label.isprintable()):
             raise BadInput(f"a label has at most {_MAX_LABEL} printable characters; shorten or reword it")
-        with self._root() as root:
+        # Not while the workspace is set back or removed: half of that would pass for the truth.
+        with self._keep.working(self.id), self._root() as root:
             return self._checkpoint(root, label, progress)
 
     def checkpoints(self) -> list[Checkpoint]:
@@ -297,6 +306,11 @@ class Task:
                 container = engine.start(name, mounts, limits, labels)
             self._settle(ev.SandboxStarted(made, container))
             return container
+
+    def _end_all(self, container: str) -> None:
+        """End every process of a sandbox. None may begin meanwhile, to be ended with them or to find it stopped."""
+        with self._keep.working(self.id):
+            self._keep.engine.restart(container)
 
     @contextlib.contextmanager
     def _frozen(self) -> Iterator[None]:

@@ -137,3 +137,15 @@ def test_replaying_a_keep_gives_the_same_state(keep: Keep) -> None:
     assert keep.replay(seen.append).same
     assert keep.events(after=1) is not None
     assert list(keep.events(after=1)) == []
+
+
+def test_a_bad_actor_leaves_no_half_made_keep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SANDKEEP_ACTOR", "two\nlines")
+    with pytest.raises(BadInput, match="printable"):
+        Keep.init(tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_generation_of_projections_can_be_entered_by_its_owner(keep: Keep) -> None:
+    folders = [path for path in (keep.path / "projections").iterdir() if path.is_dir()]
+    assert [path.stat().st_mode & 0o777 for path in folders] == [0o700]

@@ -99,7 +99,7 @@ def test_the_source_may_belong_to_somebody_else(
     commit = git(source, "rev-parse", "HEAD")
     monkeypatch.setenv("PATH", f"{shim.parent}:{os.environ['PATH']}")
     with pytest.raises(AssertionError, match="dubious ownership"):
-        git(source, "rev-parse", "HEAD")
+        git(source, "status")
     assert clone(source, tmp_path)[1] == commit
 
 
@@ -169,8 +169,6 @@ def test_uncommitted_changes_are_not_carried_and_the_source_is_not_touched(sourc
 
 def test_no_file_is_shared_with_the_source(source: Path, tmp_path: Path) -> None:
     target, _ = clone(source, tmp_path)
-    inodes = {path.stat().st_ino for path in source.rglob("*") if path.is_file()}
-    assert not inodes & {path.stat().st_ino for path in target.rglob("*") if path.is_file()}
     assert all(path.stat().st_nlink == 1 for path in target.rglob("*") if path.is_file())
 
 
@@ -259,8 +257,7 @@ def test_the_users_own_configuration_does_not_apply(
 
 
 def test_submodules_are_not_fetched(source: Path, repository: Path, tmp_path: Path) -> None:
-    command = ("-c", "protocol.file.allow=always", "submodule", "--quiet", "add", str(repository), "module")
-    git(source, *command)
+    git(source, "-c", "protocol.file.allow=always", "submodule", "--quiet", "add", str(repository), "module")
     git(source, "config", "submodule.recurse", "true")
     git(source, "commit", "--quiet", "--message=module")
     target, _ = clone(source, tmp_path)
