@@ -181,15 +181,12 @@ class Committer(Generic[View]):
         for request in tuple(taken):  # again, after the map has grown
             group.add(request)
         for request in self._waiting():
+            taken.append(request)  # before anything can fail: it is in the queue no more
             try:
                 group.add(request)
             except FrameFull:
-                self._queue.appendleft(request)
+                self._queue.appendleft(taken.pop())
                 return
-            except FollowerFailed:
-                taken.append(request)
-                raise
-            taken.append(request)
 
     def _waiting(self) -> Iterator[Request[View]]:
         while self._queue:

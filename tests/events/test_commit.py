@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+import lmdb
 import pytest
 
 from sandkeep.events import Event, KeyReused, LmdbLog, LogUnavailable, Record, RevisionConflict, UnknownEvent
@@ -226,3 +227,39 @@ def test_threads_and_loops_mix(log: Log) -> None:
         assert not thread.is_alive()
     assert log.head().position == 600
     assert [record.revision for record in log.read_stream("task/thread")] == list(range(1, 201))
+
+
+@pytest.mark.parametrize("database", ["frames", "streams", "keys", "fences"])
+def test_a_request_survives_a_map_that_fills_up_at_any_of_its_writes(
+    log: Log, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log.append("task/a", done("1"), actor="me")
+    layout = log._layout
+    grown: list[int] = []
+
+    class Full:
+        """A transaction whose first write to one database finds no room."""
+
+        def __init__(self, txn: lmdb.Transaction[bytes]) -> None:
+            self._txn = txn
+
+        def put(self, key: bytes, value: bytes, *, db: object, append: bool = False) -> bool:
+            if db is getattr(layout, database) and not grown:
+                raise lmdb.MapFullError("full")
+            return self._txn.put(key, value, db=db, append=append)  # type: ignore[arg-type]
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(self._txn, name)
+
+    writing = layout.writing
+
+    @contextlib.contextmanager
+    def full() -> Iterator[Full]:
+        with writing() as txn:
+            yield Full(txn)
+
+    monkeypatch.setattr(layout, "writing", full)
+    monkeypatch.setattr(layout, "grow", lambda: grown.append(1))
+    receipt = log.append("task/a", done("2"), actor="me", key="k", fence=1)
+    assert (receipt.last, receipt.revision, grown) == (2, 2, [1])
+    assert words(log.read()) == ["1", "2"]
