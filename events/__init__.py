@@ -1,7 +1,7 @@
 """What happened: the log, its events and checksums, the bus, and the blobs."""
 
 from sandkeep.events.blobs import BlobStore
-from sandkeep.events.bus import Bus, Fault
+from sandkeep.events.bus import Bus, Fault, Missed
 from sandkeep.events.codec import Record
 from sandkeep.events.errors import (
     BadEvent,
@@ -37,6 +37,7 @@ __all__ = [
     "LmdbLog",
     "LogDamaged",
     "LogUnavailable",
+    "Missed",
     "Receipt",
     "Record",
     "RevisionConflict",

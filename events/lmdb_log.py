@@ -23,6 +23,7 @@ import lmdb
 from sandkeep.events import codec
 from sandkeep.events.codec import Record
 from sandkeep.events.commit import Committer, Request, encode_events
+from sandkeep.events.doorbell import Doorbell
 from sandkeep.events.errors import BadInput, LogDamaged, LogUnavailable
 from sandkeep.events.lmdb_layout import Layout, position_at, split_stream_key, stream_key
 from sandkeep.events.log import Follower, Head, Receipt, View
@@ -44,9 +45,14 @@ class LmdbLog(Generic[View]):
         *,
         follower: Follower[View] | None = None,
         clock: Callable[[], int] = time.time_ns,
+        doorbells: Path | None = None,
     ) -> None:
-        """Open the log; `clock` gives nanoseconds since 1970. Raises what `Layout` raises."""
+        """Open the log; `clock` gives nanoseconds since 1970. Raises what `Layout` raises.
+
+        All processes that name the same folder of `doorbells` hear of each other's commits at once.
+        """
         self._follower = follower
+        self._doorbell = None if doorbells is None else Doorbell(doorbells)
         self._listeners: list[Callable[[], None]] = []
         self._layout = Layout(path)
         self._committer = Committer(self._layout, follower, clock, self._tell_listeners)
@@ -140,7 +146,14 @@ class LmdbLog(Generic[View]):
 
     def listen(self, callback: Callable[[], None]) -> Callable[[], None]:
         self._listeners.append(callback)
-        return lambda: self._listeners.remove(callback)
+        unlisten = None if self._doorbell is None else self._doorbell.listen(callback)
+
+        def end() -> None:
+            self._listeners.remove(callback)
+            if unlisten is not None:
+                unlisten()
+
+        return end
 
     def snapshot(self, path: Path) -> None:
         """Write a compact, consistent copy of the log into the folder `path`, while others go on writing."""
@@ -153,6 +166,8 @@ class LmdbLog(Generic[View]):
 
     def close(self) -> None:
         self._committer.close()
+        if self._doorbell is not None:
+            self._doorbell.close()
         self._layout.env.close()
 
     def _appending(
@@ -188,6 +203,8 @@ class LmdbLog(Generic[View]):
     def _tell_listeners(self) -> None:
         for listener in tuple(self._listeners):
             listener()
+        if self._doorbell is not None:
+            self._doorbell.ring()
 
     @contextlib.contextmanager
     def _reading(self) -> Iterator[lmdb.Transaction[bytes]]:
