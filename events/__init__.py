@@ -15,10 +15,14 @@ from sandkeep.events.errors import (
     RevisionConflict,
     SandkeepError,
     StaleFence,
+    SubscriptionBusy,
+    SubscriptionDamaged,
+    SubscriptionHalted,
 )
 from sandkeep.events.lmdb_log import LmdbLog
 from sandkeep.events.log import EventLog, Follower, Head, Receipt, Session
 from sandkeep.events.schema import Event, UnknownEvent, event
+from sandkeep.events.subscription import Subscription
 
 __all__ = [
     "BadEvent",
@@ -44,6 +48,10 @@ __all__ = [
     "SandkeepError",
     "Session",
     "StaleFence",
+    "Subscription",
+    "SubscriptionBusy",
+    "SubscriptionDamaged",
+    "SubscriptionHalted",
     "UnknownEvent",
     "event",
 ]

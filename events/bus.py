@@ -12,8 +12,8 @@ and is told in between, on its own thread, what it missed.
 Errors. What a subscriber's handler raises is logged and published on `faults`, and it is given the next record. What
 an *operator* raises (the function of a `map`, say) ends that chain, as RxPY has it: `on_error` is called, `faults` is
 told, and nobody else disturbed. The bus cannot revive it, because the operators' state is lost and because some of
-them, like `timeout`, mean to end. Who wants that adds `ops.retry()`: an observable that is subscribed to anew because of
-such an error goes on behind the record that caused it, and misses nothing. A log that can no longer be read is an
+them, like `timeout`, mean to end. Who wants that adds `ops.retry()`: an observable that is subscribed to anew on such
+an error goes on behind the record that caused it, and misses nothing. A log that can no longer be read is an
 `on_error` for all.
 
 Delivery here is for composition and display: at most once, in memory. What must not be missed is a `Subscription`.

@@ -3,7 +3,7 @@
     keep.toml      identity and format version          keys/    audit signing key, mode 0600
     log/           the log: the truth                   run/     locks and spools of what is under way
     projections/   a cache of what is true now          tasks/   workspaces and memory folders
-    blobs/         content by digest
+    blobs/         content by digest                    subscriptions/  how far each has come
 
 A `Keep` may be used by several threads, and any number of processes may open the same keep; one process opens it once.
 It must be closed, and not be used across a fork. The Docker engine is only asked for when something needs it.
@@ -22,15 +22,16 @@ import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import final
+from typing import Literal, final
 
 import msgspec
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from sandkeep.events import BadInput, BlobStore, Bus, Event, LmdbLog, Receipt, Record
+from sandkeep.events import BadInput, BlobStore, Bus, Event, LmdbLog, Receipt, Record, Subscription
 from sandkeep.events import catalogue as ev
 from sandkeep.events.log import Head
+from sandkeep.events.subscription import Handler
 from sandkeep.projections import Checkpoints, ProjectionStore, Rebuilt, Registry, StateView, TaskState, registry
 from sandkeep.sandboxes import intent, steward, workspace
 from sandkeep.sandboxes.engine import Engine
@@ -178,6 +179,15 @@ class Keep:
     def events(self, after: int = 0) -> Iterator[Record]:
         """The records behind position `after`, verified."""
         return self.log.read(after)
+
+    def subscription(
+        self, name: str, handler: Handler, *, after: int = 0, on_failure: Literal["go-on", "halt"] = "halt"
+    ) -> Subscription:
+        """A durable subscription: every record behind `after` to `handler`, at least once, in order. It is not started.
+
+        Its position is the keep's, so any process may go on where another was. Stop it before the keep is closed.
+        """
+        return Subscription(self.log, self.path / "subscriptions", name, handler, after=after, on_failure=on_failure)
 
     def replay(self, progress: Callable[[int], None] = lambda position: None) -> Rebuilt:
         """Rebuild the projections from the log and compare them with those there were."""

@@ -163,7 +163,7 @@ def test_a_failing_subscriber_of_the_faults_is_logged(log: Log, bus: Bus, caplog
     collector = Collector().of(bus.live())
     append(log, 2)
     collector.wait(1, 2)
-    assert "a subscriber of the faults failed on position 1" in caplog.text
+    wait_until(lambda: "a subscriber of the faults failed on position 1" in caplog.text)
 
 
 def test_records_appended_by_a_handler_keep_the_order_for_all(log: Log, bus: Bus) -> None:

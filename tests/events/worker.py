@@ -10,7 +10,7 @@ import sys
 import threading
 from pathlib import Path
 
-from sandkeep.events import BlobStore, Bus, LmdbLog, LogUnavailable
+from sandkeep.events import BlobStore, Bus, LmdbLog, LogUnavailable, Subscription
 from sandkeep.events import catalogue as ev
 
 
@@ -36,6 +36,11 @@ def main() -> None:
         case "listen":
             Bus(log).live().subscribe(lambda record: print(record.position, flush=True))
             threading.Event().wait()
+        case "subscribe":
+            place = Path(argument)
+            Subscription(
+                log, place.parent, place.name, lambda record: print(record.position, flush=True), poll_seconds=0.01
+            ).run()
         case "full-disk":
             size = (Path(path) / "data.mdb").stat().st_size
             before = resource.getrlimit(resource.RLIMIT_FSIZE)
