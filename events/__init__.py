@@ -21,7 +21,7 @@ from sandkeep.events.errors import (
 )
 from sandkeep.events.lmdb_log import LmdbLog
 from sandkeep.events.log import EventLog, Follower, Head, Receipt, Session
-from sandkeep.events.schema import Event, UnknownEvent, event
+from sandkeep.events.schema import Event, UnknownEvent, event, upcast
 from sandkeep.events.subscription import Subscription
 
 __all__ = [
@@ -54,4 +54,5 @@ __all__ = [
     "SubscriptionHalted",
     "UnknownEvent",
     "event",
+    "upcast",
 ]

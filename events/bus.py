@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import os
 import sys
 import threading
 import time
@@ -101,6 +102,7 @@ class Bus:
         """`poll_seconds` bounds how late a commit of another process is seen if its doorbell does not ring here."""
         self._log = log
         self._poll = poll_seconds
+        self._pid = os.getpid()
         self._wake = threading.Event()
         self._closed = False
         self._failure: SandkeepError | None = None
@@ -137,6 +139,8 @@ class Bus:
 
     def close(self) -> None:
         """Complete every subscription and end the threads, waiting a few seconds for handlers. Safe to call twice."""
+        if os.getpid() != self._pid:
+            return  # in a fork: the threads and locks are our parent's
         with self._lock:
             if self._closed:
                 return

@@ -1,8 +1,8 @@
 """The log in LMDB: one environment (see `lmdb_layout`), one value a frame, one fully synced transaction a commit.
 
 Concurrency. LMDB's writer lock orders the writers of all processes; inside this process callers share commits (see
-`commit`). Readers never wait, save for a moment while the map grows. One process opens a log once; it must not be used
-across a fork.
+`commit`). Readers never wait, save for a moment while the map grows. One process opens a log once; in a child that was
+forked meanwhile every use raises `LogUnavailable`, and after `close` the child may open the log anew.
 
 Durability. Each commit is an `fdatasync` of the data and a synchronous write of the meta page. When LMDB reports an
 I/O error the log is closed to further use: after a failed sync nobody knows what is on the disk.
@@ -165,6 +165,9 @@ class LmdbLog(Generic[View]):
             raise LogUnavailable(f"the log could not be copied to {path}: {error}") from error
 
     def close(self) -> None:
+        if self._layout.forked:
+            self._layout.env.close()  # the locks and threads of the rest are our parent's
+            return
         self._committer.close()
         if self._doorbell is not None:
             self._doorbell.close()
@@ -180,6 +183,7 @@ class LmdbLog(Generic[View]):
         cause: int | None,
         fence: int | None,
     ) -> Request[View]:
+        self._layout.refuse_after_fork()
         bodies = encode_events(events)
         if not bodies:
             raise BadInput("an append needs at least one event")
@@ -197,6 +201,7 @@ class LmdbLog(Generic[View]):
     ) -> Request[View]:
         if self._follower is None:
             raise LogUnavailable("this log was opened without projections, so nothing can be decided on it")
+        self._layout.refuse_after_fork()
         _check(stream, actor, key)
         return Request(stream, decider, actor=actor, expected=None, key=key, cause=cause, fence=fence)
 
@@ -208,6 +213,7 @@ class LmdbLog(Generic[View]):
 
     @contextlib.contextmanager
     def _reading(self) -> Iterator[lmdb.Transaction[bytes]]:
+        self._layout.refuse_after_fork()
         self._committer.refuse_after_failure()
         try:
             with self._layout.reading() as txn:

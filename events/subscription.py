@@ -9,7 +9,7 @@ record, and the subscription goes on with the next record or halts before this o
 `HandlerFailed` is only logged: two subscriptions that fail on each other's failures would else write for ever.
 
 Concurrency. One consumer of a name at a time, over all processes (see `bookmark`). `start` runs it on a thread of its
-own, `run` on the caller's, and `run_async` on the caller's event loop, where reading and handlers that are no coroutines
+own, `run` on the caller's, and `run_async` on the caller's event loop, where reading and handlers that are not `async`
 go to worker threads. `stop` may be called from any thread and from the handler, which is let finish its record.
 Cancelling `run_async` cancels an `async` handler; its record is given again.
 

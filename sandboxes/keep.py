@@ -6,7 +6,8 @@
     blobs/         content by digest                    subscriptions/  how far each has come
 
 A `Keep` may be used by several threads, and any number of processes may open the same keep; one process opens it once.
-It must be closed, and not be used across a fork. The Docker engine is only asked for when something needs it.
+It must be closed. A forked child may only close it, and open it anew. The Docker engine is only asked for when
+something needs it.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from sandkeep.events import BadInput, BlobStore, Bus, Event, LmdbLog, Receipt, Record, Subscription
 from sandkeep.events import catalogue as ev
 from sandkeep.events.log import Head
+from sandkeep.events.mounts import refuse_network
 from sandkeep.events.subscription import Handler
 from sandkeep.projections import Checkpoints, ProjectionStore, Rebuilt, Registry, StateView, TaskState, registry
 from sandkeep.sandboxes import intent, steward, workspace
@@ -84,11 +86,12 @@ class Keep:
 
     @classmethod
     def init(cls, path: str | os.PathLike[str] = ".sandkeep", *, actor: str | None = None) -> Keep:
-        """Make a keep in the folder `path`, and open it. Raises `KeepExists`, or `BadInput` if `path` cannot be one."""
+        """Make a keep in the folder `path`, and open it. Raises `KeepExists`, `BadInput` if `path` cannot be one."""
         path = Path(path).absolute()
         if (path / "keep.toml").exists():
             raise KeepExists(f"{path} is a keep already; open it, or choose another folder")
         try:
+            refuse_network(path)
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
             if any(path.iterdir()):
                 raise BadInput(f"{path} is not empty and holds no keep; empty it, or choose another folder")

@@ -41,6 +41,11 @@ def main() -> None:
             Subscription(
                 log, place.parent, place.name, lambda record: print(record.position, flush=True), poll_seconds=0.01
             ).run()
+        case "hold-readers":
+            held = [log._layout.env.begin() for _ in range(int(argument))]
+            print("held", flush=True)
+            threading.Event().wait()
+            del held
         case "full-disk":
             size = (Path(path) / "data.mdb").stat().st_size
             before = resource.getrlimit(resource.RLIMIT_FSIZE)
