@@ -102,7 +102,7 @@ class Secrets:
 
 @final
 class Redacted:
-    """A stream to read from (see `Secrets.stream`). `read` gives a piece of about the size asked for, b"" at the end."""
+    # `rest` is what is not given out yet; its first `covered` bytes belong to a secret that `label` already replaced.
 
     def __init__(self, pieces: Iterator[bytes]) -> None:
         self._pieces = pieces
