@@ -70,16 +70,14 @@ class Secrets:
             # A secret that begins before `upto` lies in `rest` completely.
             upto = len(rest) if last else max(0, len(rest) - self._longest + 1)
             out: list[bytes] = []
-            at = 0
             for begin, end, found in self._found(rest, upto, ends and last):
                 if begin >= covered:
-                    out.append(rest[max(at, covered) : begin])
+                    out.append(rest[covered:begin])
                     out.append(found)
                 elif found != label:
                     out.append(found)
-                label, at = found, max(at, begin)
-                covered = max(covered, end)
-            out.append(rest[max(at, covered) : upto])
+                label, covered = found, max(covered, end)
+            out.append(rest[covered:upto])
             rest, covered = rest[upto:], max(0, covered - upto)
             if piece := b"".join(out):
                 yield piece
@@ -102,7 +100,7 @@ class Secrets:
 
 @final
 class Redacted:
-    # `rest` is what is not given out yet; its first `covered` bytes belong to a secret that `label` already replaced.
+    """A stream without secrets (see `Secrets.stream`); it gives pieces of about 64 KiB, and b"" at the end."""
 
     def __init__(self, pieces: Iterator[bytes]) -> None:
         self._pieces = pieces

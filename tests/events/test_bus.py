@@ -9,7 +9,7 @@ import pytest
 import reactivex
 from reactivex import operators as ops
 
-from sandkeep.events import Bus, Fault, LmdbLog, LogDamaged, LogUnavailable, Missed, Record
+from sandkeep.events import Bus, Fault, Head, LmdbLog, LogDamaged, LogUnavailable, Missed, Record
 from sandkeep.events import bus as bus_module
 
 from .support import done, finish, flip, go, wait_until, worker
@@ -72,6 +72,20 @@ def test_live_gives_what_is_committed_after_the_subscription(log: Log, bus: Bus)
     append(log)
     first.wait(3, 4, 5)
     second.wait(5)
+
+
+def test_a_commit_while_one_subscribes_is_not_missed(log: Log, bus: Bus, monkeypatch: pytest.MonkeyPatch) -> None:
+    head, told = log.head, list[Missed]()
+
+    def slow_head() -> Head:
+        found = head()
+        append(log)
+        return found
+
+    monkeypatch.setattr(log, "head", slow_head)
+    collector = Collector().of(bus.live(missed=told.append))
+    wait_until(lambda: len(collector.positions) >= 1)
+    assert (collector.positions[0], told) == (1, [])
 
 
 def test_a_subscription_begins_at_the_time_of_subscribing_not_of_asking(log: Log, bus: Bus) -> None:
