@@ -1,7 +1,7 @@
 """What happened: the log, its events and checksums, the bus, and the blobs."""
 
 from sandkeep.events.blobs import BlobStore
-from sandkeep.events.bus import Bus, Fault
+from sandkeep.events.bus import Bus, Fault, Missed
 from sandkeep.events.codec import Record
 from sandkeep.events.errors import (
     BadEvent,
@@ -15,10 +15,14 @@ from sandkeep.events.errors import (
     RevisionConflict,
     SandkeepError,
     StaleFence,
+    SubscriptionBusy,
+    SubscriptionDamaged,
+    SubscriptionHalted,
 )
 from sandkeep.events.lmdb_log import LmdbLog
 from sandkeep.events.log import EventLog, Follower, Head, Receipt, Session
-from sandkeep.events.schema import Event, UnknownEvent, event
+from sandkeep.events.schema import Event, UnknownEvent, event, upcast
+from sandkeep.events.subscription import Subscription
 
 __all__ = [
     "BadEvent",
@@ -37,12 +41,18 @@ __all__ = [
     "LmdbLog",
     "LogDamaged",
     "LogUnavailable",
+    "Missed",
     "Receipt",
     "Record",
     "RevisionConflict",
     "SandkeepError",
     "Session",
     "StaleFence",
+    "Subscription",
+    "SubscriptionBusy",
+    "SubscriptionDamaged",
+    "SubscriptionHalted",
     "UnknownEvent",
     "event",
+    "upcast",
 ]

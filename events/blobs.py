@@ -21,7 +21,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import BinaryIO, final
+from typing import Protocol, final
 
 from blake3 import blake3
 
@@ -38,6 +38,13 @@ _ASIDE = ".aside"
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
+class Source(Protocol):
+    """What a blob can be read from: `read` gives no bytes only at its end."""
+
+    def read(self, size: int, /) -> bytes:
+        """At most `size` bytes, or, if the caller sets no limit, as many as there are."""
+
+
 @final
 class BlobStore:
     """The blobs in the folder `root`, which is made if it is not there."""
@@ -52,7 +59,7 @@ class BlobStore:
         digest = blake3(data).hexdigest()
         return digest if self._renew(digest) else self.put_stream(io.BytesIO(data))[0]
 
-    def put_stream(self, source: BinaryIO, limit: int | None = None) -> tuple[str, int]:
+    def put_stream(self, source: Source, limit: int | None = None) -> tuple[str, int]:
         """Store what `source` gives until its end, or its first `limit` bytes, in bounded memory.
 
         Returns the digest and the number of bytes.

@@ -231,3 +231,13 @@ class ResumeFailed(Failure, frozen=True):
 @event(version=1)
 class CleanupFailed(Failure, frozen=True):
     """Something of the task could not be removed."""
+
+
+@event(version=1)
+class HandlerFailed(Event, frozen=True):
+    """The handler of a durable subscription failed on the record at `position`, for the last time; `error` is why."""
+
+    subscription: str
+    position: int
+    error: str
+    halted: bool

@@ -77,3 +77,21 @@ class BlobDamaged(SandkeepError):
     """Stored content no longer matches its digest."""
 
     code = "blob-damaged"
+
+
+class SubscriptionBusy(SandkeepError):
+    """Another consumer has this durable subscription."""
+
+    code = "subscription-busy"
+
+
+class SubscriptionHalted(SandkeepError):
+    """A durable subscription stands still before a record that its handler could not deal with."""
+
+    code = "subscription-halted"
+
+
+class SubscriptionDamaged(SandkeepError):
+    """What is stored of a durable subscription's position cannot be right."""
+
+    code = "subscription-damaged"

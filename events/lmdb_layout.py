@@ -11,6 +11,9 @@ All keys are big-endian, so that LMDB's byte order is the log's order:
 The map begins small and is doubled when it is full. LMDB moves it only while this process has no transaction open, so
 readers pass a gate that growing it closes for a moment; that another process has grown it shows when a transaction
 begins, and is followed in the same way.
+
+A reader that was killed stays in LMDB's table, takes a place there, and keeps old pages from being used again. So the
+table is cleared of the dead when the log is opened, once a minute when it is written, and when it is full.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ import os
 import secrets
 import struct
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import final
@@ -31,6 +35,7 @@ from sandkeep.events import codec
 from sandkeep.events.codec import Frame
 from sandkeep.events.errors import LimitReached, LogDamaged, LogUnavailable
 from sandkeep.events.log import Head, Receipt
+from sandkeep.events.mounts import refuse_network
 
 FORMAT = 1
 """The version of the layout above."""
@@ -41,6 +46,10 @@ MAP_BYTES = 64 << 20
 MAX_MAP_BYTES = 1 << 46
 """Where doubling ends: half of what a process can address."""
 
+MAX_READERS = 1024
+"""How many read transactions all processes together may have open."""
+
+_CHECK_SECONDS = 60.0
 _U64 = struct.Struct(">Q")
 
 
@@ -68,15 +77,25 @@ class Layout:
         create = not readonly
         self._gate = _Gate()
         self._head: Head | None = None
+        self._pid = os.getpid()
+        self._check_at = 0.0
+        refuse_network(path)
         try:
             if create:
                 path.mkdir(mode=0o700, parents=True, exist_ok=True)
             self.env = lmdb.open(
-                os.fspath(path), map_size=MAP_BYTES, max_dbs=5, mode=0o600, readonly=readonly, create=create
+                os.fspath(path),
+                map_size=MAP_BYTES,
+                max_dbs=5,
+                max_readers=MAX_READERS,
+                mode=0o600,
+                readonly=readonly,
+                create=create,
             )
         except (lmdb.Error, OSError) as error:
             raise LogUnavailable(f"the log in {path} cannot be opened: {error}") from error
         try:
+            self._clear_readers()
             self.meta = self.env.open_db(b"meta", create=create)
             self.frames = self.env.open_db(b"frames", create=create)
             self.streams = self.env.open_db(b"streams", create=create)
@@ -105,10 +124,17 @@ class Layout:
     @contextlib.contextmanager
     def reading(self) -> Iterator[lmdb.Transaction[bytes]]:
         """A read transaction. Hold it for a page, never while waiting for a write: the map cannot grow meanwhile."""
+        cleared = False
         while True:
             with self._gate.shared():
                 try:
                     txn = self.env.begin()
+                except lmdb.ReadersFullError:
+                    if cleared:
+                        raise
+                    cleared = True
+                    self._clear_readers()
+                    continue
                 except lmdb.MapResizedError:
                     txn = None
                 if txn is not None:
@@ -120,6 +146,8 @@ class Layout:
     @contextlib.contextmanager
     def writing(self) -> Iterator[lmdb.Transaction[bytes]]:
         """A write transaction, aborted unless the block commits it. One thread of this process at a time."""
+        if time.monotonic() >= self._check_at:
+            self._clear_readers()
         while True:
             try:
                 txn = self.env.begin(write=True)
@@ -130,6 +158,22 @@ class Layout:
             yield txn
         finally:
             txn.abort()
+
+    @property
+    def forked(self) -> bool:
+        """Whether this is a child of the process that opened this."""
+        return os.getpid() != self._pid
+
+    def refuse_after_fork(self) -> None:
+        """Raise `LogUnavailable` in such a child, where LMDB's locks and map are not its own."""
+        if self.forked:
+            raise LogUnavailable(
+                "the log was opened before a fork; close it in the child, and open the keep again there"
+            )
+
+    def _clear_readers(self) -> None:
+        self._check_at = time.monotonic() + _CHECK_SECONDS
+        self.env.reader_check()
 
     def grow(self) -> None:
         """Double the map, waiting for this process's readers; no write transaction may be open.

@@ -1,8 +1,8 @@
 """The log in LMDB: one environment (see `lmdb_layout`), one value a frame, one fully synced transaction a commit.
 
 Concurrency. LMDB's writer lock orders the writers of all processes; inside this process callers share commits (see
-`commit`). Readers never wait, save for a moment while the map grows. One process opens a log once; it must not be used
-across a fork.
+`commit`). Readers never wait, save for a moment while the map grows. One process opens a log once; in a child that was
+forked meanwhile every use raises `LogUnavailable`, and after `close` the child may open the log anew.
 
 Durability. Each commit is an `fdatasync` of the data and a synchronous write of the meta page. When LMDB reports an
 I/O error the log is closed to further use: after a failed sync nobody knows what is on the disk.
@@ -23,6 +23,7 @@ import lmdb
 from sandkeep.events import codec
 from sandkeep.events.codec import Record
 from sandkeep.events.commit import Committer
+from sandkeep.events.doorbell import Doorbell
 from sandkeep.events.errors import BadInput, LogDamaged, LogUnavailable
 from sandkeep.events.group import Request, encode_events
 from sandkeep.events.lmdb_layout import Layout, position_at, split_stream_key, stream_key
@@ -45,9 +46,14 @@ class LmdbLog(Generic[View]):
         *,
         follower: Follower[View] | None = None,
         clock: Callable[[], int] = time.time_ns,
+        doorbells: Path | None = None,
     ) -> None:
-        """Open the log; `clock` gives nanoseconds since 1970. Raises what `Layout` raises."""
+        """Open the log; `clock` gives nanoseconds since 1970. Raises what `Layout` raises.
+
+        All processes that name the same folder of `doorbells` hear of each other's commits at once.
+        """
         self._follower = follower
+        self._doorbell = None if doorbells is None else Doorbell(doorbells)
         self._listeners: list[Callable[[], None]] = []
         self._layout = Layout(path)
         self._committer = Committer(self._layout, follower, clock, self._tell_listeners)
@@ -141,7 +147,14 @@ class LmdbLog(Generic[View]):
 
     def listen(self, callback: Callable[[], None]) -> Callable[[], None]:
         self._listeners.append(callback)
-        return lambda: self._listeners.remove(callback)
+        unlisten = None if self._doorbell is None else self._doorbell.listen(callback)
+
+        def end() -> None:
+            self._listeners.remove(callback)
+            if unlisten is not None:
+                unlisten()
+
+        return end
 
     def snapshot(self, path: Path) -> None:
         """Write a compact, consistent copy of the log into the folder `path`, while others go on writing."""
@@ -153,7 +166,12 @@ class LmdbLog(Generic[View]):
             raise LogUnavailable(f"the log could not be copied to {path}: {error}") from error
 
     def close(self) -> None:
+        if self._layout.forked:
+            self._layout.env.close()  # the locks and threads of the rest are our parent's
+            return
         self._committer.close()
+        if self._doorbell is not None:
+            self._doorbell.close()
         self._layout.env.close()
 
     def _appending(
@@ -166,6 +184,7 @@ class LmdbLog(Generic[View]):
         cause: int | None,
         fence: int | None,
     ) -> Request[View]:
+        self._layout.refuse_after_fork()
         bodies = encode_events(events)
         if not bodies:
             raise BadInput("an append needs at least one event")
@@ -183,15 +202,19 @@ class LmdbLog(Generic[View]):
     ) -> Request[View]:
         if self._follower is None:
             raise LogUnavailable("this log was opened without projections, so nothing can be decided on it")
+        self._layout.refuse_after_fork()
         _check(stream, actor, key)
         return Request(stream, decider, actor=actor, expected=None, key=key, cause=cause, fence=fence)
 
     def _tell_listeners(self) -> None:
         for listener in tuple(self._listeners):
             listener()
+        if self._doorbell is not None:
+            self._doorbell.ring()
 
     @contextlib.contextmanager
     def _reading(self) -> Iterator[lmdb.Transaction[bytes]]:
+        self._layout.refuse_after_fork()
         self._committer.refuse_after_failure()
         try:
             with self._layout.reading() as txn:

@@ -155,7 +155,8 @@ class EventLog(Protocol[View_co]):
     def listen(self, callback: Callable[[], None]) -> Callable[[], None]:
         """Call `callback` after each commit of this process; returns a function that ends this.
 
-        The callback runs on the committing thread and must neither block nor raise.
+        It is called soon after those of other processes too, as far as the log can tell, so who waits for records polls
+        as well. It runs on the committing thread or on one of the log's own, and must neither block nor raise.
         """
 
     def close(self) -> None:

@@ -36,6 +36,7 @@ from sandkeep.projections.projection import MemoryState, Projection, StateView, 
 _logger = logging.getLogger(__name__)
 
 _MAP_SIZE = 64 << 30
+_MAX_READERS = 1024
 _POSITION = b"!position"
 _IDENTITY = b"!identity"
 _RETIRED = b"!retired"
@@ -264,7 +265,11 @@ class ProjectionStore:
                 raise ProjectionsUnavailable("the projections are closed; open the keep again")
             env = self._env
         try:
-            return env.begin(write=write)
+            try:
+                return env.begin(write=write)
+            except lmdb.ReadersFullError:  # by the dead, perhaps
+                env.reader_check()
+                return env.begin(write=write)
         except lmdb.Error as error:
             raise ProjectionsUnavailable(f"the projections in {self._root} cannot be opened: {error}") from error
 
@@ -326,7 +331,12 @@ class ProjectionStore:
 
     def _open_env(self, path: Path) -> lmdb.Environment:
         path.mkdir(mode=0o700, exist_ok=True)  # LMDB would make it without the permission to enter it
-        return lmdb.open(os.fspath(path), map_size=_MAP_SIZE, mode=0o600, sync=False, metasync=False)
+        env = lmdb.open(
+            os.fspath(path), map_size=_MAP_SIZE, max_readers=_MAX_READERS, mode=0o600, sync=False, metasync=False
+        )
+        # A reader that was killed would hold its place in the table, and old pages, for ever.
+        env.reader_check()
+        return env
 
     def _identity(self) -> bytes:
         versions = sorted((projection.name, projection.version) for projection in self._projections)

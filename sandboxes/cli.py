@@ -106,16 +106,23 @@ def execute(
         float, typer.Option(metavar="SECONDS", help="When it is up, all that runs in the sandbox is ended (124).")
     ] = DEFAULT_TIMEOUT_SECONDS,
     env: Annotated[list[str] | None, typer.Option(metavar="K=V", help="A variable; may be repeated.")] = None,
+    secret: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME", help="A variable of yours whose value is kept out of the record; may be repeated."
+        ),
+    ] = None,
     cwd: Annotated[str, typer.Option(metavar="DIR", help="Where to run, inside the workspace.")] = ".",
     keep: KeepPath = HERE,
     json: AsJson = False,
 ) -> None:
     """Run a command in a task's sandbox; its streams and its exit status are those of this program."""
     variables = dict(_variable(each) for each in env or ())
+    secrets = {name: _secret(name) for name in secret or ()}
     with Keep.open(keep) as opened:
         found = opened.task(task)
         on_output = None if json else _write
-        result = found.execute(argv, timeout=timeout, env=variables, cwd=cwd, on_output=on_output)
+        result = found.execute(argv, timeout=timeout, env=variables, secrets=secrets, cwd=cwd, on_output=on_output)
         if json:
             render.print_json(render.result_document(result, opened.blobs))
             return
@@ -314,6 +321,15 @@ def _variable(assignment: str) -> tuple[str, str]:
     if not equals:
         raise BadInput(f"--env {assignment!r} sets nothing; write it as NAME=VALUE")
     return name, value
+
+
+def _secret(name: str) -> str:
+    try:
+        return os.environ[name]
+    except (KeyError, ValueError) as error:  # a name with a NUL or "=" is none that could be set
+        raise BadInput(
+            f"--secret {name!r} is no variable of yours; set it first, its value is read from there"
+        ) from error
 
 
 def _write(name: str, data: bytes) -> None:

@@ -3,10 +3,11 @@
     keep.toml      identity and format version          keys/    audit signing key, mode 0600
     log/           the log: the truth                   run/     locks and spools of what is under way
     projections/   a cache of what is true now          tasks/   workspaces and memory folders
-    blobs/         content by digest
+    blobs/         content by digest                    subscriptions/  how far each has come
 
 A `Keep` may be used by several threads, and any number of processes may open the same keep; one process opens it once.
-It must be closed, and not be used across a fork. The Docker engine is only asked for when something needs it.
+It must be closed. A forked child may only close it, and open it anew. The Docker engine is only asked for when
+something needs it.
 """
 
 from __future__ import annotations
@@ -22,16 +23,18 @@ import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import final
+from typing import Literal, final
 
 import msgspec
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from sandkeep.events import BadInput, BlobStore, Bus, Event, LmdbLog, Receipt, Record
+from sandkeep.events import BadInput, BlobStore, Bus, Event, LmdbLog, Receipt, Record, Subscription
 from sandkeep.events import catalogue as ev
 from sandkeep.events.lmdb_log import check_actor
 from sandkeep.events.log import Head
+from sandkeep.events.mounts import refuse_network
+from sandkeep.events.subscription import Handler
 from sandkeep.projections import Checkpoints, ProjectionStore, Rebuilt, Registry, StateView, TaskState, registry
 from sandkeep.sandboxes import intent, steward, workspace
 from sandkeep.sandboxes.engine import Engine
@@ -75,7 +78,9 @@ class Keep:
         self.intents = path / "run" / "intents"
         self.intents.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.projections = ProjectionStore(path / "projections", (Registry(), Checkpoints()))
-        self.log: LmdbLog[StateView] = LmdbLog(path / "log", follower=self.projections)
+        self.log: LmdbLog[StateView] = LmdbLog(
+            path / "log", follower=self.projections, doorbells=path / "run" / "doorbells"
+        )
         try:
             self.projections.open(self.log)
             self.bus = Bus(self.log)
@@ -92,6 +97,7 @@ class Keep:
         try:
             if (path / "keep.toml").exists():
                 raise KeepExists(f"{path} is a keep already; open it, or choose another folder")
+            refuse_network(path)
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
             if any(path.iterdir()):
                 raise BadInput(f"{path} is not empty and holds no keep; empty it, or choose another folder")
@@ -186,6 +192,15 @@ class Keep:
     def events(self, after: int = 0) -> Iterator[Record]:
         """The records behind position `after`, verified."""
         return self.log.read(after)
+
+    def subscription(
+        self, name: str, handler: Handler, *, after: int = 0, on_failure: Literal["go-on", "halt"] = "halt"
+    ) -> Subscription:
+        """A durable subscription: every record behind `after` to `handler`, at least once, in order. It is not started.
+
+        Its position is the keep's, so any process may go on where another was. Stop it before the keep is closed.
+        """
+        return Subscription(self.log, self.path / "subscriptions", name, handler, after=after, on_failure=on_failure)
 
     def replay(self, progress: Callable[[int], None] = lambda position: None) -> Rebuilt:
         """Rebuild the projections from the log and compare them with those there were."""

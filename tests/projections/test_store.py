@@ -93,7 +93,7 @@ def test_a_view_is_refused_after_its_end(keep: Keep) -> None:
 def test_too_many_views_at_once_are_refused(keep: Keep) -> None:
     keep.create("a")
     with contextlib.ExitStack() as stack:
-        for _ in range(126):
+        for _ in range(1024):
             stack.enter_context(keep.store.reading())
         with pytest.raises(ProjectionsUnavailable, match="cannot be opened"):
             keep.digest()
