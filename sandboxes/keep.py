@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import getpass
+import logging
 import math
 import os
 import re
@@ -28,11 +29,13 @@ import msgspec
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from sandkeep.events import BadInput, BlobStore, Bus, Event, LmdbLog, Receipt, Record
+from sandkeep.events import BadInput, BlobStore, Bus, Event, LmdbLog, Receipt, Record, SandkeepError, notary
 from sandkeep.events import catalogue as ev
 from sandkeep.events.log import Head
+from sandkeep.events.note import VerifierKey
 from sandkeep.projections import Checkpoints, ProjectionStore, Rebuilt, Registry, StateView, TaskState, registry
-from sandkeep.sandboxes import intent, steward, workspace
+from sandkeep.sandboxes import audit, intent, steward, workspace
+from sandkeep.sandboxes.audit import Exported
 from sandkeep.sandboxes.engine import Engine
 from sandkeep.sandboxes.errors import BadId, KeepExists, KeepFormat, KeepNotFound, TaskNotFound
 from sandkeep.sandboxes.task import Task
@@ -42,6 +45,7 @@ FORMAT = 1
 """The version of the layout of a keep."""
 
 MAX_TITLE = 200
+_logger = logging.getLogger(__name__)
 _ID = re.compile(r"[0-9a-f]{1,12}")
 _SHORTEST_PREFIX = 4
 _RECONCILE_SECONDS = 30.0
@@ -78,6 +82,7 @@ class Keep:
             self.log.close()
             raise
         self._reconciled = -math.inf
+        self._closed = False
 
     @classmethod
     def init(cls, path: str | os.PathLike[str] = ".sandkeep", *, actor: str | None = None) -> Keep:
@@ -115,7 +120,16 @@ class Keep:
         return cls(path, identify(path), actor)
 
     def close(self) -> None:
-        """End subscriptions and release the keep. Sandboxes go on. Safe to call twice."""
+        """End subscriptions and release the keep. Sandboxes go on. Safe to call twice.
+
+        Publishes a checkpoint if a thousand events have none; that this fails is logged, and holds nothing up.
+        """
+        if not self._closed:
+            self._closed = True
+            try:
+                audit.publish_if_due(self)
+            except SandkeepError as error:
+                _logger.warning("no checkpoint was published: %s", error)
         self.bus.close()
         self.projections.close()
         self.log.close()
@@ -185,6 +199,32 @@ class Keep:
         """Compare all of the keep with what its log vouches for. A keep that may be damaged is not opened for this:
         see `verification.verify_log`."""
         return verify_keep(self, progress)
+
+    @property
+    def audit_key(self) -> VerifierKey:
+        """The key that whoever verifies this keep's checkpoints and bundles must have. Raises `KeyUnavailable`."""
+        return audit.keep_signer(self).key
+
+    def publish_checkpoint(self) -> bytes:
+        """Sign all that the log holds now, and return the note (C2SP `tlog-checkpoint`).
+
+        Whoever keeps it can show later that nothing of this was rewritten. Raises `KeyUnavailable`, and `LogDamaged` if
+        the log is not what was signed before.
+        """
+        return notary.publish(self.log, audit.keep_signer(self))
+
+    def export_audit(
+        self,
+        file: str | os.PathLike[str],
+        *,
+        task: str | None = None,
+        first: int | None = None,
+        last: int | None = None,
+        blobs: bool = True,
+        progress: Callable[[str], None] = quiet,
+    ) -> Exported:
+        """Write a bundle for auditors into the new file `file`; see `audit.export`."""
+        return audit.export(self, Path(file), task=task, first=first, last=last, blobs=blobs, progress=progress)
 
     def reconcile(self) -> list[str]:
         """Settle what crashes left behind, if that was not done just now, and tell what was done. Needs the engine."""
