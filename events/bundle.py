@@ -28,6 +28,7 @@ import msgspec
 from blake3 import blake3
 
 from sandkeep.events.errors import BlobDamaged, BundleDamaged, NotABundle
+from sandkeep.events.schema import NOT_DECODED
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -171,7 +172,7 @@ def _read_entry(file: BinaryIO) -> Entry:
         raise BundleDamaged("the bundle is cut short")
     try:
         return _decoder.decode(encoded)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except NOT_DECODED as error:
         raise BundleDamaged(f"it cannot be decoded: {error}") from error
 
 

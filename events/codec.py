@@ -76,7 +76,7 @@ class Frame(msgspec.Struct, frozen=True, gc=False):
         """The records. Raises `LogDamaged` if they are not the ones the header announces."""
         try:
             records = _decoder.decode(self.body)
-        except msgspec.DecodeError as error:
+        except schema.NOT_DECODED as error:
             raise LogDamaged(f"the frame at position {self.first} cannot be decoded: {error}") from error
         if self.count == 1 == len(records):  # the common frame, for which building two lists would double the cost
             dense = records[0].position == self.first
@@ -90,7 +90,7 @@ class Frame(msgspec.Struct, frozen=True, gc=False):
         """The exact bytes of each record, in order. Raises `LogDamaged` if there are not as many as announced."""
         try:
             leaves = _leaf_decoder.decode(self.body)
-        except msgspec.DecodeError as error:
+        except schema.NOT_DECODED as error:
             raise LogDamaged(f"the frame at position {self.first} cannot be decoded: {error}") from error
         if len(leaves) != self.count:
             raise LogDamaged(f"the frame at position {self.first} does not hold {self.count} records")
@@ -142,5 +142,5 @@ def decode_record(leaf: bytes) -> Record:
     """The record with these bytes, from wherever they come. Raises `LogDamaged` if they are no record's."""
     try:
         return _record_decoder.decode(leaf)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except schema.NOT_DECODED as error:
         raise LogDamaged(f"what should be a record cannot be decoded: {error}") from error

@@ -15,6 +15,7 @@ import msgspec
 
 from sandkeep.events import BlobDamaged, BlobStore
 from sandkeep.events.catalogue import Reference
+from sandkeep.events.schema import NOT_DECODED
 
 MODE_BITS = 0o1777
 """What is kept of a mode. Set-user-id and set-group-id are never restored, and so not recorded."""
@@ -81,7 +82,7 @@ def parse(digest: str, data: bytes) -> Manifest:
     """The manifest that is stored as `data` under `digest`. Raises `BlobDamaged` if it is none."""
     try:
         entries = _decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except NOT_DECODED as error:
         raise BlobDamaged(f"blob {digest} is no manifest: {error}") from error
     for entry in entries:
         # A manifest may come from elsewhere; a name in it must never lead out of its folder.
