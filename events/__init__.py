@@ -6,15 +6,21 @@ from sandkeep.events.codec import Record
 from sandkeep.events.errors import (
     BadEvent,
     BadInput,
+    BadKey,
+    BadNote,
+    BadSignature,
     BlobDamaged,
     BlobMissing,
+    BundleDamaged,
     KeyReused,
     LimitReached,
     LogDamaged,
     LogUnavailable,
+    NotABundle,
     RevisionConflict,
     SandkeepError,
     StaleFence,
+    UnknownKey,
 )
 from sandkeep.events.lmdb_log import LmdbLog
 from sandkeep.events.log import EventLog, Follower, Head, Receipt, Session
@@ -23,9 +29,13 @@ from sandkeep.events.schema import Event, UnknownEvent, event
 __all__ = [
     "BadEvent",
     "BadInput",
+    "BadKey",
+    "BadNote",
+    "BadSignature",
     "BlobDamaged",
     "BlobMissing",
     "BlobStore",
+    "BundleDamaged",
     "Bus",
     "Event",
     "EventLog",
@@ -37,6 +47,7 @@ __all__ = [
     "LmdbLog",
     "LogDamaged",
     "LogUnavailable",
+    "NotABundle",
     "Receipt",
     "Record",
     "RevisionConflict",
@@ -44,5 +55,6 @@ __all__ = [
     "Session",
     "StaleFence",
     "UnknownEvent",
+    "UnknownKey",
     "event",
 ]
