@@ -259,29 +259,39 @@ class _Auditor:
             else:
                 self._blobs[digest] = max(size, self._blobs.get(digest, 0))
 
-    def _content(self, kind: type[Entry], digest: str, limit: int | None, entries: Iterator[Entry]) -> Iterator[bytes]:
-        """The content that follows; what is wrong with it is a problem, and ends it with `BlobDamaged`."""
-        if limit is None:
-            self.problem("unknown-blob", f"no record of the bundle refers to blob {digest}")
+    def _content(self, kind: type[Entry], digest: str, limit: int, entries: Iterator[Entry]) -> Iterator[bytes]:
+        """The content that follows, of at most `limit` bytes; raises `BlobDamaged` if it is not the right one."""
         if (kind, digest) in self._given:
             self.problem("bundle-damaged", f"blob {digest} is given twice")
         self._given.add((kind, digest))
-        return bundle.unpack(entries, digest, limit or 0)
+        return bundle.unpack(entries, digest, limit)
 
     def _tree(self, digest: str, entries: Iterator[Entry]) -> None:
-        limit = MAX_MANIFEST_BYTES if digest in self._trees else None
+        if digest not in self._trees:
+            self._unknown(digest, entries)
+            return
         try:
-            data = b"".join(self._content(Tree, digest, limit, entries))
+            data = b"".join(self._content(Tree, digest, MAX_MANIFEST_BYTES, entries))
             self._refer(self._manifests(digest, data))
         except BlobDamaged as error:
             self.problem("replaced-blob", str(error))
 
     def _blob(self, digest: str, entries: Iterator[Entry]) -> None:
+        if digest not in self._blobs:
+            self._unknown(digest, entries)
+            return
         try:
-            for _ in self._content(Blob, digest, self._blobs.get(digest), entries):
+            for _ in self._content(Blob, digest, self._blobs[digest], entries):
                 pass
         except BlobDamaged as error:
             self.problem("replaced-blob", str(error))
+
+    def _unknown(self, digest: str, entries: Iterator[Entry]) -> None:
+        """Pass over content that nobody asked for; it is not worth unpacking."""
+        self.problem("unknown-blob", f"no record of the bundle refers to blob {digest}")
+        for piece in entries:
+            if isinstance(piece, bundle.Data) and not piece.data:
+                return
 
     def _end(self) -> None:
         header = self._header

@@ -166,9 +166,15 @@ def _history(keep: Keep) -> tuple[Tree, list[tuple[int, bytes]]]:
 
 def _create(file: Path) -> BinaryIO:
     try:
-        return open(file, "xb")
+        return open(
+            file, "xb", opener=_private
+        )  # it holds what ran in the tasks, and is for whom its maker gives it to
     except FileExistsError as error:
         raise BadInput(f"{file} exists already; name a new file") from error
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_CLOEXEC, 0o600)
 
 
 @final

@@ -240,8 +240,10 @@ def piece_of(content: bytes) -> list[bytes]:
 
 
 def test_content_that_nothing_refers_to_is_found() -> None:
-    assert "unknown-blob" in codes([*FULL[:-1], *blob(Blob, b"stranger"), End()])
-    assert "unknown-blob" in codes([*PLAIN[:-1], *blob(Blob, OUTPUT), End()])
+    assert codes([*FULL[:-1], *blob(Blob, b"stranger"), End()]) == {"unknown-blob"}
+    at = FULL.index(CONTENT[0])
+    assert codes([*FULL[:at], *blob(Tree, b"stranger"), *FULL[at:]]) == {"unknown-blob"}
+    assert codes([*PLAIN[:-1], *blob(Blob, OUTPUT), End()]) == {"unknown-blob"}
 
 
 def test_a_bomb_is_not_unpacked() -> None:
