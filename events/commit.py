@@ -1,9 +1,10 @@
 """Group commit: callers that arrive while a commit is under way share the next one.
 
-A commit costs two flushes of the disk, whatever it holds. So requests wait in a queue, and whoever gets the mutex
-commits all that are there as one frame: itself, other threads, and asyncio callers. A caller alone finds the queue
-empty and the mutex free, and is not delayed. Each request is checked for itself inside the transaction, seeing those
-before it in its group; one that is refused, or whose decider raises, fails alone and leaves nothing.
+A commit costs two flushes of the disk, whatever it holds. So requests wait in a queue, and one caller, the leader,
+commits all that are there as one frame: its own, and those of other threads and of asyncio callers. Then it wakes them,
+and the first that has come meanwhile leads next. A caller alone leads at once, and is not delayed. Each request is
+checked for itself inside the transaction, seeing those before it in its group; one that is refused, or whose decider
+raises, fails alone and leaves nothing.
 
 Deciders run on the thread that commits, which may be another caller's.
 """
@@ -11,7 +12,6 @@ Deciders run on the thread that commits, which may be another caller's.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import threading
 from collections import deque
@@ -62,7 +62,8 @@ class Request(Generic[View]):
     """One call of `append` (with `bodies`) or `decide` (with `decider`), and what came of it."""
 
     __slots__ = (
-        "actor", "bodies", "cause", "decider", "error", "expected", "fence", "future", "key", "receipt", "stream"
+        "actor", "bodies", "cause", "decider", "error", "expected", "fence", "future", "key", "leads", "receipt",
+        "stream", "wake",
     )  # fmt: skip
 
     def __init__(
@@ -83,6 +84,8 @@ class Request(Generic[View]):
         self.receipt: Receipt | None = None
         self.error: Exception | None = None
         self.future: asyncio.Future[Receipt] | None = None
+        self.wake: threading.Lock | None = None
+        self.leads = False
 
     @property
     def settled(self) -> bool:
@@ -119,24 +122,24 @@ class Committer(Generic[View]):
         self._clock = clock
         self._committed = committed
         self._mutex = threading.Lock()
+        self._lock = threading.Lock()
         self._queue: deque[Request[View]] = deque()
-        self._executor: ThreadPoolExecutor | None = None
-        self._draining = False
-        self._drain_lock = threading.Lock()
+        self._led = False
+        self._executor = ThreadPoolExecutor(1, "sandkeep-commit")
         self.failure: str | None = None
 
     def submit(self, request: Request[View]) -> Receipt:
         """Commit `request`, with whatever else waits, and return its receipt or raise its error."""
-        self._queue.append(request)
-        try:
-            while not request.settled:
-                with self._mutex:
-                    if not request.settled:
-                        self._commit_group()
-        except BaseException:  # the caller is interrupted: what it asked for is not done behind its back
-            with contextlib.suppress(ValueError):
-                self._queue.remove(request)
-            raise
+        request.wake = threading.Lock()
+        request.wake.acquire()
+        if not self._enqueue(request):
+            self._wait(request, request.wake)
+        if not request.settled:
+            try:
+                while not request.settled:
+                    self._commit_group()
+            finally:
+                self._pass_on()
         if request.error is not None:
             raise request.error
         assert request.receipt is not None
@@ -146,21 +149,62 @@ class Committer(Generic[View]):
         """As `submit`, for a caller on an event loop. Cancelling the future does not take the request back."""
         future: asyncio.Future[Receipt] = asyncio.get_running_loop().create_future()
         request.future = future
-        self._queue.append(request)
-        with self._drain_lock:
-            if not self._draining:
-                self._draining = True
-                if self._executor is None:
-                    self._executor = ThreadPoolExecutor(1, "sandkeep-commit")
-                self._executor.submit(self._drain)
+        if self._enqueue(request):
+            self._drain_elsewhere()
         return future
+
+    def _enqueue(self, request: Request[View]) -> bool:
+        """Add to the queue; true if nobody leads, so that the caller has to."""
+        with self._lock:
+            self._queue.append(request)
+            leads = not self._led
+            self._led = True
+        return leads
+
+    def _wait(self, request: Request[View], wake: threading.Lock) -> None:
+        """Until `request` is settled, or its caller is to lead."""
+        try:
+            wake.acquire()
+        except BaseException:  # the caller is interrupted: what it asked for is not done behind its back
+            with self._lock:
+                if request in self._queue:
+                    self._queue.remove(request)
+                leads = request.leads
+            if leads:
+                self._pass_on()
+            raise
+
+    def _pass_on(self) -> None:
+        """End this thread's lead: the first thread that waits leads next, or the executor for asyncio callers."""
+        with self._lock:
+            successor = next((request for request in self._queue if request.wake is not None), None)
+            if successor is not None:
+                successor.leads = True
+            self._led = bool(self._queue)
+            left = self._led and successor is None
+        if successor is not None and successor.wake is not None:
+            successor.wake.release()
+        elif left:
+            self._drain_elsewhere()
+
+    def _drain_elsewhere(self) -> None:
+        try:
+            self._executor.submit(self._drain)
+        except RuntimeError:  # closed meanwhile, so there is nothing to do but to tell them
+            self._drain()
+
+    def _drain(self) -> None:
+        """Lead, for asyncio callers."""
+        try:
+            self._commit_group()
+        finally:
+            self._pass_on()
 
     def close(self) -> None:
         """Commit what waits, and refuse what comes. Safe to call twice."""
-        if self._executor is not None:
-            self._executor.shutdown()
         with self._mutex:
             self.failure = self.failure or "it was closed"
+        self._executor.shutdown()
 
     def refuse_after_failure(self) -> None:
         """Raise `LogUnavailable` once a write has failed or the log is closed."""
@@ -185,22 +229,13 @@ class Committer(Generic[View]):
                 except lmdb.Error as error:
                     raise self._failed(error) from error
 
-    def _drain(self) -> None:
-        """Commit for asyncio callers until none waits."""
-        while True:
-            with self._mutex:
-                if self._queue:
-                    self._commit_group()
-            with self._drain_lock:
-                if not self._queue:
-                    self._draining = False
-                    return
-
     def _commit_group(self) -> None:
-        """Take what waits, commit it and settle it. The caller holds the mutex."""
+        """Take what waits, commit it and settle it. Only the leader calls this."""
         taken: list[Request[View]] = []
         try:
-            self._settle(self._commit(taken))
+            with self._mutex:
+                outcomes = self._commit(taken)
+            self._settle(outcomes)
         except (LimitReached, LogUnavailable) as error:
             self._settle([(request, error) for request in taken])
         except _FollowerFailed as failed:
@@ -265,6 +300,8 @@ class Committer(Generic[View]):
                 request.receipt = outcome
             else:
                 request.error = outcome
+            if request.wake is not None and not request.leads:
+                request.wake.release()
             if request.future is not None:
                 loops.setdefault(request.future.get_loop(), []).append((request.future, outcome))
         for loop, futures in loops.items():

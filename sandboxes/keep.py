@@ -39,13 +39,17 @@ from sandkeep.sandboxes.audit import Exported
 from sandkeep.sandboxes.engine import Engine
 from sandkeep.sandboxes.errors import BadId, KeepExists, KeepFormat, KeepNotFound, TaskNotFound
 from sandkeep.sandboxes.task import Task
-from sandkeep.sandboxes.verification import KeepReport, verify_keep
+from sandkeep.sandboxes.verification import KeepReport, referenced, verify_keep
 
 FORMAT = 1
 """The version of the layout of a keep."""
 
 MAX_TITLE = 200
 _logger = logging.getLogger(__name__)
+
+GRACE_SECONDS = 3600.0
+"""How long a blob may wait for its event."""
+
 _ID = re.compile(r"[0-9a-f]{1,12}")
 _SHORTEST_PREFIX = 4
 _RECONCILE_SECONDS = 30.0
@@ -225,6 +229,15 @@ class Keep:
     ) -> Exported:
         """Write a bundle for auditors into the new file `file`; see `audit.export`."""
         return audit.export(self, Path(file), task=task, first=first, last=last, blobs=blobs, progress=progress)
+
+    def collect_garbage(self, grace_seconds: float = GRACE_SECONDS) -> tuple[int, int]:
+        """Remove the blobs that no event refers to; returns how many files of how many bytes.
+
+        What was stored less than `grace_seconds` ago stays, since its event may be on its way. Refused, by raising what
+        reading them raises, while the log or a manifest is damaged: nothing could be told from garbage then.
+        """
+        wanted = referenced(self)
+        return self.blobs.sweep(wanted.__contains__, grace_seconds)
 
     def reconcile(self) -> list[str]:
         """Settle what crashes left behind, if that was not done just now, and tell what was done. Needs the engine."""

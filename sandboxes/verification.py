@@ -82,6 +82,15 @@ def verify_keep(keep: Keep, progress: Callable[[str], None]) -> KeepReport:
     return KeepReport(not damage, log.head, log.events, log.checksum, len(seen), tuple(damage), log.notes)
 
 
+def referenced(keep: Keep) -> set[str]:
+    """The digests of every blob that the log vouches for. Raises `BlobMissing` or `BlobDamaged` for a manifest."""
+    found: set[str] = set()
+    for record in keep.log.read():
+        for digest, _, tree in references(record.event):
+            found.update(blobs_of(digest, keep.blobs) if tree and digest not in found else (digest,))
+    return found
+
+
 def _read(keep: Keep, digest: str) -> None:
     for _ in keep.blobs.chunks(digest):
         pass
