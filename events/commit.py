@@ -135,6 +135,24 @@ class Committer(Generic[View]):
         if self.failure is not None:
             raise LogUnavailable(f"the log is closed: {self.failure}; open the keep again")
 
+    def put(self, database: lmdb._Database | None, key: bytes, value: bytes) -> None:
+        """Store `value` durably beside the log's frames, unless something is stored under `key` already.
+
+        Raises `LogUnavailable` and `LimitReached`.
+        """
+        with self._mutex:
+            while True:
+                self.refuse_after_failure()
+                try:
+                    with self._layout.writing() as txn:
+                        if txn.put(key, value, db=database, overwrite=False):
+                            txn.commit()
+                    return
+                except lmdb.MapFullError:
+                    self._layout.grow()
+                except lmdb.Error as error:
+                    raise self._failed(error) from error
+
     def _commit_group(self) -> None:
         """Take what waits, commit it and settle it. Only the leader calls this."""
         taken: list[Request[View]] = []
@@ -166,10 +184,14 @@ class Committer(Generic[View]):
             except lmdb.MapFullError:
                 self._layout.grow()
             except lmdb.Error as error:
-                self.failure = f"a write failed: {error}"
-                raise LogUnavailable(
-                    f"the log could not be written ({error}) and is closed; check the disk, then open the keep again"
-                ) from error
+                raise self._failed(error) from error
+
+    def _failed(self, error: lmdb.Error) -> LogUnavailable:
+        """Refuse all that comes: after a failed write nobody knows what is on the disk."""
+        self.failure = f"a write failed: {error}"
+        return LogUnavailable(
+            f"the log could not be written ({error}) and is closed; check the disk, then open the keep again"
+        )
 
     def _refuse_all_after_failure(self, taken: list[Request[View]]) -> None:
         """As `refuse_after_failure`, for everyone who waits."""

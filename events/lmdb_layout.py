@@ -7,6 +7,7 @@ All keys are big-endian, so that LMDB's byte order is the log's order:
     streams  stream, NUL, revision          -> position
     keys     stream, NUL, idempotency key   -> digest of what was asked, and the receipt
     fences   stream                         -> the highest fencing token seen
+    notes    size of the tree               -> the signed note that was published for it, and the tree's peaks
 
 The map begins small and is doubled when it is full. LMDB moves it only while this process has no transaction open, so
 readers pass a gate that growing it closes for a moment; that another process has grown it shows when a transaction
@@ -60,6 +61,15 @@ class Used(msgspec.Struct, frozen=True, array_like=True):
     receipt: Receipt
 
 
+class Published(msgspec.Struct, frozen=True, array_like=True):
+    """A signed note (see `note`), and the hashes that the tree goes on from (see `merkle.Peaks`)."""
+
+    note: bytes
+    peaks: tuple[bytes, ...]
+
+
+encode_published = msgspec.msgpack.Encoder().encode
+decode_published = msgspec.msgpack.Decoder(Published).decode
 encode_used = msgspec.msgpack.Encoder().encode
 decode_used = msgspec.msgpack.Decoder(Used).decode
 
@@ -86,7 +96,7 @@ class Layout:
             self.env = lmdb.open(
                 os.fspath(path),
                 map_size=MAP_BYTES,
-                max_dbs=5,
+                max_dbs=6,
                 max_readers=MAX_READERS,
                 mode=0o600,
                 readonly=readonly,
@@ -101,6 +111,7 @@ class Layout:
             self.streams = self.env.open_db(b"streams", create=create)
             self.keys = self.env.open_db(b"keys", create=create)
             self.fences = self.env.open_db(b"fences", create=create)
+            self.notes = self._open_notes(create)
             self.log_id = self._identify(path, create)
         except lmdb.Error as error:
             self.env.close()
@@ -108,6 +119,13 @@ class Layout:
         except LogDamaged:
             self.env.close()
             raise
+
+    def _open_notes(self, create: bool) -> lmdb._Database | None:
+        """None if there are none, which is so in a log that the first release wrote and nobody has opened since."""
+        try:
+            return self.env.open_db(b"notes", create=create)
+        except lmdb.NotFoundError:
+            return None
 
     def _identify(self, path: Path, create: bool) -> bytes:
         with self.env.begin(db=self.meta, write=create) as txn:
@@ -213,6 +231,16 @@ class Layout:
             return 0
         name, revision = split_stream_key(cursor.key())
         return revision if name == stream else 0
+
+    def published(self, txn: lmdb.Transaction[bytes]) -> Iterator[tuple[int, Published]]:
+        """The notes, newest first, by the size they are for; unchecked. Raises `LogDamaged` if one cannot be read."""
+        if self.notes is None:
+            return
+        for key, value in txn.cursor(self.notes).iterprev():
+            try:
+                yield position_at(key), decode_published(value)
+            except (struct.error, msgspec.DecodeError) as error:
+                raise LogDamaged(f"the published note under {key.hex()} cannot be read: {error}") from error
 
     def scan(self, txn: lmdb.Transaction[bytes], after: int) -> Iterator[Frame]:
         """The frames that hold positions behind `after`, each checked by itself."""

@@ -26,7 +26,15 @@ from sandkeep.events.commit import Committer
 from sandkeep.events.doorbell import Doorbell
 from sandkeep.events.errors import BadInput, LogDamaged, LogUnavailable
 from sandkeep.events.group import Request, encode_events
-from sandkeep.events.lmdb_layout import Layout, position_at, split_stream_key, stream_key
+from sandkeep.events.lmdb_layout import (
+    Layout,
+    Published,
+    encode_published,
+    place,
+    position_at,
+    split_stream_key,
+    stream_key,
+)
 from sandkeep.events.log import Follower, Head, Receipt, View
 from sandkeep.events.schema import Event
 
@@ -119,22 +127,33 @@ class LmdbLog(Generic[View]):
         return await self._committer.submit_async(self._deciding(stream, decider, actor, key, cause, fence))
 
     def read(self, after: int = 0, *, until: int | None = None) -> Iterator[Record]:
-        previous = codec.GENESIS if after == 0 else None
-        while True:
-            frames = self._page(after, until)
-            for frame in frames:
-                if frame.first > after + 1:
-                    raise LogDamaged(f"the log lacks positions {after + 1} to {frame.first - 1}")
-                if previous is not None and frame.previous != previous:
-                    raise LogDamaged(f"the frame at position {frame.first} does not follow the one before it")
-                previous = frame.checksum
-                records = frame.records()
-                if frame.first <= after or (until is not None and frame.last > until):
-                    records = [r for r in records if r.position > after and (until is None or r.position <= until)]
-                yield from records
-                after = frame.last
-            if not frames:
-                return
+        for frame in self._frames(after, until):
+            records = frame.records()
+            if frame.first <= after or (until is not None and frame.last > until):
+                records = [r for r in records if r.position > after and (until is None or r.position <= until)]
+            yield from records
+
+    def leaves(self, after: int = 0, *, until: int | None = None) -> Iterator[bytes]:
+        """As `read`, but the exact bytes of each record: what the leaves of the log's Merkle tree hold."""
+        for frame in self._frames(after, until):
+            leaves = frame.leaves()
+            if frame.first <= after or (until is not None and frame.last > until):
+                leaves = leaves[max(0, after + 1 - frame.first) : None if until is None else until + 1 - frame.first]
+            yield from leaves
+
+    def notes(self) -> list[tuple[int, Published]]:
+        """The notes that were published, by the number of records they are for, newest first; unchecked."""
+        with self._reading() as txn:
+            return list(self._layout.published(txn))
+
+    def newest_note(self) -> tuple[int, Published] | None:
+        """The first of `notes`."""
+        with self._reading() as txn:
+            return next(self._layout.published(txn), None)
+
+    def add_note(self, size: int, published: Published) -> None:
+        """Keep a note durably; one that there is for this size already stays."""
+        self._committer.put(self._layout.notes, place(size), encode_published(published))
 
     def read_stream(self, stream: str, after: int = 0) -> Iterator[Record]:
         while True:
@@ -211,6 +230,19 @@ class LmdbLog(Generic[View]):
             listener()
         if self._doorbell is not None:
             self._doorbell.ring()
+
+    def _frames(self, after: int, until: int | None) -> Iterator[codec.Frame]:
+        """The frames that hold these positions, each verified with its link to the one before."""
+        previous = codec.GENESIS if after == 0 else None
+        while frames := self._page(after, until):
+            for frame in frames:
+                if frame.first > after + 1:
+                    raise LogDamaged(f"the log lacks positions {after + 1} to {frame.first - 1}")
+                if previous is not None and frame.previous != previous:
+                    raise LogDamaged(f"the frame at position {frame.first} does not follow the one before it")
+                previous = frame.checksum
+                yield frame
+                after = frame.last
 
     @contextlib.contextmanager
     def _reading(self) -> Iterator[lmdb.Transaction[bytes]]:

@@ -38,6 +38,9 @@ E = TypeVar("E", bound=Event)
 Upcaster = Callable[[dict[str, Any]], dict[str, Any]]
 """From the fields of one version to those of the next. It may change what it is given."""
 
+NOT_DECODED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What decoding raises for bytes that are damaged or hostile: text may be no UTF-8, and nesting may have no end."""
+
 _encoder = msgspec.msgpack.Encoder()
 _decoders: dict[tuple[str, int], msgspec.msgpack.Decoder[Event]] = {}
 _names: dict[type[Event], tuple[str, int]] = {}
@@ -99,7 +102,7 @@ def decode(name: str, version: int, data: bytes | memoryview | msgspec.Raw) -> E
         return _brought_forward(name, version, data)
     try:
         return decoder.decode(data)
-    except msgspec.DecodeError as error:
+    except NOT_DECODED as error:
         raise BadEvent(f"{name} version {version} cannot be decoded: {error}; run 'sandkeep verify'") from error
 
 

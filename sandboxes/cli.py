@@ -19,9 +19,10 @@ import typer
 
 from sandkeep.events import BadInput, Record, SandkeepError
 from sandkeep.projections import TaskState, registry
-from sandkeep.sandboxes import render
+from sandkeep.sandboxes import cli_audit, render
 from sandkeep.sandboxes.execution import DEFAULT_TIMEOUT_SECONDS
 from sandkeep.sandboxes.keep import FORMAT, Keep, identify
+from sandkeep.sandboxes.options import HERE, AsJson, KeepPath
 from sandkeep.sandboxes.verification import verify_log
 
 app = typer.Typer(
@@ -33,11 +34,9 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-KeepPath = Annotated[Path, typer.Option("--keep", metavar="DIR", envvar="SANDKEEP_KEEP", help="The keep's folder.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
-TaskId = Annotated[str, typer.Argument(metavar="TASK", help="A task's id, or at least 4 digits of its beginning.")]
+app.add_typer(cli_audit.app)
 
-HERE = Path(".sandkeep")
+TaskId = Annotated[str, typer.Argument(metavar="TASK", help="A task's id, or at least 4 digits of its beginning.")]
 
 
 @app.command("init")
@@ -214,8 +213,7 @@ def verify(keep: KeepPath = HERE, json: AsJson = False) -> None:
     """Check every checksum of the log, the blobs it vouches for and the projections. Exit status 1 if any is off."""
     with render.progress() as progress:
         path = keep.absolute()
-        identify(path)
-        report = verify_log(path, progress)
+        report = verify_log(path, progress, identify(path))
         if report.ok:
             with Keep.open(keep) as opened:
                 report = opened.verify(progress)
@@ -225,7 +223,8 @@ def verify(keep: KeepPath = HERE, json: AsJson = False) -> None:
         for line in report.damage:
             print(f"damaged: {render.plain(line)}")
         verdict = "all is as it was" if report.ok else "DAMAGED"
-        print(f"{verdict}: {report.events} events up to position {report.head}, {report.blobs} blobs")
+        notes = f"{report.notes} published notes"
+        print(f"{verdict}: {report.events} events up to position {report.head}, {notes}, {report.blobs} blobs")
     raise typer.Exit(0 if report.ok else 1)
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import getpass
+import logging
 import math
 import os
 import re
@@ -29,14 +30,27 @@ import msgspec
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from sandkeep.events import BadInput, BlobStore, Bus, Event, LmdbLog, Receipt, Record, Subscription
+from sandkeep.events import (
+    BadInput,
+    BlobStore,
+    Bus,
+    Event,
+    LmdbLog,
+    Receipt,
+    Record,
+    SandkeepError,
+    Subscription,
+    notary,
+)
 from sandkeep.events import catalogue as ev
 from sandkeep.events.lmdb_log import check_actor
 from sandkeep.events.log import Head
 from sandkeep.events.mounts import refuse_network
+from sandkeep.events.note import VerifierKey
 from sandkeep.events.subscription import Handler
 from sandkeep.projections import Checkpoints, ProjectionStore, Rebuilt, Registry, StateView, TaskState, registry
-from sandkeep.sandboxes import intent, steward, workspace
+from sandkeep.sandboxes import audit, intent, steward, workspace
+from sandkeep.sandboxes.audit import Exported
 from sandkeep.sandboxes.engine import Engine
 from sandkeep.sandboxes.errors import BadId, KeepExists, KeepFormat, KeepNotFound, TaskNotFound
 from sandkeep.sandboxes.task import Task
@@ -46,6 +60,7 @@ FORMAT = 1
 """The version of the layout of a keep."""
 
 MAX_TITLE = 200
+_logger = logging.getLogger(__name__)
 
 GRACE_SECONDS = 3600.0
 """How long a blob may wait for its event."""
@@ -88,6 +103,7 @@ class Keep:
             self.log.close()
             raise
         self._reconciled = -math.inf
+        self._closed = False
 
     @classmethod
     def init(cls, path: str | os.PathLike[str] = ".sandkeep", *, actor: str | None = None) -> Keep:
@@ -130,7 +146,16 @@ class Keep:
         return cls(path, identify(path), actor)
 
     def close(self) -> None:
-        """End subscriptions and release the keep. Sandboxes go on. Safe to call twice."""
+        """End subscriptions and release the keep. Sandboxes go on. Safe to call twice.
+
+        Publishes a checkpoint if a thousand events have none; that this fails is logged, and holds nothing up.
+        """
+        if not self._closed:
+            self._closed = True
+            try:
+                audit.publish_if_due(self)
+            except SandkeepError as error:
+                _logger.warning("no checkpoint was published: %s", error)
         self.bus.close()
         # The log first: a decision that is being made holds a transaction of the projections until it is done.
         self.log.close()
@@ -210,6 +235,32 @@ class Keep:
         """Compare all of the keep with what its log vouches for. A keep that may be damaged is not opened for this:
         see `verification.verify_log`."""
         return verify_keep(self, progress)
+
+    @property
+    def audit_key(self) -> VerifierKey:
+        """The key that whoever verifies this keep's checkpoints and bundles must have. Raises `KeyUnavailable`."""
+        return audit.keep_signer(self).key
+
+    def publish_checkpoint(self) -> bytes:
+        """Sign all that the log holds now, and return the note (C2SP `tlog-checkpoint`).
+
+        Whoever keeps it can show later that nothing of this was rewritten. Raises `KeyUnavailable`, and `LogDamaged` if
+        the log is not what was signed before.
+        """
+        return notary.publish(self.log, audit.keep_signer(self))
+
+    def export_audit(
+        self,
+        file: str | os.PathLike[str],
+        *,
+        task: str | None = None,
+        first: int | None = None,
+        last: int | None = None,
+        blobs: bool = True,
+        progress: Callable[[str], None] = quiet,
+    ) -> Exported:
+        """Write a bundle for auditors into the new file `file`; see `audit.export`."""
+        return audit.export(self, Path(file), task=task, first=first, last=last, blobs=blobs, progress=progress)
 
     def collect_garbage(self, grace_seconds: float = GRACE_SECONDS) -> tuple[int, int]:
         """Remove the blobs that no event refers to; returns how many files of how many bytes.
