@@ -1,31 +1,45 @@
 """What happened: the log, its events and checksums, the bus, and the blobs."""
 
 from sandkeep.events.blobs import BlobStore
-from sandkeep.events.bus import Bus, Fault
+from sandkeep.events.bus import Bus, Fault, Missed
 from sandkeep.events.codec import Record
 from sandkeep.events.errors import (
     BadEvent,
     BadInput,
+    BadKey,
+    BadNote,
+    BadSignature,
     BlobDamaged,
     BlobMissing,
+    BundleDamaged,
     KeyReused,
     LimitReached,
     LogDamaged,
     LogUnavailable,
+    NotABundle,
     RevisionConflict,
     SandkeepError,
     StaleFence,
+    SubscriptionBusy,
+    SubscriptionDamaged,
+    SubscriptionHalted,
+    UnknownKey,
 )
 from sandkeep.events.lmdb_log import LmdbLog
 from sandkeep.events.log import EventLog, Follower, Head, Receipt, Session
-from sandkeep.events.schema import Event, UnknownEvent, event
+from sandkeep.events.schema import Event, UnknownEvent, event, upcast
+from sandkeep.events.subscription import Subscription
 
 __all__ = [
     "BadEvent",
     "BadInput",
+    "BadKey",
+    "BadNote",
+    "BadSignature",
     "BlobDamaged",
     "BlobMissing",
     "BlobStore",
+    "BundleDamaged",
     "Bus",
     "Event",
     "EventLog",
@@ -37,12 +51,20 @@ __all__ = [
     "LmdbLog",
     "LogDamaged",
     "LogUnavailable",
+    "Missed",
+    "NotABundle",
     "Receipt",
     "Record",
     "RevisionConflict",
     "SandkeepError",
     "Session",
     "StaleFence",
+    "Subscription",
+    "SubscriptionBusy",
+    "SubscriptionDamaged",
+    "SubscriptionHalted",
     "UnknownEvent",
+    "UnknownKey",
     "event",
+    "upcast",
 ]

@@ -4,6 +4,10 @@ A blob is one zstd file, `blobs/<2 hex digits>/<62 hex digits>`, written to a te
 its folder synced: when `put` returns the content is durable, and a crash leaves no half blob under a digest.
 Content is verified whenever it is read; what does not match raises `BlobDamaged` and is never returned.
 Any number of threads and processes may write the same blob at once.
+
+Garbage is swept without a lock. Storing a blob anew renews its time, and only what has been old for a grace period
+goes; it is moved aside first and moved back if its time was renewed in between, so a writer that found it is not
+deceived.
 """
 
 from __future__ import annotations
@@ -14,9 +18,10 @@ import os
 import re
 import secrets
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import BinaryIO, final
+from typing import Protocol, final
 
 from blake3 import blake3
 
@@ -29,7 +34,15 @@ else:
 
 _CHUNK = 1 << 20
 _LEVEL = 1
+_ASIDE = ".aside"
 _DIGEST = re.compile(r"[0-9a-f]{64}")
+
+
+class Source(Protocol):
+    """What a blob can be read from: `read` gives no bytes only at its end."""
+
+    def read(self, size: int, /) -> bytes:
+        """At most `size` bytes, or, if the caller sets no limit, as many as there are."""
 
 
 @final
@@ -38,14 +51,15 @@ class BlobStore:
 
     def __init__(self, root: Path) -> None:
         self._root = root
+        self._folders: set[Path] = set()
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def put(self, data: bytes) -> str:
         """Store `data` durably and return its digest, 64 hex digits. Storing it again costs one look-up."""
         digest = blake3(data).hexdigest()
-        return digest if self._path(digest).exists() else self.put_stream(io.BytesIO(data))[0]
+        return digest if self._renew(digest) else self.put_stream(io.BytesIO(data))[0]
 
-    def put_stream(self, source: BinaryIO, limit: int | None = None) -> tuple[str, int]:
+    def put_stream(self, source: Source, limit: int | None = None) -> tuple[str, int]:
         """Store what `source` gives until its end, or its first `limit` bytes, in bounded memory.
 
         Returns the digest and the number of bytes.
@@ -63,11 +77,13 @@ class BlobStore:
                 file.flush()
                 os.fsync(file.fileno())
             digest = hasher.hexdigest()
-            path = self._path(digest)
-            if not path.exists():
-                if not path.parent.exists():
+            if not self._renew(digest):
+                path = self._path(digest)
+                if path.parent not in self._folders:
                     path.parent.mkdir(mode=0o700, exist_ok=True)
+                    # Also if it was there: another writer may have made it, and not synced it yet.
                     _sync_folder(self._root)
+                    self._folders.add(path.parent)
                 temporary.rename(path)
                 _sync_folder(path.parent)
             return digest, size
@@ -105,6 +121,30 @@ class BlobStore:
             if decompressor.unused_data or file.read(1) or hasher.hexdigest() != digest:
                 raise BlobDamaged(f"blob {digest} does not match its digest; restore {path} from a copy")
 
+    def sweep(self, wanted: Callable[[str], bool], grace_seconds: float) -> tuple[int, int]:
+        """Remove the blobs that are not `wanted` and have not been stored anew for `grace_seconds`, and what killed
+        writers left; returns how many files of how many bytes. Safe beside writers, if the grace period is longer than
+        any takes from storing a blob to storing the event that refers to it.
+        """
+        before = time.time() - grace_seconds
+        removed = size = 0
+        for path in self._root.glob(f"*/*{_ASIDE}"):  # left by a sweep that was cut off
+            path.rename(path.with_name(path.name.removesuffix(_ASIDE)))
+        for path in (*self._root.glob("??/*"), *self._root.glob(".*-*")):
+            if _DIGEST.fullmatch(path.parent.name + path.name) and wanted(path.parent.name + path.name):
+                continue
+            bytes_freed = _remove_if_old(path, before)
+            removed, size = removed + (bytes_freed > 0), size + bytes_freed
+        return removed, size
+
+    def _renew(self, digest: str) -> bool:
+        """Whether the blob is there; if so, it is new again to whoever sweeps."""
+        try:
+            os.utime(self._path(digest))
+        except FileNotFoundError:
+            return False
+        return True
+
     def __contains__(self, digest: str) -> bool:
         return self._path(digest).exists()
 
@@ -112,6 +152,23 @@ class BlobStore:
         if not _DIGEST.fullmatch(digest):
             raise BadInput(f"{digest!r} is no blob digest; it has 64 hexadecimal digits")
         return self._root / digest[:2] / digest[2:]
+
+
+def _remove_if_old(path: Path, before: float) -> int:
+    """Remove a file unless it is newer than `before`; returns its size, 0 if it stays or is gone."""
+    aside = path.with_name(path.name + _ASIDE)
+    try:
+        if path.stat().st_mtime >= before:
+            return 0
+        path.rename(aside)
+        found = aside.stat()
+        if found.st_mtime >= before:
+            aside.rename(path)
+            return 0
+        aside.unlink()
+    except FileNotFoundError:
+        return 0
+    return found.st_size
 
 
 def _private(path: str, flags: int) -> int:

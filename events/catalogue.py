@@ -6,6 +6,9 @@ intent without an outcome is how a crash shows, and what reconciliation looks fo
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import NamedTuple
+
 import msgspec
 
 from sandkeep.events.schema import Event, event
@@ -231,3 +234,32 @@ class ResumeFailed(Failure, frozen=True):
 @event(version=1)
 class CleanupFailed(Failure, frozen=True):
     """Something of the task could not be removed."""
+
+
+@event(version=1)
+class HandlerFailed(Event, frozen=True):
+    """The handler of a durable subscription failed on the record at `position`, for the last time; `error` is why."""
+
+    subscription: str
+    position: int
+    error: str
+    halted: bool
+
+
+class Reference(NamedTuple):
+    """Content that something vouches for: a blob of `size` bytes, or (`tree`) a manifest and all that it refers to."""
+
+    digest: str
+    size: int
+    tree: bool = False
+
+
+def references(event: Event) -> Iterator[Reference]:
+    """The content that an event vouches for."""
+    match event:
+        case CommandExecuted():
+            for output in (event.stdout, event.stderr):
+                if output.blob is not None:
+                    yield Reference(output.blob, output.size)
+        case CheckpointCreated():
+            yield Reference(event.digest, 0, tree=True)

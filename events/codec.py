@@ -9,7 +9,8 @@ frame's checksum, the log's id, the first position, the count and the body, so a
 byte and no frame can be moved within a log or into another one. Each frame also holds its predecessor's
 checksum, so that frames behind a damaged one still verify by themselves.
 
-The bytes that were stored are what is hashed: nothing is decoded and encoded again to be checked.
+The bytes that were stored are what is hashed: nothing is decoded and encoded again to be checked. This also holds for
+a single record: its bytes are its element of the body's array, and the data of its leaf in the log's Merkle tree.
 Everything here is pure and safe to call from any thread.
 """
 
@@ -75,7 +76,7 @@ class Frame(msgspec.Struct, frozen=True, gc=False):
         """The records. Raises `LogDamaged` if they are not the ones the header announces."""
         try:
             records = _decoder.decode(self.body)
-        except msgspec.DecodeError as error:
+        except schema.NOT_DECODED as error:
             raise LogDamaged(f"the frame at position {self.first} cannot be decoded: {error}") from error
         if self.count == 1 == len(records):  # the common frame, for which building two lists would double the cost
             dense = records[0].position == self.first
@@ -85,9 +86,21 @@ class Frame(msgspec.Struct, frozen=True, gc=False):
             raise LogDamaged(f"the frame at position {self.first} does not hold {self.count} records in order")
         return records
 
+    def leaves(self) -> list[bytes]:
+        """The exact bytes of each record, in order. Raises `LogDamaged` if there are not as many as announced."""
+        try:
+            leaves = _leaf_decoder.decode(self.body)
+        except schema.NOT_DECODED as error:
+            raise LogDamaged(f"the frame at position {self.first} cannot be decoded: {error}") from error
+        if len(leaves) != self.count:
+            raise LogDamaged(f"the frame at position {self.first} does not hold {self.count} records")
+        return [bytes(leaf) for leaf in leaves]
+
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(list[Record])
+_leaf_decoder = msgspec.msgpack.Decoder(list[msgspec.Raw])
+_record_decoder = msgspec.msgpack.Decoder(Record)
 
 
 def checksum(previous: bytes, log_id: bytes, first: int, count: int, body: bytes) -> bytes:
@@ -123,3 +136,11 @@ def decode_frame(value: bytes, log_id: bytes, first: int) -> Frame:
     if checksum(previous, log_id, first, count, body) != digest:
         raise LogDamaged(f"the frame at position {first} does not match its checksum")
     return Frame(first, count, previous, digest, body)
+
+
+def decode_record(leaf: bytes) -> Record:
+    """The record with these bytes, from wherever they come. Raises `LogDamaged` if they are no record's."""
+    try:
+        return _record_decoder.decode(leaf)
+    except schema.NOT_DECODED as error:
+        raise LogDamaged(f"what should be a record cannot be decoded: {error}") from error

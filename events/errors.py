@@ -77,3 +77,57 @@ class BlobDamaged(SandkeepError):
     """Stored content no longer matches its digest."""
 
     code = "blob-damaged"
+
+
+class SubscriptionBusy(SandkeepError):
+    """Another consumer has this durable subscription."""
+
+    code = "subscription-busy"
+
+
+class SubscriptionHalted(SandkeepError):
+    """A durable subscription stands still before a record that its handler could not deal with."""
+
+    code = "subscription-halted"
+
+
+class SubscriptionDamaged(SandkeepError):
+    """What is stored of a durable subscription's position cannot be right."""
+
+    code = "subscription-damaged"
+
+
+class BadKey(BadInput):
+    """What was given is no verifier key."""
+
+    code = "bad-key"
+
+
+class NotABundle(BadInput):
+    """What was given is no audit bundle, or one of another version."""
+
+    code = "not-a-bundle"
+
+
+class BundleDamaged(SandkeepError):
+    """An audit bundle is cut short, or does not go on as its format has it."""
+
+    code = "bundle-damaged"
+
+
+class BadNote(SandkeepError):
+    """A signed note is not of the form that notes have, or does not say what it should."""
+
+    code = "bad-note"
+
+
+class BadSignature(BadNote):
+    """A note's signature is not that of the key it names."""
+
+    code = "bad-signature"
+
+
+class UnknownKey(BadNote):
+    """No key that was given signed the note."""
+
+    code = "unknown-key"

@@ -1,4 +1,4 @@
-"""How a log lies in its LMDB environment: the databases, and their keys.
+"""How a log lies in its LMDB environment: the databases, their keys, and the transactions on them.
 
 All keys are big-endian, so that LMDB's byte order is the log's order:
 
@@ -7,28 +7,50 @@ All keys are big-endian, so that LMDB's byte order is the log's order:
     streams  stream, NUL, revision          -> position
     keys     stream, NUL, idempotency key   -> digest of what was asked, and the receipt
     fences   stream                         -> the highest fencing token seen
+    notes    size of the tree               -> the signed note that was published for it, and the tree's peaks
+
+The map begins small and is doubled when it is full. LMDB moves it only while this process has no transaction open, so
+readers pass a gate that growing it closes for a moment; that another process has grown it shows when a transaction
+begins, and is followed in the same way.
+
+A reader that was killed stays in LMDB's table, takes a place there, and keeps old pages from being used again. So the
+table is cleared of the dead when the log is opened, once a minute when it is written, and when it is full.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import struct
+import threading
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import final
 
 import lmdb
 import msgspec
 
-from sandkeep.events.errors import LogDamaged, LogUnavailable
-from sandkeep.events.log import Receipt
+from sandkeep.events import codec
+from sandkeep.events.codec import Frame
+from sandkeep.events.errors import LimitReached, LogDamaged, LogUnavailable
+from sandkeep.events.log import Head, Receipt
+from sandkeep.events.mounts import refuse_network
 
 FORMAT = 1
 """The version of the layout above."""
 
-MAP_BYTES = 64 << 30
-"""Address space for the log, and so its largest size; the file grows only as it is written."""
+MAP_BYTES = 64 << 20
+"""Address space for a new log, doubled whenever it is full; the file grows only as it is written."""
 
+MAX_MAP_BYTES = 1 << 46
+"""Where doubling ends: half of what a process can address."""
+
+MAX_READERS = 1024
+"""How many read transactions all processes together may have open."""
+
+_CHECK_SECONDS = 60.0
 _U64 = struct.Struct(">Q")
 
 
@@ -39,6 +61,15 @@ class Used(msgspec.Struct, frozen=True, array_like=True):
     receipt: Receipt
 
 
+class Published(msgspec.Struct, frozen=True, array_like=True):
+    """A signed note (see `note`), and the hashes that the tree goes on from (see `merkle.Peaks`)."""
+
+    note: bytes
+    peaks: tuple[bytes, ...]
+
+
+encode_published = msgspec.msgpack.Encoder().encode
+decode_published = msgspec.msgpack.Decoder(Published).decode
 encode_used = msgspec.msgpack.Encoder().encode
 decode_used = msgspec.msgpack.Decoder(Used).decode
 
@@ -54,20 +85,33 @@ class Layout:
         log or one of another format.
         """
         create = not readonly
+        self._gate = _Gate()
+        self._head: Head | None = None
+        self._pid = os.getpid()
+        self._check_at = 0.0
+        refuse_network(path)
         try:
             if create:
                 path.mkdir(mode=0o700, parents=True, exist_ok=True)
             self.env = lmdb.open(
-                os.fspath(path), map_size=MAP_BYTES, max_dbs=5, mode=0o600, readonly=readonly, create=create
+                os.fspath(path),
+                map_size=MAP_BYTES,
+                max_dbs=6,
+                max_readers=MAX_READERS,
+                mode=0o600,
+                readonly=readonly,
+                create=create,
             )
         except (lmdb.Error, OSError) as error:
             raise LogUnavailable(f"the log in {path} cannot be opened: {error}") from error
         try:
+            self._clear_readers()
             self.meta = self.env.open_db(b"meta", create=create)
             self.frames = self.env.open_db(b"frames", create=create)
             self.streams = self.env.open_db(b"streams", create=create)
             self.keys = self.env.open_db(b"keys", create=create)
             self.fences = self.env.open_db(b"fences", create=create)
+            self.notes = self._open_notes(create)
             self.log_id = self._identify(path, create)
         except lmdb.Error as error:
             self.env.close()
@@ -75,6 +119,13 @@ class Layout:
         except LogDamaged:
             self.env.close()
             raise
+
+    def _open_notes(self, create: bool) -> lmdb._Database | None:
+        """None if there are none, which is so in a log that the first release wrote and nobody has opened since."""
+        try:
+            return self.env.open_db(b"notes", create=create)
+        except lmdb.NotFoundError:
+            return None
 
     def _identify(self, path: Path, create: bool) -> bytes:
         with self.env.begin(db=self.meta, write=create) as txn:
@@ -87,6 +138,165 @@ class Layout:
         if found != str(FORMAT).encode():
             raise LogDamaged(f"the log in {path} has format {found!r}; this version reads format {FORMAT}")
         return log_id
+
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[lmdb.Transaction[bytes]]:
+        """A read transaction. Hold it for a page, never while waiting for a write: the map cannot grow meanwhile."""
+        cleared = False
+        while True:
+            with self._gate.shared():
+                try:
+                    txn = self.env.begin()
+                except lmdb.ReadersFullError:
+                    if cleared:
+                        raise
+                    cleared = True
+                    self._clear_readers()
+                    continue
+                except lmdb.MapResizedError:
+                    txn = None
+                if txn is not None:
+                    with txn:
+                        yield txn
+                    return
+            self._resize(0)
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[lmdb.Transaction[bytes]]:
+        """A write transaction, aborted unless the block commits it. One thread of this process at a time."""
+        if time.monotonic() >= self._check_at:
+            self._clear_readers()
+        while True:
+            try:
+                txn = self.env.begin(write=True)
+                break
+            except lmdb.MapResizedError:
+                self._resize(0)
+        try:
+            yield txn
+        finally:
+            txn.abort()
+
+    @property
+    def forked(self) -> bool:
+        """Whether this is a child of the process that opened this."""
+        return os.getpid() != self._pid
+
+    def refuse_after_fork(self) -> None:
+        """Raise `LogUnavailable` in such a child, where LMDB's locks and map are not its own."""
+        if self.forked:
+            raise LogUnavailable(
+                "the log was opened before a fork; close it in the child, and open the keep again there"
+            )
+
+    def _clear_readers(self) -> None:
+        self._check_at = time.monotonic() + _CHECK_SECONDS
+        self.env.reader_check()
+
+    def grow(self) -> None:
+        """Double the map, waiting for this process's readers; no write transaction may be open.
+
+        Raises `LimitReached`.
+        """
+        size = self.env.info()["map_size"] * 2
+        if size > MAX_MAP_BYTES:
+            raise LimitReached(f"the log has reached {MAX_MAP_BYTES >> 40} TiB, the most this version holds")
+        self._resize(size)
+
+    def _resize(self, size: int) -> None:
+        """Set the map's size; 0 takes up what another process has set."""
+        with self._gate.alone():
+            self.env.set_mapsize(size)
+
+    def head(self, txn: lmdb.Transaction[bytes]) -> Head:
+        """The end of the log."""
+        cursor = txn.cursor(self.frames)
+        if not cursor.last():
+            return Head(0, codec.GENESIS, 0)
+        value, cached = cursor.value(), self._head
+        if cached is None or cached.checksum != codec.stored_checksum(value):
+            frame = codec.decode_frame(value, self.log_id, position_at(cursor.key()))
+            cached = self._head = Head(frame.last, frame.checksum, frame.records()[-1].time_ns)
+        return cached
+
+    def took(self, head: Head) -> None:
+        """Remember the end of the log after a commit of this process."""
+        self._head = head
+
+    def revision(self, txn: lmdb.Transaction[bytes], stream: str) -> int:
+        """The last revision of `stream`, 0 when there is none."""
+        cursor = txn.cursor(self.streams)
+        found = cursor.prev() if cursor.set_range(stream_key(stream, 2**64 - 1)) else cursor.last()
+        if not found:
+            return 0
+        name, revision = split_stream_key(cursor.key())
+        return revision if name == stream else 0
+
+    def published(self, txn: lmdb.Transaction[bytes]) -> Iterator[tuple[int, Published]]:
+        """The notes, newest first, by the size they are for; unchecked. Raises `LogDamaged` if one cannot be read."""
+        if self.notes is None:
+            return
+        for key, value in txn.cursor(self.notes).iterprev():
+            try:
+                yield position_at(key), decode_published(value)
+            except (struct.error, msgspec.DecodeError) as error:
+                raise LogDamaged(f"the published note under {key.hex()} cannot be read: {error}") from error
+
+    def scan(self, txn: lmdb.Transaction[bytes], after: int) -> Iterator[Frame]:
+        """The frames that hold positions behind `after`, each checked by itself."""
+        cursor = txn.cursor(self.frames)
+        key = place(after + 1)
+        found = cursor.set_range(key)
+        if not found:
+            found = cursor.last()
+        elif cursor.key() != key and not cursor.prev():
+            cursor.first()
+            raise LogDamaged(f"the log does not begin at position 1 but at {position_at(cursor.key())}")
+        if not found:
+            return
+        for place_of, value in cursor.iternext():
+            frame = codec.decode_frame(value, self.log_id, position_at(place_of))
+            if frame.last > after:
+                yield frame
+
+
+@final
+class _Gate:
+    """Lets in any number who share, or one who must be alone."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition(threading.Lock())
+        self._sharing = 0
+        self._closed = False
+
+    @contextlib.contextmanager
+    def shared(self) -> Iterator[None]:
+        with self._changed:
+            while self._closed:
+                self._changed.wait()
+            self._sharing += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._sharing -= 1
+                if self._closed:
+                    self._changed.notify_all()
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        with self._changed:
+            while self._closed:
+                self._changed.wait()
+            self._closed = True
+            while self._sharing:
+                self._changed.wait()
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._closed = False
+                self._changed.notify_all()
 
 
 def place(position: int) -> bytes:

@@ -54,7 +54,7 @@ class Session(Protocol[View_co]):
 
     @property
     def view(self) -> View_co:
-        """What a decider sees: exactly the state at the head of the log."""
+        """What a decider sees: exactly the state at the head of the log, and nothing it can change."""
 
     def apply(self, records: Sequence[Record]) -> None:
         """Advance by records that are about to be committed."""
@@ -117,6 +117,31 @@ class EventLog(Protocol[View_co]):
         not run at all when `key` was used before. Raises as `append` does.
         """
 
+    async def append_async(
+        self,
+        stream: str,
+        events: Sequence[Event],
+        *,
+        actor: str,
+        expected: int | None = None,
+        key: str | None = None,
+        cause: int | None = None,
+        fence: int | None = None,
+    ) -> Receipt:
+        """As `append`, for callers on an event loop. Cancelling it does not take back what has been asked."""
+
+    async def decide_async(
+        self,
+        stream: str,
+        decider: Callable[[View_co], Sequence[Event]],
+        *,
+        actor: str,
+        key: str | None = None,
+        cause: int | None = None,
+        fence: int | None = None,
+    ) -> Receipt:
+        """As `decide`, for callers on an event loop. The decider runs on another thread."""
+
     def read(self, after: int = 0, *, until: int | None = None) -> Iterator[Record]:
         """The records behind position `after`, up to `until` or the head, verified, in order.
 
@@ -130,7 +155,8 @@ class EventLog(Protocol[View_co]):
     def listen(self, callback: Callable[[], None]) -> Callable[[], None]:
         """Call `callback` after each commit of this process; returns a function that ends this.
 
-        The callback runs on the committing thread and must neither block nor raise.
+        It is called soon after those of other processes too, as far as the log can tell, so who waits for records polls
+        as well. It runs on the committing thread or on one of the log's own, and must neither block nor raise.
         """
 
     def close(self) -> None:

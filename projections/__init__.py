@@ -1,7 +1,7 @@
 """What is true now: pure folds over the log, and the store they live in."""
 
 from sandkeep.projections.checkpoints import Checkpoint, Checkpoints
-from sandkeep.projections.projection import MemoryState, Projection, State, digest, fold
+from sandkeep.projections.projection import MemoryState, Projection, State, StateView, digest, fold
 from sandkeep.projections.registry import Pending, Registry, Task, TaskState
 from sandkeep.projections.store import ProjectionStore, ProjectionsUnavailable, Rebuilt
 
@@ -16,6 +16,7 @@ __all__ = [
     "Rebuilt",
     "Registry",
     "State",
+    "StateView",
     "Task",
     "TaskState",
     "digest",

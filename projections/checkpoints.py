@@ -9,7 +9,7 @@ import msgspec
 
 from sandkeep.events import Record
 from sandkeep.events import catalogue as ev
-from sandkeep.projections.projection import State
+from sandkeep.projections.projection import State, StateView
 from sandkeep.projections.registry import STREAM
 
 
@@ -59,7 +59,7 @@ class Checkpoints:
         state.put(_prefix(task) + record.position.to_bytes(8, "big"), _encode(checkpoint))
 
 
-def checkpoints(state: State, task: str) -> Iterator[Checkpoint]:
+def checkpoints(state: StateView, task: str) -> Iterator[Checkpoint]:
     """The checkpoints of one task, oldest first."""
     for _, value in state.scan(_prefix(task)):
         yield _decode(value)

@@ -15,20 +15,24 @@ from blake3 import blake3
 from sandkeep.events import Record
 
 
-class State(Protocol):
-    """An ordered map of bytes that projections keep their state in. Used by one thread at a time."""
+class StateView(Protocol):
+    """What a decider sees of the state: an ordered map of bytes that cannot be changed through it."""
 
     def get(self, key: bytes) -> bytes | None:
         """The value under `key`, or None."""
+
+    def scan(self, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
+        """The entries whose key begins with `prefix`, in key order; the state must not change meanwhile."""
+
+
+class State(StateView, Protocol):
+    """An ordered map of bytes that projections keep their state in. Used by one thread at a time."""
 
     def put(self, key: bytes, value: bytes) -> None:
         """Set the value under `key`."""
 
     def delete(self, key: bytes) -> None:
         """Remove `key`, if it is there."""
-
-    def scan(self, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
-        """The entries whose key begins with `prefix`, in key order; the state must not change meanwhile."""
 
 
 class Projection(Protocol):
@@ -76,7 +80,7 @@ def fold(projections: Sequence[Projection], records: Iterable[Record], state: St
     return position
 
 
-def digest(projections: Sequence[Projection], state: State) -> str:
+def digest(projections: Sequence[Projection], state: StateView) -> str:
     """BLAKE3, in hex, over every entry of these projections in order: equal states have equal digests."""
     hasher = blake3()
     for projection in sorted(projections, key=lambda projection: projection.name):

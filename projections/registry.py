@@ -16,7 +16,7 @@ import msgspec
 
 from sandkeep.events import Event, Record
 from sandkeep.events import catalogue as ev
-from sandkeep.projections.projection import State
+from sandkeep.projections.projection import State, StateView
 
 STREAM = "task/"
 
@@ -152,18 +152,18 @@ class Registry:
             state.delete(_pending_key(after.id))
 
 
-def find(state: State, task_id: str) -> Task | None:
+def find(state: StateView, task_id: str) -> Task | None:
     """The task with this id, if there is one."""
     value = state.get(_task_key(task_id))
     return None if value is None else _decode(value)
 
 
-def matching(state: State, prefix: str) -> list[str]:
+def matching(state: StateView, prefix: str) -> list[str]:
     """The ids of the tasks whose id begins with `prefix`, in order."""
     return [key.rsplit(b"/", 1)[1].decode() for key, _ in state.scan(_task_key(prefix))]
 
 
-def tasks(state: State, *states: TaskState) -> Iterator[Task]:
+def tasks(state: StateView, *states: TaskState) -> Iterator[Task]:
     """The tasks in any of `states` (all, when none is named), each state's in order of creation."""
     for wanted in states or tuple(TaskState):
         for _, task_id in state.scan(f"registry/state/{wanted}/".encode()):
@@ -172,7 +172,7 @@ def tasks(state: State, *states: TaskState) -> Iterator[Task]:
                 yield task
 
 
-def busy(state: State) -> Iterator[Task]:
+def busy(state: StateView) -> Iterator[Task]:
     """The tasks that something is under way in, or was when a process died."""
     for key, _ in state.scan(_pending_key("")):
         task = find(state, key.rsplit(b"/", 1)[1].decode())

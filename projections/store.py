@@ -31,11 +31,12 @@ import lmdb
 import msgspec
 
 from sandkeep.events import EventLog, Record, SandkeepError
-from sandkeep.projections.projection import MemoryState, Projection, State, digest, fold
+from sandkeep.projections.projection import MemoryState, Projection, StateView, digest, fold
 
 _logger = logging.getLogger(__name__)
 
 _MAP_SIZE = 64 << 30
+_MAX_READERS = 1024
 _POSITION = b"!position"
 _IDENTITY = b"!identity"
 _RETIRED = b"!retired"
@@ -65,9 +66,8 @@ class _Current(msgspec.Struct, frozen=True):
     boot_id: str
 
 
-@final
-class LmdbState:
-    """A `State` within one LMDB transaction."""
+class LmdbView:
+    """A `StateView` within one LMDB transaction."""
 
     def __init__(self, txn: lmdb.Transaction[bytes]) -> None:
         self._txn = txn
@@ -77,12 +77,6 @@ class LmdbState:
             return self._txn.get(key)
         except lmdb.Error as error:
             raise _unreadable(error) from error
-
-    def put(self, key: bytes, value: bytes) -> None:
-        self._txn.put(key, value)
-
-    def delete(self, key: bytes) -> None:
-        self._txn.delete(key)
 
     def scan(self, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
         try:
@@ -96,17 +90,28 @@ class LmdbState:
 
 
 @final
+class LmdbState(LmdbView):
+    """A `State` within one LMDB write transaction."""
+
+    def put(self, key: bytes, value: bytes) -> None:
+        self._txn.put(key, value)
+
+    def delete(self, key: bytes) -> None:
+        self._txn.delete(key)
+
+
+@final
 class _StoreSession:
     """A write of the projections inside a write of the log (see `events.log.Session`)."""
 
     def __init__(self, store: ProjectionStore, txn: lmdb.Transaction[bytes]) -> None:
         self._store = store
         self._txn = txn
-        self._state = LmdbState(txn)
+        self._view = LmdbView(txn)
 
     @property
-    def view(self) -> State:
-        return self._state
+    def view(self) -> StateView:
+        return self._view
 
     def apply(self, records: Sequence[Record]) -> None:
         self._store.advance(self._txn, records)
@@ -130,11 +135,11 @@ class ProjectionStore:
         self._projections = tuple(projections)
         self._boot_id = boot_id or _this_boot()
         self._lock = threading.Lock()
-        self._log: EventLog[State] | None = None
+        self._log: EventLog[StateView] | None = None
         self._env: lmdb.Environment | None = None
         self._retired: list[lmdb.Environment] = []
 
-    def open(self, log: EventLog[State]) -> None:
+    def open(self, log: EventLog[StateView]) -> None:
         """Take up the current generation, or begin a new one if it is not fit for use, and catch up with `log`."""
         self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._log = log
@@ -172,7 +177,7 @@ class ProjectionStore:
                 txn.put(_POSITION, position.to_bytes(8, "big"))
 
     @contextlib.contextmanager
-    def reading(self) -> Iterator[State]:
+    def reading(self) -> Iterator[StateView]:
         """A consistent view of the state, no older than the log's head at the call."""
         log = self._opened_log()
         head = log.head().position
@@ -183,21 +188,21 @@ class ProjectionStore:
                 self.advance(writing, log.read(_position(writing)))
             txn = self._transaction(write=False)
         try:
-            yield LmdbState(txn)
+            yield LmdbView(txn)
         finally:
             txn.abort()
 
-    def as_of(self, position: int) -> State:
+    def as_of(self, position: int) -> StateView:
         """The state after the record at `position`, folded anew in memory. The cost is that of the log before it."""
         state = MemoryState()
         fold(self._projections, self._opened_log().read(until=position), state)
         return state
 
-    def digest(self, state: State) -> str:
+    def digest(self, state: StateView) -> str:
         """The digest of `state` over all projections."""
         return digest(self._projections, state)
 
-    def position(self, state: State) -> int:
+    def position(self, state: StateView) -> int:
         """The position that a `state` given by `reading` is of."""
         return int.from_bytes(state.get(_POSITION) or b"", "big")
 
@@ -221,7 +226,7 @@ class ProjectionStore:
                 with self._transaction(write=True) as old, env.begin(write=True) as new:
                     self.advance(old, log.read(_position(old)))
                     self.advance(new, log.read(position))
-                    before, after = self.digest(LmdbState(old)), self.digest(LmdbState(new))
+                    before, after = self.digest(LmdbView(old)), self.digest(LmdbView(new))
                     position = _position(new)
                     self._name_current(generation)
                     old.put(_RETIRED, b"1")
@@ -239,7 +244,7 @@ class ProjectionStore:
         except lmdb.Error as error:
             raise ProjectionsUnavailable(f"the projections cannot be written: {error}; delete {self._root}") from error
 
-    def _opened_log(self) -> EventLog[State]:
+    def _opened_log(self) -> EventLog[StateView]:
         if self._log is None:
             raise ProjectionsUnavailable("the projections are closed; open the keep again")
         return self._log
@@ -260,7 +265,11 @@ class ProjectionStore:
                 raise ProjectionsUnavailable("the projections are closed; open the keep again")
             env = self._env
         try:
-            return env.begin(write=write)
+            try:
+                return env.begin(write=write)
+            except lmdb.ReadersFullError:  # by the dead, perhaps
+                env.reader_check()
+                return env.begin(write=write)
         except lmdb.Error as error:
             raise ProjectionsUnavailable(f"the projections in {self._root} cannot be opened: {error}") from error
 
@@ -322,7 +331,12 @@ class ProjectionStore:
 
     def _open_env(self, path: Path) -> lmdb.Environment:
         path.mkdir(mode=0o700, exist_ok=True)  # LMDB would make it without the permission to enter it
-        return lmdb.open(os.fspath(path), map_size=_MAP_SIZE, mode=0o600, sync=False, metasync=False)
+        env = lmdb.open(
+            os.fspath(path), map_size=_MAP_SIZE, max_readers=_MAX_READERS, mode=0o600, sync=False, metasync=False
+        )
+        # A reader that was killed would hold its place in the table, and old pages, for ever.
+        env.reader_check()
+        return env
 
     def _identity(self) -> bytes:
         versions = sorted((projection.name, projection.version) for projection in self._projections)

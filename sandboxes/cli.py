@@ -19,9 +19,10 @@ import typer
 
 from sandkeep.events import BadInput, Record, SandkeepError
 from sandkeep.projections import TaskState, registry
-from sandkeep.sandboxes import render
+from sandkeep.sandboxes import cli_audit, render
 from sandkeep.sandboxes.execution import DEFAULT_TIMEOUT_SECONDS
 from sandkeep.sandboxes.keep import FORMAT, Keep, identify
+from sandkeep.sandboxes.options import HERE, AsJson, KeepPath
 from sandkeep.sandboxes.verification import verify_log
 
 app = typer.Typer(
@@ -33,11 +34,9 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-KeepPath = Annotated[Path, typer.Option("--keep", metavar="DIR", envvar="SANDKEEP_KEEP", help="The keep's folder.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
-TaskId = Annotated[str, typer.Argument(metavar="TASK", help="A task's id, or at least 4 digits of its beginning.")]
+app.add_typer(cli_audit.app)
 
-HERE = Path(".sandkeep")
+TaskId = Annotated[str, typer.Argument(metavar="TASK", help="A task's id, or at least 4 digits of its beginning.")]
 
 
 @app.command("init")
@@ -106,16 +105,23 @@ def execute(
         float, typer.Option(metavar="SECONDS", help="When it is up, all that runs in the sandbox is ended (124).")
     ] = DEFAULT_TIMEOUT_SECONDS,
     env: Annotated[list[str] | None, typer.Option(metavar="K=V", help="A variable; may be repeated.")] = None,
+    secret: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME", help="A variable of yours whose value is kept out of the record; may be repeated."
+        ),
+    ] = None,
     cwd: Annotated[str, typer.Option(metavar="DIR", help="Where to run, inside the workspace.")] = ".",
     keep: KeepPath = HERE,
     json: AsJson = False,
 ) -> None:
     """Run a command in a task's sandbox; its streams and its exit status are those of this program."""
     variables = dict(_variable(each) for each in env or ())
+    secrets = {name: _secret(name) for name in secret or ()}
     with Keep.open(keep) as opened:
         found = opened.task(task)
         on_output = None if json else _write
-        result = found.execute(argv, timeout=timeout, env=variables, cwd=cwd, on_output=on_output)
+        result = found.execute(argv, timeout=timeout, env=variables, secrets=secrets, cwd=cwd, on_output=on_output)
         if json:
             render.print_json(render.result_document(result, opened.blobs))
             return
@@ -207,8 +213,7 @@ def verify(keep: KeepPath = HERE, json: AsJson = False) -> None:
     """Check every checksum of the log, the blobs it vouches for and the projections. Exit status 1 if any is off."""
     with render.progress() as progress:
         path = keep.absolute()
-        identify(path)
-        report = verify_log(path, progress)
+        report = verify_log(path, progress, identify(path))
         if report.ok:
             with Keep.open(keep) as opened:
                 report = opened.verify(progress)
@@ -218,7 +223,8 @@ def verify(keep: KeepPath = HERE, json: AsJson = False) -> None:
         for line in report.damage:
             print(f"damaged: {render.plain(line)}")
         verdict = "all is as it was" if report.ok else "DAMAGED"
-        print(f"{verdict}: {report.events} events up to position {report.head}, {report.blobs} blobs")
+        notes = f"{report.notes} published notes"
+        print(f"{verdict}: {report.events} events up to position {report.head}, {notes}, {report.blobs} blobs")
     raise typer.Exit(0 if report.ok else 1)
 
 
@@ -314,6 +320,15 @@ def _variable(assignment: str) -> tuple[str, str]:
     if not equals:
         raise BadInput(f"--env {assignment!r} sets nothing; write it as NAME=VALUE")
     return name, value
+
+
+def _secret(name: str) -> str:
+    try:
+        return os.environ[name]
+    except (KeyError, ValueError) as error:  # a name with a NUL or "=" is none that could be set
+        raise BadInput(
+            f"--secret {name!r} is no variable of yours; set it first, its value is read from there"
+        ) from error
 
 
 def _write(name: str, data: bytes) -> None:

@@ -77,6 +77,12 @@ class TaskBusy(SandkeepError):
     code = "task-busy"
 
 
+class KeyUnavailable(SandkeepError):
+    """The keep's audit key cannot be read, or is not the one that its log names."""
+
+    code = "key-unavailable"
+
+
 class EngineUnreachable(SandkeepError):
     """No Docker engine answers."""
 

@@ -13,6 +13,7 @@ from sandkeep.events import BadInput, BlobStore
 from sandkeep.events.catalogue import Output
 from sandkeep.sandboxes.engine import Engine
 from sandkeep.sandboxes.errors import BadTimeout, CommandNotFound, OutsideWorkspace
+from sandkeep.sandboxes.secrets import Secrets
 from sandkeep.sandboxes.spool import NO_FOLDER, NOT_FOUND, Spool
 
 DEFAULT_TIMEOUT_SECONDS = 600.0
@@ -58,6 +59,13 @@ def check_environment(env: Mapping[str, str]) -> dict[str, str]:
         if not _VARIABLE.fullmatch(name):
             raise BadInput(f"{name!r} cannot name an environment variable; use letters, digits and _")
     return dict(zip(env, _words(list(env.values()), "the environment"), strict=True))
+
+
+def check_variables(env: Mapping[str, str], secrets: Mapping[str, str]) -> tuple[dict[str, str], Secrets]:
+    """All variables, and those of them that are secret. Raises `BadInput`."""
+    if twice := sorted(set(env) & set(secrets)):
+        raise BadInput(f"{twice[0]} is given as a variable and as a secret; give it once")
+    return check_environment({**env, **secrets}), Secrets(secrets)
 
 
 def check_timeout(seconds: float) -> float:

@@ -3,16 +3,18 @@
     keep.toml      identity and format version          keys/    audit signing key, mode 0600
     log/           the log: the truth                   run/     locks and spools of what is under way
     projections/   a cache of what is true now          tasks/   workspaces and memory folders
-    blobs/         content by digest
+    blobs/         content by digest                    subscriptions/  how far each has come
 
 A `Keep` may be used by several threads, and any number of processes may open the same keep; one process opens it once.
-It must be closed, and not be used across a fork. The Docker engine is only asked for when something needs it.
+It must be closed. A forked child may only close it, and open it anew. The Docker engine is only asked for when
+something needs it.
 """
 
 from __future__ import annotations
 
 import contextlib
 import getpass
+import logging
 import math
 import os
 import re
@@ -22,27 +24,47 @@ import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import final
+from typing import Literal, final
 
 import msgspec
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from sandkeep.events import BadInput, BlobStore, Bus, Event, LmdbLog, Receipt, Record
+from sandkeep.events import (
+    BadInput,
+    BlobStore,
+    Bus,
+    Event,
+    LmdbLog,
+    Receipt,
+    Record,
+    SandkeepError,
+    Subscription,
+    notary,
+)
 from sandkeep.events import catalogue as ev
 from sandkeep.events.lmdb_log import check_actor
 from sandkeep.events.log import Head
-from sandkeep.projections import Checkpoints, ProjectionStore, Rebuilt, Registry, State, TaskState, registry
-from sandkeep.sandboxes import intent, steward, workspace
+from sandkeep.events.mounts import refuse_network
+from sandkeep.events.note import VerifierKey
+from sandkeep.events.subscription import Handler
+from sandkeep.projections import Checkpoints, ProjectionStore, Rebuilt, Registry, StateView, TaskState, registry
+from sandkeep.sandboxes import audit, intent, steward, workspace
+from sandkeep.sandboxes.audit import Exported
 from sandkeep.sandboxes.engine import Engine
 from sandkeep.sandboxes.errors import BadId, KeepExists, KeepFormat, KeepNotFound, TaskNotFound
 from sandkeep.sandboxes.task import Task
-from sandkeep.sandboxes.verification import KeepReport, verify_keep
+from sandkeep.sandboxes.verification import KeepReport, referenced, verify_keep
 
 FORMAT = 1
 """The version of the layout of a keep."""
 
 MAX_TITLE = 200
+_logger = logging.getLogger(__name__)
+
+GRACE_SECONDS = 3600.0
+"""How long a blob may wait for its event."""
+
 _ID = re.compile(r"[0-9a-f]{1,12}")
 _SHORTEST_PREFIX = 4
 _RECONCILE_SECONDS = 30.0
@@ -71,7 +93,9 @@ class Keep:
         self.intents = path / "run" / "intents"
         self.intents.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.projections = ProjectionStore(path / "projections", (Registry(), Checkpoints()))
-        self.log: LmdbLog[State] = LmdbLog(path / "log", follower=self.projections)
+        self.log: LmdbLog[StateView] = LmdbLog(
+            path / "log", follower=self.projections, doorbells=path / "run" / "doorbells"
+        )
         try:
             self.projections.open(self.log)
             self.bus = Bus(self.log)
@@ -79,6 +103,7 @@ class Keep:
             self.log.close()
             raise
         self._reconciled = -math.inf
+        self._closed = False
 
     @classmethod
     def init(cls, path: str | os.PathLike[str] = ".sandkeep", *, actor: str | None = None) -> Keep:
@@ -88,6 +113,7 @@ class Keep:
         try:
             if (path / "keep.toml").exists():
                 raise KeepExists(f"{path} is a keep already; open it, or choose another folder")
+            refuse_network(path)
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
             if any(path.iterdir()):
                 raise BadInput(f"{path} is not empty and holds no keep; empty it, or choose another folder")
@@ -120,7 +146,16 @@ class Keep:
         return cls(path, identify(path), actor)
 
     def close(self) -> None:
-        """End subscriptions and release the keep. Sandboxes go on. Safe to call twice."""
+        """End subscriptions and release the keep. Sandboxes go on. Safe to call twice.
+
+        Publishes a checkpoint if a thousand events have none; that this fails is logged, and holds nothing up.
+        """
+        if not self._closed:
+            self._closed = True
+            try:
+                audit.publish_if_due(self)
+            except SandkeepError as error:
+                _logger.warning("no checkpoint was published: %s", error)
         self.bus.close()
         # The log first: a decision that is being made holds a transaction of the projections until it is done.
         self.log.close()
@@ -183,6 +218,15 @@ class Keep:
         """The records behind position `after`, verified."""
         return self.log.read(after)
 
+    def subscription(
+        self, name: str, handler: Handler, *, after: int = 0, on_failure: Literal["go-on", "halt"] = "halt"
+    ) -> Subscription:
+        """A durable subscription: every record behind `after` to `handler`, at least once, in order. It is not started.
+
+        Its position is the keep's, so any process may go on where another was. Stop it before the keep is closed.
+        """
+        return Subscription(self.log, self.path / "subscriptions", name, handler, after=after, on_failure=on_failure)
+
     def replay(self, progress: Callable[[int], None] = lambda position: None) -> Rebuilt:
         """Rebuild the projections from the log and compare them with those there were."""
         return self.projections.rebuild(progress)
@@ -191,6 +235,41 @@ class Keep:
         """Compare all of the keep with what its log vouches for. A keep that may be damaged is not opened for this:
         see `verification.verify_log`."""
         return verify_keep(self, progress)
+
+    @property
+    def audit_key(self) -> VerifierKey:
+        """The key that whoever verifies this keep's checkpoints and bundles must have. Raises `KeyUnavailable`."""
+        return audit.keep_signer(self).key
+
+    def publish_checkpoint(self) -> bytes:
+        """Sign all that the log holds now, and return the note (C2SP `tlog-checkpoint`).
+
+        Whoever keeps it can show later that nothing of this was rewritten. Raises `KeyUnavailable`, and `LogDamaged` if
+        the log is not what was signed before.
+        """
+        return notary.publish(self.log, audit.keep_signer(self))
+
+    def export_audit(
+        self,
+        file: str | os.PathLike[str],
+        *,
+        task: str | None = None,
+        first: int | None = None,
+        last: int | None = None,
+        blobs: bool = True,
+        progress: Callable[[str], None] = quiet,
+    ) -> Exported:
+        """Write a bundle for auditors into the new file `file`; see `audit.export`."""
+        return audit.export(self, Path(file), task=task, first=first, last=last, blobs=blobs, progress=progress)
+
+    def collect_garbage(self, grace_seconds: float = GRACE_SECONDS) -> tuple[int, int]:
+        """Remove the blobs that no event refers to; returns how many files of how many bytes.
+
+        What was stored less than `grace_seconds` ago stays, since its event may be on its way. Refused, by raising what
+        reading them raises, while the log or a manifest is damaged: nothing could be told from garbage then.
+        """
+        wanted = referenced(self)
+        return self.blobs.sweep(wanted.__contains__, grace_seconds)
 
     def reconcile(self, *, again: bool = False) -> list[str]:
         """Settle what crashes left behind, unless that was done just now and not asked for `again`, and tell what was

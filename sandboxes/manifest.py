@@ -14,6 +14,8 @@ from collections.abc import Iterator
 import msgspec
 
 from sandkeep.events import BlobDamaged, BlobStore
+from sandkeep.events.catalogue import Reference
+from sandkeep.events.schema import NOT_DECODED
 
 MODE_BITS = 0o1777
 """What is kept of a mode. Set-user-id and set-group-id are never restored, and so not recorded."""
@@ -73,15 +75,29 @@ def store(manifest: Manifest, blobs: BlobStore) -> str:
 
 def load(digest: str, blobs: BlobStore) -> Manifest:
     """One folder's manifest, verified. Raises `BlobMissing`, or `BlobDamaged` if the blob is no manifest."""
+    return parse(digest, blobs.get(digest))
+
+
+def parse(digest: str, data: bytes) -> Manifest:
+    """The manifest that is stored as `data` under `digest`. Raises `BlobDamaged` if it is none."""
     try:
-        entries = _decode(blobs.get(digest))
-    except msgspec.DecodeError as error:
+        entries = _decode(data)
+    except NOT_DECODED as error:
         raise BlobDamaged(f"blob {digest} is no manifest: {error}") from error
     for entry in entries:
         # A manifest may come from elsewhere; a name in it must never lead out of its folder.
         if not entry.name or entry.name in (b".", b"..") or b"/" in entry.name or b"\0" in entry.name:
             raise BlobDamaged(f"manifest {digest} holds {entry.name!r}, which is no name")
     return {entry.name: entry for entry in entries}
+
+
+def references(digest: str, data: bytes) -> Iterator[Reference]:
+    """What one folder's manifest vouches for. Raises `BlobDamaged` if `data` is none."""
+    for entry in parse(digest, data).values():
+        if entry.kind is Kind.FOLDER:
+            yield Reference(entry.content, 0, tree=True)
+        elif entry.kind is Kind.FILE:
+            yield Reference(entry.content, entry.size)
 
 
 def blobs_of(digest: str, blobs: BlobStore) -> Iterator[str]:

@@ -16,6 +16,7 @@ from sandkeep.events import BlobStore
 from sandkeep.events.catalogue import INLINE_BYTES, Output
 from sandkeep.sandboxes import workspace
 from sandkeep.sandboxes.engine import SPOOL
+from sandkeep.sandboxes.secrets import Secrets
 
 OUTPUT_BYTES = 1 << 30
 """The most one stream of one command may write; a command that writes more is ended."""
@@ -78,16 +79,20 @@ class Spool:
         self._given[name] += len(data)
         return data
 
-    def output(self, name: str, blobs: BlobStore) -> Output:
-        """Stream `name` as it is now; what is too large for an event goes to `blobs`."""
+    def output(self, name: str, blobs: BlobStore, secrets: Secrets) -> Output:
+        """Stream `name` as it is now, without `secrets`; what is too large for an event goes to `blobs`."""
         file = self._files[name]
         size = os.fstat(file).st_size
         if size <= INLINE_BYTES:
-            data = os.pread(file, INLINE_BYTES, 0)
-            return Output(size=len(data), data=data)
+            data = secrets.data(os.pread(file, INLINE_BYTES, 0))
+            if len(data) <= INLINE_BYTES:
+                return Output(size=len(data), data=data)
         os.lseek(file, 0, os.SEEK_SET)
         with open(file, "rb", closefd=False) as stream:
-            blob, stored = blobs.put_stream(stream, limit=min(size, OUTPUT_BYTES))
+            if secrets:
+                blob, stored = blobs.put_stream(secrets.stream(stream, min(size, OUTPUT_BYTES)))
+            else:
+                blob, stored = blobs.put_stream(stream, limit=min(size, OUTPUT_BYTES))
         return Output(size=stored, blob=blob, truncated=size > OUTPUT_BYTES)
 
     def _make(self, name: str) -> int:

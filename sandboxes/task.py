@@ -110,6 +110,7 @@ class Task:
         *,
         timeout: float = execution.DEFAULT_TIMEOUT_SECONDS,
         env: Mapping[str, str] | None = None,
+        secrets: Mapping[str, str] | None = None,
         cwd: str = ".",
         on_output: Streamed | None = None,
     ) -> Result:
@@ -120,42 +121,40 @@ class Task:
         with output as it comes; what it raises ends the command as a timeout does. A lost sandbox is started anew. The
         result is in the log when this returns.
 
+        `secrets` are variables too, but what is stored of the command holds `[secret NAME]` in their place, the result
+        as well; what `on_output` is given is the caller's own, and raw. See `secrets` for what is recognised.
+
         Raises `BadInput`, `BadTimeout`, `OutsideWorkspace`, `CommandNotFound`, `TaskRefused`, `SandboxGone`, and
         `EngineUnreachable`: then nobody knows what became of the command until the engine is back.
         """
-        argv, env = execution.check_argv(argv), execution.check_environment(env or {})
+        argv, env, hidden = execution.check_argv(argv), *execution.check_variables(env or {}, secrets or {})
         folder, timeout = str(workspace.inside(cwd)), execution.check_timeout(timeout)
         self._keep.reconcile()
         with contextlib.ExitStack() as stack:
             command = stack.enter_context(intent.held(self._keep.intents))
-            request = ev.CommandRequested(command, argv, folder, tuple(sorted(env)), int(timeout * 1e9))
+            words = tuple(map(hidden.text, argv))
+            request = ev.CommandRequested(command, words, hidden.text(folder), tuple(sorted(env)), int(timeout * 1e9))
             with self._keep.working(self.id):
                 decider.begin(self.state, request)  # refused before a sandbox is started for it
                 spool = stack.enter_context(Spool(self._spool, command))
                 container = self._sandbox()
                 self._decide(partial(decider.begin, intent=request))
+            end_all = partial(self._end_all, container)
             try:
                 code, taken, timed_out = execution.run(
-                    self._keep.engine,
-                    container,
-                    spool,
-                    argv,
-                    env,
-                    folder,
-                    timeout,
-                    on_output,
-                    partial(self._end_all, container),
+                    self._keep.engine, container, spool, argv, env, folder, timeout, on_output, end_all
                 )
-                stdout, stderr = spool.output("out", self._keep.blobs), spool.output("err", self._keep.blobs)
+                stdout, stderr = (spool.output(name, self._keep.blobs, hidden) for name in ("out", "err"))
             except SandkeepError as error:
-                self._settle(ev.CommandFailed(command, *_words(error)))
+                code_, message = _words(error)
+                self._settle(ev.CommandFailed(command, code_, hidden.text(message)))
                 if isinstance(error, EngineUnreachable | EngineFailed):
                     # It may still run, unwatched: the next command gets a new sandbox, which ends this one.
                     lost = ev.SandboxLost(container, "the engine failed while a command ran in it")
                     self._decide(partial(decider.lose, event=lost))
                 raise
             except BaseException:  # the caller's callback, or Ctrl-C: the command must not outlive the call
-                self._end_all(container)
+                end_all()
                 self._settle(ev.CommandFailed(command, "interrupted", "the caller ended it"))
                 raise
             self._settle(ev.CommandExecuted(command, code, int(taken * 1e9), timed_out, stdout, stderr))

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from sandkeep.events import BlobDamaged, BlobMissing, Event, verify
-from sandkeep.events import catalogue as ev
+from sandkeep.events import BlobDamaged, BlobMissing, verify
+from sandkeep.events.catalogue import references
+from sandkeep.sandboxes.audit import keep_signer, signer
+from sandkeep.sandboxes.errors import KeyUnavailable
 from sandkeep.sandboxes.manifest import blobs_of
 
 if TYPE_CHECKING:
@@ -19,8 +21,9 @@ if TYPE_CHECKING:
 class KeepReport(msgspec.Struct, frozen=True):
     """What was found. `head` is the last position, `events` the number of events, `checksum` that of the last frame.
 
-    `blobs` counts the blobs that were read and compared with their digests; `damage` has a line for each thing that is
-    not as it was. Behind a damaged log neither blobs nor projections are looked at: they can only be judged by it.
+    `notes` counts the published notes that the log agrees with, `blobs` the blobs that were read and compared with
+    their digests; `damage` has a line for each thing that is not as it was. Behind
+    a damaged log neither blobs nor projections are looked at: they can only be judged by it.
     """
 
     ok: bool
@@ -29,27 +32,39 @@ class KeepReport(msgspec.Struct, frozen=True):
     checksum: str
     blobs: int
     damage: tuple[str, ...]
+    notes: int = 0
 
 
-def verify_log(path: Path, progress: Callable[[str], None]) -> KeepReport:
-    """Verify the log of the keep in `path`, in a process of its own."""
+def verify_log(path: Path, progress: Callable[[str], None], identity: str | None = None) -> KeepReport:
+    """Verify the log of the keep with this id in `path`, and the notes published for it, in a process of its own."""
     progress("verifying the log")
-    log = verify.verify(path / "log")
+    unsigned: tuple[str, ...] = ()
+    try:
+        key = None if identity is None else signer(path, identity).key
+    except KeyUnavailable as error:  # the notes are compared with the log all the same
+        key = None
+        unsigned = (f"keys: {error}",)
+    log = verify.verify(path / "log", key)
     damage = tuple(f"log: {words}" for words in log.damage)
     if log.damaged > len(damage):
         damage += (f"log: {log.damaged - len(damage)} more",)
-    return KeepReport(log.ok, log.head, log.events, log.checksum, 0, damage)
+    damage += unsigned
+    return KeepReport(not damage, log.head, log.events, log.checksum, 0, damage, log.notes)
 
 
 def verify_keep(keep: Keep, progress: Callable[[str], None]) -> KeepReport:
     """Verify all of an open keep, while others go on with it."""
-    log = verify_log(keep.path, progress)
+    log = verify_log(keep.path, progress, keep.id)
     if not log.ok:
         return log
     damage: list[str] = []
+    try:
+        keep_signer(keep)
+    except KeyUnavailable as error:
+        damage.append(f"keys: {error}")
     seen: set[str] = set()
     for record in keep.log.read():
-        for digest, tree in _references(record.event):
+        for digest, _, tree in references(record.event):
             try:
                 for blob in blobs_of(digest, keep.blobs) if tree else (digest,):
                     if blob not in seen:
@@ -64,18 +79,16 @@ def verify_keep(keep: Keep, progress: Callable[[str], None]) -> KeepReport:
         found = keep.projections.digest(state)
     if keep.projections.digest(keep.projections.as_of(position)) != found:
         damage.append("projections: they are not what the log makes of them; 'sandkeep replay' rebuilds them")
-    return KeepReport(not damage, log.head, log.events, log.checksum, len(seen), tuple(damage))
+    return KeepReport(not damage, log.head, log.events, log.checksum, len(seen), tuple(damage), log.notes)
 
 
-def _references(event: Event) -> Iterator[tuple[str, bool]]:
-    """The blobs that an event vouches for; true with those that are the root of a tree."""
-    match event:
-        case ev.CommandExecuted():
-            for output in (event.stdout, event.stderr):
-                if output.blob is not None:
-                    yield output.blob, False
-        case ev.CheckpointCreated():
-            yield event.digest, True
+def referenced(keep: Keep) -> set[str]:
+    """The digests of every blob that the log vouches for. Raises `BlobMissing` or `BlobDamaged` for a manifest."""
+    found: set[str] = set()
+    for record in keep.log.read():
+        for digest, _, tree in references(record.event):
+            found.update(blobs_of(digest, keep.blobs) if tree and digest not in found else (digest,))
+    return found
 
 
 def _read(keep: Keep, digest: str) -> None:

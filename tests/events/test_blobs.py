@@ -5,6 +5,8 @@ import os
 import sys
 import tempfile
 import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO, cast
 
@@ -226,3 +228,68 @@ def test_processes_write_one_blob_at_once(store: BlobStore, root: Path) -> None:
         assert finish(one) == finish(two) == [blake3(bytes(2 * MIB)).hexdigest()]
     [file] = files(root)
     assert store.get(file.parent.name + file.name) == bytes(2 * MIB)
+
+
+HOUR = 3600.0
+
+
+def age(path: Path, seconds: float) -> None:
+    moment = time.time() - seconds
+    os.utime(path, (moment, moment))
+
+
+def keeping(*digests: str) -> Callable[[str], bool]:
+    return set(digests).__contains__
+
+
+def test_a_sweep_removes_what_is_old_and_not_wanted(store: BlobStore, root: Path) -> None:
+    wanted, garbage, young = store.put(b"wanted"), store.put(b"garbage"), store.put(b"young")
+    for digest in (wanted, garbage):
+        age(root / digest[:2] / digest[2:], 2 * HOUR)
+    size = (root / garbage[:2] / garbage[2:]).stat().st_size
+    assert store.sweep(keeping(wanted), HOUR) == (1, size)
+    assert (wanted in store, garbage in store, young in store) == (True, False, True)
+    assert store.get(wanted) == b"wanted"
+
+
+def test_storing_garbage_again_saves_it(store: BlobStore, root: Path) -> None:
+    digest = store.put(b"again")
+    age(root / digest[:2] / digest[2:], 2 * HOUR)
+    assert store.put_stream(io.BytesIO(b"again")) == (digest, 5)
+    assert store.sweep(keeping(), HOUR) == (0, 0)
+    assert store.get(digest) == b"again"
+
+
+def test_a_blob_that_is_stored_anew_while_it_is_swept_stays(
+    store: BlobStore, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digest = store.put(b"raced")
+    age(root / digest[:2] / digest[2:], 2 * HOUR)
+    rename = Path.rename
+
+    def renewed_first(path: Path, target: Path) -> Path:
+        if path.name == digest[2:]:
+            assert store.put(b"raced") == digest
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", renewed_first)
+    assert store.sweep(keeping(), HOUR) == (0, 0)
+    assert store.get(digest) == b"raced"
+
+
+def test_a_sweep_takes_back_what_one_that_was_cut_off_had_moved(store: BlobStore, root: Path) -> None:
+    digest = store.put(b"aside")
+    path = root / digest[:2] / digest[2:]
+    path.rename(path.with_name(path.name + ".aside"))
+    assert digest not in store
+    assert store.sweep(keeping(digest), HOUR) == (0, 0)
+    assert store.get(digest) == b"aside"
+
+
+def test_a_sweep_removes_what_a_killed_writer_left(store: BlobStore, root: Path) -> None:
+    left, fresh = root / ".1-aa", root / ".2-bb"
+    for path in (left, fresh):
+        path.write_bytes(b"half")
+    age(left, 2 * HOUR)
+    assert store.sweep(keeping(), HOUR) == (1, 4)
+    assert files(root) == [fresh]

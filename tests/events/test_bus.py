@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -8,7 +9,8 @@ import pytest
 import reactivex
 from reactivex import operators as ops
 
-from sandkeep.events import Bus, Fault, LmdbLog, LogDamaged, LogUnavailable, Record
+from sandkeep.events import Bus, Fault, Head, LmdbLog, LogDamaged, LogUnavailable, Missed, Record
+from sandkeep.events import bus as bus_module
 
 from .support import done, finish, flip, go, wait_until, worker
 
@@ -70,6 +72,20 @@ def test_live_gives_what_is_committed_after_the_subscription(log: Log, bus: Bus)
     append(log)
     first.wait(3, 4, 5)
     second.wait(5)
+
+
+def test_a_commit_while_one_subscribes_is_not_missed(log: Log, bus: Bus, monkeypatch: pytest.MonkeyPatch) -> None:
+    head, told = log.head, list[Missed]()
+
+    def slow_head() -> Head:
+        found = head()
+        append(log)
+        return found
+
+    monkeypatch.setattr(log, "head", slow_head)
+    collector = Collector().of(bus.live(missed=told.append))
+    wait_until(lambda: len(collector.positions) >= 1)
+    assert (collector.positions[0], told) == (1, [])
 
 
 def test_a_subscription_begins_at_the_time_of_subscribing_not_of_asking(log: Log, bus: Bus) -> None:
@@ -161,7 +177,7 @@ def test_a_failing_subscriber_of_the_faults_is_logged(log: Log, bus: Bus, caplog
     collector = Collector().of(bus.live())
     append(log, 2)
     collector.wait(1, 2)
-    assert "a subscriber of the faults failed on position 1" in caplog.text
+    wait_until(lambda: "a subscriber of the faults failed on position 1" in caplog.text)
 
 
 def test_records_appended_by_a_handler_keep_the_order_for_all(log: Log, bus: Bus) -> None:
@@ -245,7 +261,7 @@ def test_closing_completes_a_subscription_that_is_still_in_history(log: Log, bus
     assert reading.wait(10)
     closer = threading.Thread(target=bus.close)
     closer.start()
-    wait_until(lambda: bus._closed.is_set())
+    wait_until(lambda: bus._closed)
     closing.set()
     closer.join()
     assert (collector.positions, collector.completions, collector.errors) == ([1], 1, [])
@@ -298,7 +314,7 @@ def test_a_log_that_can_no_longer_be_read_ends_every_subscription(
     log.close()
     wait_until(lambda: bool(first.errors and second.errors))
     assert isinstance(first.errors[0], LogUnavailable)
-    assert "could not be told of the end" in caplog.text
+    wait_until(lambda: "could not be told of the end" in caplog.text)
     late = Collector().of(bus.catch_up(99))
     assert [type(error) for error in late.errors] == [LogUnavailable]
 
@@ -320,3 +336,183 @@ def test_damage_in_history_ends_that_subscription_only(path: Path, caplog: pytes
     assert live.errors == []
     bus.close()
     log.close()
+
+
+def boom(record: Record) -> Record:
+    if record.position == 2:
+        raise ValueError("boom on 2")
+    return record
+
+
+def unless_boom(record: Record) -> bool:
+    return boom(record) is record
+
+
+def last_boom(last: Record | None, record: Record) -> Record | None:
+    return boom(record)
+
+
+@pytest.mark.parametrize("handled", [True, False], ids=["on_error", "no on_error"])
+@pytest.mark.parametrize(
+    "operator", [ops.map(boom), ops.filter(unless_boom), ops.scan(last_boom, None)], ids=["map", "filter", "scan"]
+)
+def test_an_operator_that_raises_ends_its_chain_only_and_is_reported(
+    log: Log, bus: Bus, operator: Callable[..., reactivex.Observable[Record]], handled: bool
+) -> None:
+    faults: list[Fault] = []
+    bus.faults.subscribe(faults.append)
+    broken, whole = Collector(), Collector().of(bus.live())
+    chain = bus.live().pipe(operator)
+    chain.subscribe(broken.on_next, broken.on_error if handled else None, broken.on_completed)
+    append(log, 4)
+    whole.wait(1, 2, 3, 4)
+    wait_until(lambda: bool(faults))
+    assert [(fault.position, str(fault.error), fault.ended) for fault in faults] == [(2, "boom on 2", True)]
+    assert (broken.positions, broken.completions) == ([1], 0)
+    assert [str(error) for error in broken.errors] == (["boom on 2"] if handled else [])
+    assert len(bus._subscribers) == 1
+
+
+@pytest.mark.parametrize("after", [None, 0], ids=["live", "catch up"])
+def test_a_chain_that_is_retried_goes_on_behind_the_record_that_failed(log: Log, bus: Bus, after: int | None) -> None:
+    faults: list[Fault] = []
+    bus.faults.subscribe(faults.append)
+    source = bus.live() if after is None else bus.catch_up(after)
+    collector = Collector().of(source.pipe(ops.map(boom), ops.retry()))
+    log.append("task/a", done(*"abcdef"), actor="me")
+    collector.wait(1, 3, 4, 5, 6)
+    assert [(fault.position, fault.ended) for fault in faults] == [(2, True)]
+
+
+def test_a_handler_that_catches_its_own_error_and_subscribes_elsewhere_gets_all_of_it(log: Log, bus: Bus) -> None:
+    inner = Collector()
+
+    def handler(record: Record) -> None:
+        try:
+            boom(record)
+        except ValueError:
+            inner.of(bus.catch_up())
+
+    append(log, 3)
+    bus.catch_up().subscribe(handler)
+    inner.wait(1, 2, 3)
+
+
+def test_a_chain_that_takes_enough_is_no_fault(log: Log, bus: Bus) -> None:
+    faults: list[Fault] = []
+    bus.faults.subscribe(faults.append)
+    few, all_ = Collector().of(bus.live().pipe(ops.take(1))), Collector().of(bus.live())
+    append(log, 3)
+    all_.wait(1, 2, 3)
+    assert (few.positions, few.completions, faults) == ([1], 1, [])
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A window of eight records, and no patience."""
+    monkeypatch.setattr(bus_module, "WINDOW", 8)
+    monkeypatch.setattr(bus_module, "_PAGE", 4)
+    monkeypatch.setattr(bus_module, "PATIENCE_SECONDS", 0.02)
+
+
+@pytest.mark.usefixtures("small")
+def test_a_slow_subscriber_is_told_what_it_missed_and_delays_nobody(log: Log, bus: Bus) -> None:
+    told: list[int | Missed] = []
+    first, free = threading.Event(), threading.Event()
+
+    def slow(record: Record) -> None:
+        told.append(record.position)
+        first.set()
+        assert free.wait(20)
+
+    bus.live(missed=told.append).subscribe(slow)
+    quick, history = Collector().of(bus.live()), Collector().of(bus.catch_up())
+    append(log)
+    assert first.wait(10)
+    for _ in range(25):
+        log.append("task/a", done(*"abcd"), actor="me")
+    quick.wait(*range(1, 102))
+    history.wait(*range(1, 102))
+    assert told == [1]
+    assert len(bus._window) < 24
+    free.set()
+    wait_until(lambda: told[-1] == 101)
+    (missed,) = (each for each in told if isinstance(each, Missed))
+    at = told.index(missed)
+    assert missed == Missed(missed.last - missed.first + 1, missed.first, missed.last)
+    assert told[:at] == list(range(1, missed.first))
+    assert told[at + 1 :] == list(range(missed.last + 1, 102))
+    assert missed.count >= 80
+
+
+@pytest.mark.usefixtures("small")
+def test_a_slow_catch_up_misses_nothing(log: Log, bus: Bus) -> None:
+    collector, free = Collector(), threading.Event()
+
+    def slow(record: Record) -> None:
+        assert free.wait(20)
+        collector.on_next(record)
+
+    bus.catch_up().subscribe(slow)
+    quick = Collector().of(bus.live())
+    for _ in range(25):
+        log.append("task/a", done(*"abcd"), actor="me")
+    quick.wait(*range(1, 101))
+    free.set()
+    collector.wait(*range(1, 101))
+
+
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize("fails", [True, False], ids=["raises", "is missing"])
+def test_being_told_may_fail_or_be_left_to_the_log(
+    log: Log, bus: Bus, fails: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    faults: list[Fault] = []
+    bus.faults.subscribe(faults.append)
+    first, free, last = threading.Event(), threading.Event(), threading.Event()
+
+    def slow(record: Record) -> None:
+        first.set()
+        assert free.wait(20)
+        if record.position == 101:
+            last.set()
+
+    def fail(missed: Missed) -> None:
+        raise RuntimeError
+
+    bus.live(missed=fail if fails else None).subscribe(slow)
+    quick = Collector().of(bus.live())
+    append(log)
+    assert first.wait(10)
+    for _ in range(25):
+        log.append("task/a", done(*"abcd"), actor="me")
+    quick.wait(*range(1, 102))
+    free.set()
+    assert last.wait(10)
+    assert [type(fault.error) for fault in faults] == ([RuntimeError] if fails else [])
+    assert ("a subscriber was too slow and missed" in caplog.text) is not fails
+
+
+def test_the_threads_are_there_only_while_something_subscribes(log: Log, bus: Bus) -> None:
+    def threads() -> list[str]:
+        return [thread.name for thread in threading.enumerate() if thread.name.startswith("sandkeep-")]
+
+    assert threads() == []
+    for turn in range(3):
+        collector = Collector()
+        subscription = bus.live().subscribe(collector.on_next)
+        append(log)
+        collector.wait(turn + 1)
+        assert sorted(threads()) == ["sandkeep-bus", "sandkeep-subscriber"]
+        subscription.dispose()
+        wait_until(lambda: threads() == [])
+        append(log, 0)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_subscriber_whose_thread_is_ended_holds_up_nobody(log: Log, bus: Bus) -> None:
+    bus.live().subscribe(lambda record: sys.exit())
+    collector = Collector().of(bus.live())
+    append(log, 3)
+    collector.wait(1, 2, 3)
+    wait_until(lambda: len(bus._subscribers) == 1)

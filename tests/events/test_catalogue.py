@@ -1,13 +1,17 @@
 """The released events: what they look like on disk is fixed for ever by the files in `golden`.
 
 `golden/<Type>.<version>.json` lists the shapes that the event has had, oldest first: its `fields` as JSON, bytes in
-base64, and its `body` on disk in hex. Shapes are only ever added (a field with a default makes a new one).
+base64, and its `body` on disk in hex. Shapes are only ever added (a field with a default makes a new one). Files of
+versions that are now brought forward by an upcaster stay, and hold `becomes`: the fields as the present version.
+
+`shapes.json` holds the JSON Schema of every version that has a class. It sees what an example cannot: a field whose
+type became wider or narrower, or that lost its default.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import pytest
@@ -20,11 +24,13 @@ from sandkeep.events import catalogue as ev
 from .strategies import TYPES, of
 
 GOLDEN = Path(__file__).with_name("golden")
+SHAPES = Path(__file__).with_name("shapes.json")
 
 
 class Shape(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     fields: dict[str, Any]
     body: str
+    becomes: dict[str, Any] | None = None
 
 
 def golden(path: Path) -> tuple[str, int, list[Shape]]:
@@ -43,6 +49,7 @@ def test_an_event_round_trips(cls: type[Event], data: st.DataObject) -> None:
 
 def test_every_event_has_a_golden_file_and_every_golden_file_an_event() -> None:
     released = {f"{name}.{version}.json" for (name, version), cls in schema.registered().items() if cls in TYPES}
+    released |= {f"{name}.{version}.json" for name, version in schema.upcasters()}
     assert {path.name for path in GOLDEN.iterdir()} == released
 
 
@@ -50,12 +57,17 @@ def test_every_event_has_a_golden_file_and_every_golden_file_an_event() -> None:
 def test_the_released_shapes_can_be_read_and_the_last_is_the_one_written(path: Path) -> None:
     name, version, shapes = golden(path)
     for shape in shapes:
+        if shape.becomes is not None:
+            event = schema.decode(name, version, bytes.fromhex(shape.body))
+            assert msgspec.json.decode(msgspec.json.encode(event)) == shape.becomes
+            continue
         event = schema.decode(name, version, bytes.fromhex(shape.body))
         assert type(event) is schema.registered()[name, version]
         fields = msgspec.json.decode(msgspec.json.encode(event))
         assert fields | shape.fields == fields
-    assert schema.encode(event)[2].hex() == shapes[-1].body
-    assert fields == shapes[-1].fields
+    if shapes[-1].becomes is None:
+        assert schema.encode(event)[2].hex() == shapes[-1].body
+        assert fields == shapes[-1].fields
 
 
 @pytest.mark.parametrize("cls", TYPES, ids=lambda cls: cls.__name__)
@@ -68,3 +80,66 @@ def test_what_stands_for_something_outside_the_log_names_its_intent(cls: type[Ev
 def test_optional_output_takes_its_defaults() -> None:
     assert ev.Output(size=0) == ev.Output(size=0, data=None, blob=None, truncated=False)
     assert msgspec.msgpack.decode(msgspec.msgpack.encode({"size": 3}), type=ev.Output) == ev.Output(3)
+
+
+def shape_of(cls: type[Event]) -> Any:
+    """What may stand on disk for `cls`, without the words that describe it."""
+
+    def bare(node: Any) -> Any:
+        if isinstance(node, dict):
+            return {
+                key: bare(value)
+                for key, value in node.items()
+                if not (key in ("title", "description") and isinstance(value, str))
+            }
+        return [bare(each) for each in node] if isinstance(node, list) else node
+
+    return bare(msgspec.json.decode(msgspec.json.encode(msgspec.json.schema(cls))))
+
+
+def changed(released: dict[str, Any], shape: dict[str, Any]) -> bool:
+    """Whether `shape` is anything but `released` with more fields that have defaults."""
+    name = shape["$ref"]
+    for definition, old in released["$defs"].items():
+        new = shape["$defs"].get(definition)
+        if new is None or new["required"] != old["required"]:
+            return True
+        if any(new["properties"].get(field) != kind for field, kind in old["properties"].items()):
+            return True
+    return bool(name != released["$ref"])
+
+
+@pytest.mark.parametrize("cls", TYPES, ids=lambda cls: cls.__name__)
+def test_a_released_shape_changes_only_with_a_new_version(cls: type[Event]) -> None:
+    (name, version) = next(name for name, found in schema.registered().items() if found is cls)
+    shapes = msgspec.json.decode(SHAPES.read_bytes())
+    found = shape_of(cls)
+    assert f"{name}.{version}" in shapes, f"add to {SHAPES}: {msgspec.json.encode(found).decode()}"
+    released = shapes[f"{name}.{version}"]
+    assert not changed(released, found), f"{name} has another shape: give it version {version + 1}, and an upcaster"
+    assert found == released, f"{name} has a new field: write its shape to {SHAPES}, and a new one to its golden file"
+
+
+def test_every_kind_of_change_is_seen() -> None:
+    def shape(*fields: Any) -> Any:
+        return shape_of(cast(type[Event], msgspec.defstruct("X", fields, bases=(Event,), frozen=True, kw_only=True)))
+
+    released = shape(("a", int), ("b", str | None, None))
+    assert not changed(released, released)
+    assert not changed(released, shape(("a", int), ("b", str | None, None), ("c", int, 0)))
+    for other in (
+        shape(("a", int)),
+        shape(("a", int | None), ("b", str | None, None)),
+        shape(("a", float), ("b", str | None, None)),
+        shape(("a", int, 0), ("b", str | None, None)),
+        shape(("a", int), ("b", str | None)),
+        shape(
+            ("a", int),
+            ("b", str | None, ""),
+        ),
+        shape(("a", int), ("b", str | None, None), ("c", int)),
+        shape(("z", int), ("b", str | None, None)),
+    ):
+        assert changed(released, other)
+    for cls in TYPES:
+        assert not changed(shape_of(cls), shape_of(cls))

@@ -1,11 +1,23 @@
 from __future__ import annotations
 
-from typing import cast
+from typing import Any, cast
 
 import msgspec
 import pytest
 
-from sandkeep.events import BadEvent, BadInput, Event, LogDamaged, SandkeepError, UnknownEvent, errors, event, schema
+from sandkeep.events import (
+    BadEvent,
+    BadInput,
+    Event,
+    LmdbLog,
+    LogDamaged,
+    SandkeepError,
+    UnknownEvent,
+    errors,
+    event,
+    schema,
+    upcast,
+)
 from sandkeep.events import catalogue as ev
 
 
@@ -14,6 +26,7 @@ def registry(monkeypatch: pytest.MonkeyPatch) -> None:
     """Lets a test register types that no other test sees."""
     monkeypatch.setattr(schema, "_decoders", dict(schema._decoders))
     monkeypatch.setattr(schema, "_names", dict(schema._names))
+    monkeypatch.setattr(schema, "_upcasters", dict(schema._upcasters))
 
 
 def defined(name: str, field: str, kind: type) -> type[Event]:
@@ -89,3 +102,66 @@ def test_every_error_has_a_code_of_its_own_and_an_exit_status() -> None:
     assert len({kind.code for kind in kinds}) == len(kinds) > 10
     assert {kind.exit_status for kind in kinds if issubclass(kind, BadInput)} == {2}
     assert {kind.exit_status for kind in kinds if not issubclass(kind, BadInput)} == {1}
+
+
+@pytest.fixture
+def moved(registry: None) -> type[Event]:
+    """A type that was Moved(to: str), then Moved(to: list), and is now Moved(path: str, steps: int)."""
+
+    @upcast("Moved", from_version=1)
+    def split(fields: dict[str, Any]) -> dict[str, Any]:
+        return {"to": fields["to"].split("/")}
+
+    @upcast("Moved", from_version=2)
+    def join(fields: dict[str, Any]) -> dict[str, Any]:
+        return {"path": "/".join(fields["to"]), "steps": len(fields["to"])}
+
+    cls = msgspec.defstruct("Moved", [("path", str), ("steps", int)], bases=(Event,), frozen=True)
+    return event(version=3)(cast(type[Event], cls))
+
+
+def test_old_versions_are_brought_to_the_present_one(moved: type[Event]) -> None:
+    now = msgspec.convert({"path": "a/b", "steps": 2}, moved)
+    for version, data in ((1, body(to="a/b")), (2, body(to=["a", "b"])), (3, body(path="a/b", steps=2))):
+        assert schema.decode("Moved", version, data) == now
+    assert schema.encode(now) == ("Moved", 3, body(path="a/b", steps=2))
+    assert set(schema.upcasters()) >= {("Moved", 1), ("Moved", 2)}
+
+
+def test_versions_outside_the_chain_stay_unknown(moved: type[Event]) -> None:
+    for version in (0, 4):
+        assert schema.decode("Moved", version, b"x") == UnknownEvent("Moved", version, b"x")
+
+
+@pytest.mark.usefixtures("registry")
+def test_a_chain_that_leads_nowhere_keeps_the_bytes() -> None:
+    upcast("Lost", from_version=1)(lambda fields: fields)
+    assert schema.decode("Lost", 1, body(a=1)) == UnknownEvent("Lost", 1, body(a=1))
+
+
+@pytest.mark.parametrize("data", [body(), body(to=1), body(to=None), b"", b"\xc1", b"\x90"], ids=repr)
+def test_an_old_body_that_does_not_fit_is_a_located_error(moved: type[Event], data: bytes) -> None:
+    with pytest.raises(BadEvent, match="Moved version 1 cannot be brought to version 3"):
+        schema.decode("Moved", 1, data)
+
+
+def test_what_an_upcaster_makes_must_fit_the_class(moved: type[Event]) -> None:
+    with pytest.raises(BadEvent, match="version 2 cannot be brought to version 3"):
+        schema.decode("Moved", 2, body(to=[1, 2]))
+
+
+def test_a_version_has_a_class_or_an_upcaster(moved: type[Event]) -> None:
+    with pytest.raises(ValueError, match="is brought forward twice"):
+        upcast("Moved", from_version=1)(dict)
+    with pytest.raises(ValueError, match="has a class"):
+        upcast("Moved", from_version=3)(dict)
+    with pytest.raises(ValueError, match="needs no class"):
+        event(version=2)(defined("Moved", "to", str))
+
+
+def test_an_old_record_in_a_log_is_read_as_the_present_event(moved: type[Event], log: LmdbLog[None]) -> None:
+    old = UnknownEvent("Moved", 1, body(to="a/b"))
+    log.append("task/a", [old], actor="me")
+    (record,) = log.read()
+    assert (record.version, bytes(record.data)) == (1, old.data)
+    assert record.event == msgspec.convert({"path": "a/b", "steps": 2}, moved)

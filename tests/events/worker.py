@@ -1,4 +1,4 @@
-"""A process of its own for the tests of the log and the blobs: `worker.py VERB FOLDER ARGUMENT`.
+"""A process of its own for the tests of the log and the blobs: `worker.py VERB FOLDER ARGUMENT [DOORBELLS]`.
 
 It prints "ready", waits for a line, and then prints one line for each append that was acknowledged.
 """
@@ -7,20 +7,21 @@ from __future__ import annotations
 
 import resource
 import sys
+import threading
 from pathlib import Path
 
-from sandkeep.events import BlobStore, LmdbLog, LogUnavailable
+from sandkeep.events import BlobStore, Bus, LmdbLog, LogUnavailable, Subscription
 from sandkeep.events import catalogue as ev
 
 
 def main() -> None:
-    verb, path, argument = sys.argv[1:]
+    verb, path, argument, *doorbells = sys.argv[1:]
     if verb == "blob":
         print("ready", flush=True)
         sys.stdin.readline()
         print(BlobStore(Path(path)).put(bytes(int(argument))), flush=True)
         return
-    log: LmdbLog[None] = LmdbLog(Path(path))
+    log: LmdbLog[None] = LmdbLog(Path(path), doorbells=Path(doorbells[0]) if doorbells else None)
     print("ready", flush=True)
     sys.stdin.readline()
     match verb:
@@ -32,6 +33,19 @@ def main() -> None:
             while True:
                 append(log, f"{argument}-{number}")
                 number += 1
+        case "listen":
+            Bus(log).live().subscribe(lambda record: print(record.position, flush=True))
+            threading.Event().wait()
+        case "subscribe":
+            place = Path(argument)
+            Subscription(
+                log, place.parent, place.name, lambda record: print(record.position, flush=True), poll_seconds=0.01
+            ).run()
+        case "hold-readers":
+            held = [log._layout.env.begin() for _ in range(int(argument))]
+            print("held", flush=True)
+            threading.Event().wait()
+            del held
         case "full-disk":
             size = (Path(path) / "data.mdb").stat().st_size
             before = resource.getrlimit(resource.RLIMIT_FSIZE)

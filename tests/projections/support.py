@@ -18,7 +18,7 @@ from sandkeep.projections import (
     Projection,
     ProjectionStore,
     Registry,
-    State,
+    StateView,
     Task,
     digest,
     fold,
@@ -32,7 +32,7 @@ PROJECTIONS: tuple[Projection, ...] = (Registry(), Checkpoints())
 class Keep(NamedTuple):
     """An open log and the projections that follow it."""
 
-    log: LmdbLog[State]
+    log: LmdbLog[StateView]
     store: ProjectionStore
 
     def digest(self) -> str:
@@ -59,7 +59,7 @@ class Keep(NamedTuple):
 def keep(folder: Path, projections: Sequence[Projection] = PROJECTIONS, boot_id: str = "boot") -> Iterator[Keep]:
     """Open the log and the projections in `folder`."""
     store = ProjectionStore(folder / "projections", projections, boot_id)
-    with contextlib.closing(LmdbLog[State](folder / "log", follower=store)) as log, contextlib.closing(store):
+    with contextlib.closing(LmdbLog[StateView](folder / "log", follower=store)) as log, contextlib.closing(store):
         store.open(log)
         yield Keep(log, store)
 

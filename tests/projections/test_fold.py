@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from sandkeep.events import Event
 from sandkeep.events import catalogue as ev
-from sandkeep.projections import MemoryState, State, Task, TaskState, digest, fold
+from sandkeep.projections import MemoryState, StateView, Task, TaskState, digest, fold
 from sandkeep.projections.registry import find
 
 from ..events import strategies
@@ -75,7 +75,7 @@ def check(keep: Keep) -> None:
 
 
 def run(keep: Keep, task: str, command: str) -> None:
-    def decider(state: State) -> list[Event]:
+    def decider(state: StateView) -> list[Event]:
         return decide(command, find(state, task), f"{len(task)} {keep.log.head().position}")
 
     with contextlib.suppress(Refused):

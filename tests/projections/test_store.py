@@ -15,7 +15,7 @@ import pytest
 
 from sandkeep.events import Event, LmdbLog, Record
 from sandkeep.events import catalogue as ev
-from sandkeep.projections import MemoryState, ProjectionStore, ProjectionsUnavailable, Registry, State, fold
+from sandkeep.projections import MemoryState, ProjectionStore, ProjectionsUnavailable, Registry, State, StateView, fold
 from sandkeep.projections import store as store_module
 from sandkeep.projections.registry import find, tasks
 
@@ -62,8 +62,7 @@ def test_what_was_only_appended_is_seen_at_once(keep: Keep) -> None:
 
 
 def test_a_refused_decision_leaves_no_trace(keep: Keep) -> None:
-    def refuse(state: State) -> list[Event]:
-        state.put(b"registry/task/x", b"?")
+    def refuse(state: StateView) -> list[Event]:
         raise KeyError("refused")
 
     keep.create("a")
@@ -94,7 +93,7 @@ def test_a_view_is_refused_after_its_end(keep: Keep) -> None:
 def test_too_many_views_at_once_are_refused(keep: Keep) -> None:
     keep.create("a")
     with contextlib.ExitStack() as stack:
-        for _ in range(126):
+        for _ in range(1024):
             stack.enter_context(keep.store.reading())
         with pytest.raises(ProjectionsUnavailable, match="cannot be opened"):
             keep.digest()
@@ -268,7 +267,7 @@ def test_the_state_of_another_log_is_folded_anew(tmp_path: Path) -> None:
 def test_the_boot_is_the_one_the_kernel_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def open_once() -> Path:
         store = ProjectionStore(tmp_path / "projections", PROJECTIONS)
-        with contextlib.closing(LmdbLog[State](tmp_path / "log", follower=store)) as log, contextlib.closing(store):
+        with contextlib.closing(LmdbLog[StateView](tmp_path / "log", follower=store)) as log, contextlib.closing(store):
             store.open(log)
         return generation(tmp_path)
 

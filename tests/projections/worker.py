@@ -13,14 +13,14 @@ from pathlib import Path
 
 from sandkeep.events import Event, LmdbLog
 from sandkeep.events import catalogue as ev
-from sandkeep.projections import Checkpoints, ProjectionStore, Registry, State
+from sandkeep.projections import Checkpoints, ProjectionStore, Registry, StateView
 from sandkeep.projections.registry import find
 
 
 def main() -> None:
     verb, folder, argument = sys.argv[1:]
     store = ProjectionStore(Path(folder) / "projections", (Registry(), Checkpoints()), "boot")
-    with contextlib.closing(LmdbLog[State](Path(folder) / "log", follower=store)) as log, contextlib.closing(store):
+    with contextlib.closing(LmdbLog[StateView](Path(folder) / "log", follower=store)) as log, contextlib.closing(store):
         store.open(log)
         print("ready", flush=True)
         sys.stdin.readline()
@@ -40,8 +40,8 @@ def main() -> None:
                     print(rebuilt.same, rebuilt.after, flush=True)
 
 
-def decide(log: LmdbLog[State], task: str) -> None:
-    def decider(state: State) -> list[Event]:
+def decide(log: LmdbLog[StateView], task: str) -> None:
+    def decider(state: StateView) -> list[Event]:
         assert find(state, task) is None
         return [ev.TaskCreated(intent=task, title=task, source=None, image="base")]
 

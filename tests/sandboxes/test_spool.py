@@ -14,7 +14,10 @@ from sandkeep.events.catalogue import INLINE_BYTES, Output
 from sandkeep.sandboxes import spool, workspace
 from sandkeep.sandboxes.engine import SPOOL
 from sandkeep.sandboxes.execution import content
+from sandkeep.sandboxes.secrets import Secrets
 from sandkeep.sandboxes.spool import NO_FOLDER, NOT_FOUND, Spool
+
+NONE = Secrets({})
 
 
 @pytest.fixture
@@ -36,7 +39,7 @@ def run(made: Spool, folder: Path, *argv: str, cwd: str = "/", **environment: st
 
 
 def outputs(made: Spool, blobs: BlobStore) -> tuple[Output, Output]:
-    return made.output("out", blobs), made.output("err", blobs)
+    return made.output("out", blobs, NONE), made.output("err", blobs, NONE)
 
 
 def test_streams_are_kept_apart(made: Spool, folder: Path, blobs: BlobStore) -> None:
@@ -48,7 +51,7 @@ def test_streams_are_kept_apart(made: Spool, folder: Path, blobs: BlobStore) -> 
 def test_words_are_passed_as_they_are(made: Spool, folder: Path, blobs: BlobStore) -> None:
     words = ("", " ", "$HOME", "`id`", "a\nb", "-n", "'", "ünï", "*")
     assert run(made, folder, "printf", "%s\\0", *words) == 0
-    assert made.output("out", blobs).data == b"".join(word.encode() + b"\0" for word in words)
+    assert made.output("out", blobs, NONE).data == b"".join(word.encode() + b"\0" for word in words)
 
 
 def test_there_is_nothing_to_read(made: Spool, folder: Path, blobs: BlobStore) -> None:
@@ -76,7 +79,7 @@ def test_a_folder_that_is_not_there_is_noted(made: Spool, folder: Path) -> None:
 @pytest.mark.parametrize("size", [INLINE_BYTES, INLINE_BYTES + 1])
 def test_output_is_a_blob_from_a_certain_size(made: Spool, folder: Path, blobs: BlobStore, size: int) -> None:
     assert run(made, folder, "sh", "-c", f"head -c {size} /dev/zero") == 0
-    output = made.output("out", blobs)
+    output = made.output("out", blobs, NONE)
     assert (output.size, output.truncated) == (size, False)
     assert (output.blob is not None) == (size > INLINE_BYTES)
     assert (output.data is None) == (size > INLINE_BYTES)
@@ -89,10 +92,10 @@ def test_what_is_beyond_the_most_is_cut_off(
     monkeypatch.setattr(spool, "OUTPUT_BYTES", 20_000)
     assert run(made, folder, "sh", "-c", "head -c 20000 /dev/zero") == 0
     assert not made.full()
-    assert not made.output("out", blobs).truncated
+    assert not made.output("out", blobs, NONE).truncated
     assert run(made, folder, "sh", "-c", "echo more") == 0
     assert made.full()
-    output = made.output("out", blobs)
+    output = made.output("out", blobs, NONE)
     assert (output.size, output.truncated, content(output, blobs)) == (20_000, True, bytes(20_000))
 
 
@@ -116,7 +119,7 @@ def test_what_the_command_does_to_its_files_cannot_make_us_read_others(
 def test_a_command_cannot_claim_that_it_never_ran(made: Spool, folder: Path, blobs: BlobStore) -> None:
     assert run(made, folder, "sh", "-c", "echo done; echo x command-not-found >c.note", cwd=str(folder)) == 0
     assert made.note() == b""
-    assert made.output("out", blobs).data == b"done\n"
+    assert made.output("out", blobs, NONE).data == b"done\n"
 
 
 @pytest.mark.parametrize("act", ["rm", "mkdir", "link"])
