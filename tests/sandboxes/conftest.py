@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from sandkeep.events import BlobStore
+from sandkeep.sandboxes import render
 
 from .support import Cli
 
@@ -42,4 +43,6 @@ def unprivileged(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 @pytest.fixture
 def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixture[bytes]) -> Cli:
     """The command line, on the folder that the fixture `keep` makes a keep of when a test asks for that too."""
+    # On a busy machine anything may take the second after which progress is told; who tests that sets its own patience.
+    monkeypatch.setattr(render, "_PATIENCE_SECONDS", 3600.0)
     return Cli(tmp_path / "keep", monkeypatch, capfdbinary)
