@@ -31,6 +31,9 @@ _MAGIC = b"skf1"
 _HEADER = struct.Struct(">4sQI32s32s")
 _PLACE = struct.Struct(">QI")
 
+HEADER_BYTES = _HEADER.size
+"""What stands before the body of a stored frame."""
+
 
 class Record(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """An event in its envelope.

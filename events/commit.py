@@ -24,17 +24,19 @@ import msgspec
 from blake3 import blake3
 
 from sandkeep.events import codec, schema
-from sandkeep.events.codec import Record
+from sandkeep.events.codec import Frame, Record
 from sandkeep.events.errors import (
     BadEvent,
     BadInput,
     KeyReused,
     LimitReached,
+    LogDamaged,
     LogUnavailable,
     RevisionConflict,
     SandkeepError,
     StaleFence,
 )
+from sandkeep.events.journal import Journal
 from sandkeep.events.lmdb_layout import (
     Layout,
     Used,
@@ -112,12 +114,14 @@ class Committer(Generic[View]):
         follower: Follower[View] | None,
         clock: Callable[[], int],
         committed: Callable[[], None],
+        journal: Journal | None,
     ) -> None:
         """`committed` is called after each commit, on the committing thread."""
         self._layout = layout
         self._follower = follower
         self._clock = clock
         self._committed = committed
+        self._journal = journal
         self._mutex = threading.Lock()
         self._queue: deque[Request[View]] = deque()
         self._executor: ThreadPoolExecutor | None = None
@@ -183,7 +187,8 @@ class Committer(Generic[View]):
         taken: list[Request[View]] = []
         try:
             self._settle(self._commit(taken))
-        except (LimitReached, LogUnavailable) as error:
+        except (LimitReached, LogDamaged, LogUnavailable) as error:
+            taken.extend(() if taken else self._waiting())
             self._settle([(request, error) for request in taken])
         except _FollowerFailed as failed:
             self._settle([(request, failed.error) for request in taken])
@@ -200,13 +205,13 @@ class Committer(Generic[View]):
                     group = _Group(self._layout, self._follower, self._clock(), txn)
                     try:
                         self._fill(group, taken)
-                        return group.commit(self._committed)
+                        return group.commit(self._committed, self._journal)
                     except BaseException:
                         group.abort()
                         raise
             except lmdb.MapFullError:
                 self._layout.grow()
-            except lmdb.Error as error:
+            except (lmdb.Error, OSError) as error:
                 self.failure = f"a write failed: {error}"
                 raise LogUnavailable(
                     f"the log could not be written ({error}) and is closed; check the disk, then open the keep again"
@@ -278,12 +283,18 @@ class _Group(Generic[View]):
             outcome = error
         self._outcomes.append((request, outcome))
 
-    def commit(self, committed: Callable[[], None]) -> list[tuple[Request[View], Receipt | Exception]]:
+    def commit(
+        self, committed: Callable[[], None], journal: Journal | None
+    ) -> list[tuple[Request[View], Receipt | Exception]]:
         """Make it durable, then keep what the follower made of it."""
         if self._records:
             first = self._records[0].position
             value, digest = codec.encode_frame(self._records, self._head.checksum, self._layout.log_id)
             self._txn.put(place(first), value, db=self._layout.frames, append=True)
+            if journal is not None:
+                body = value[codec.HEADER_BYTES :]
+                frame = Frame(first, len(self._records), self._head.checksum, digest, body)
+                journal.write(self._layout, self._txn, frame)
             self._txn.commit()
             self._layout.took(Head(self._records[-1].position, digest, self._time_ns))
             committed()

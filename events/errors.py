@@ -61,6 +61,12 @@ class LogUnavailable(SandkeepError):
     code = "log-unavailable"
 
 
+class LogBusy(SandkeepError):
+    """Others use the log in a way that excludes this: a recovery must be alone."""
+
+    code = "log-busy"
+
+
 class BadEvent(LogDamaged):
     """A record of a known type has a body that does not fit the type."""
 

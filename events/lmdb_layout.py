@@ -43,6 +43,11 @@ MAX_MAP_BYTES = 1 << 46
 
 _U64 = struct.Struct(">Q")
 
+_META = struct.Struct("=I124xQ")
+"""A meta page of LMDB 0.9 on 64 bits, behind the page's header: its magic number and its transaction."""
+
+_META_OFFSET = 16
+
 
 class Used(msgspec.Struct, frozen=True, array_like=True):
     """What an idempotency key was used for."""
@@ -156,6 +161,18 @@ class Layout:
             frame = codec.decode_frame(value, self.log_id, position_at(cursor.key()))
             cached = self._head = Head(frame.last, frame.checksum, frame.records()[-1].time_ns)
         return cached
+
+    def consecutive(self) -> bool:
+        """Whether the two meta pages are of the last two transactions, as commits leave them.
+
+        If a damaged one makes LMDB fall back to the other, the log is silently the one before its last commit.
+        """
+        size = self.env.stat()["psize"]
+        with open(os.path.join(self.env.path(), "data.mdb"), "rb") as file:
+            metas = [_META.unpack_from(file.read(size), _META_OFFSET) for _ in range(2)]
+        (magic, first), (other_magic, second) = metas
+        newest: int = self.env.info()["last_txnid"]
+        return bool(magic == other_magic and abs(first - second) == 1 and max(first, second) == newest)
 
     def took(self, head: Head) -> None:
         """Remember the end of the log after a commit of this process."""
