@@ -106,6 +106,11 @@ def encode_frame(records: Sequence[Record], previous: bytes, log_id: bytes) -> t
     return _HEADER.pack(_MAGIC, first, count, previous, digest) + body, digest
 
 
+def stored(frame: Frame) -> bytes:
+    """The stored form of a frame that was read before: the very same bytes."""
+    return _HEADER.pack(_MAGIC, frame.first, frame.count, frame.previous, frame.checksum) + frame.body
+
+
 def stored_checksum(value: bytes) -> bytes:
     """The checksum that a stored frame claims, unchecked."""
     return value[_HEADER.size - 32 : _HEADER.size]

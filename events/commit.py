@@ -21,7 +21,6 @@ from typing import Generic, final
 
 import lmdb
 import msgspec
-from blake3 import blake3
 
 from sandkeep.events import codec, schema
 from sandkeep.events.codec import Frame, Record
@@ -40,6 +39,7 @@ from sandkeep.events.journal import Journal
 from sandkeep.events.lmdb_layout import (
     Layout,
     Used,
+    asked,
     decode_used,
     encode_used,
     idempotency_key,
@@ -55,7 +55,6 @@ _logger = logging.getLogger(__name__)
 Body = tuple[str, int, bytes]
 """An encoded event: type, version, body."""
 
-_encode = msgspec.msgpack.Encoder().encode
 _well_formed = msgspec.msgpack.Decoder(msgspec.Raw).decode
 
 
@@ -312,9 +311,9 @@ class _Group(Generic[View]):
         if used is not None and request.bodies is None:
             return msgspec.structs.replace(used.receipt, repeated=True)
         bodies = request.bodies if request.bodies is not None else self._decided(request)
-        asked = blake3(_encode((request.stream, bodies))).digest()
+        digest = asked(request.stream, bodies)
         if used is not None:
-            if used.request != asked:
+            if used.request != digest:
                 raise KeyReused(
                     f"key {request.key!r} on {request.stream} was used for other events at position"
                     f" {used.receipt.first}; choose a new key for new events"
@@ -340,7 +339,7 @@ class _Group(Generic[View]):
             for i, (name, version, body) in enumerate(bodies)
         ]  # fmt: skip
         receipt = Receipt(last + 1, last + len(records), revision + len(records), self._time_ns)
-        self._index(request, records, asked, receipt)
+        self._index(request, records, digest, receipt)
         return receipt
 
     def _used(self, request: Request[View]) -> Used | None:
@@ -376,12 +375,12 @@ class _Group(Generic[View]):
                 " acquire the lock again"
             )
 
-    def _index(self, request: Request[View], records: list[Record], asked: bytes, receipt: Receipt) -> None:
+    def _index(self, request: Request[View], records: list[Record], digest: bytes, receipt: Receipt) -> None:
         layout, txn = self._layout, self._txn
         for record in records:
             txn.put(stream_key(record.stream, record.revision), place(record.position), db=layout.streams)
         if request.key is not None:
-            used = encode_used(Used(asked, receipt))
+            used = encode_used(Used(digest, receipt))
             txn.put(idempotency_key(request.stream, request.key), used, db=layout.keys)
         if request.fence is not None:
             txn.put(request.stream.encode(), place(request.fence), db=layout.fences)

@@ -67,6 +67,12 @@ class LogBusy(SandkeepError):
     code = "log-busy"
 
 
+class RecoveryRefused(SandkeepError):
+    """Not all of the log can be rebuilt, and the caller has not allowed to lose any of it."""
+
+    code = "recovery-refused"
+
+
 class BadEvent(LogDamaged):
     """A record of a known type has a body that does not fit the type."""
 

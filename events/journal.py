@@ -113,6 +113,7 @@ class Journal:
         """Make what was written durable, and let go. Safe to call twice. Raises `OSError`."""
         if self._compressor is not None:
             self._compressor.join()
+            self._compress()  # what was sealed after the thread had looked
         try:
             if self._file >= 0 and self._dirty:
                 os.fsync(self._file)

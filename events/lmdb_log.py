@@ -73,6 +73,10 @@ class LmdbLog(Generic[View]):
     def log_id(self) -> bytes:
         return self._layout.log_id
 
+    @property
+    def incarnation(self) -> bytes:
+        return self._layout.incarnation
+
     def head(self) -> Head:
         with self._reading() as txn:
             return self._layout.head(txn)

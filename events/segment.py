@@ -150,7 +150,10 @@ def tail(path: Path) -> list[tuple[int, bytes]]:
         while True:
             start = max(0, size - length)
             file.seek(start)
-            lines = file.read(size - start).splitlines(keepends=True)
+            content = file.read(size - start)
+            lines = [line + b"\n" for line in content.split(b"\n")]
+            lines[-1] = lines[-1][:-1]
+            lines = lines if lines[-1] else lines[:-1]
             if start and len(lines) < 3:
                 length *= 4
                 continue
@@ -161,7 +164,8 @@ def tail(path: Path) -> list[tuple[int, bytes]]:
 def found(path: Path, log_id: bytes) -> Iterator[Found]:
     """What the lines of a segment are, each judged by itself; the seal by all before it. Never raises `LogDamaged`.
 
-    Reading ends where a compressed file cannot be unpacked any further.
+    Reading ends where a compressed file cannot be unpacked any further, and before a line that was not finished: its
+    writer died, or is about to write the rest of it.
     """
     hasher, sealed = blake3(), False
     with contextlib.ExitStack() as stack:
@@ -176,7 +180,7 @@ def found(path: Path, log_id: bytes) -> Iterator[Found]:
             except (zstd.ZstdError, EOFError) as error:
                 yield LogDamaged(f"{path.name}: cannot be unpacked: {error}")
                 return
-            if not raw:
+            if not raw or (path.suffix != ".zst" and not raw.endswith(b"\n")):
                 break
             try:
                 entry = decode_line(raw, log_id)

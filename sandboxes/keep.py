@@ -70,9 +70,7 @@ class Keep:
         self.intents = path / "run" / "intents"
         self.intents.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.projections = ProjectionStore(path / "projections", (Registry(), Checkpoints()))
-        self.log: LmdbLog[StateView] = LmdbLog(
-            path / "log", follower=self.projections, journal=path / "journal"
-        )
+        self.log: LmdbLog[StateView] = LmdbLog(path / "log", follower=self.projections, journal=path / "journal")
         try:
             self.projections.open(self.log)
             self.bus = Bus(self.log)

@@ -31,14 +31,20 @@ class KeepReport(msgspec.Struct, frozen=True):
     damage: tuple[str, ...]
 
 
-def verify_log(path: Path, progress: Callable[[str], None]) -> KeepReport:
-    """Verify the log of the keep in `path`, in a process of its own."""
+def verify_log(path: Path, progress: Callable[[str], None], *, deep: bool = False) -> KeepReport:
+    """Verify the log of the keep in `path`, in a process of its own, and its journal.
+
+    If `deep`, also how the log's pages lie, and the journal's compressed segments.
+    """
     progress("verifying the log")
-    log = verify.verify(path / "log")
+    log = verify.verify(path / "log", deep=deep)
     damage = tuple(f"log: {words}" for words in log.damage)
     if log.damaged > len(damage):
         damage += (f"log: {log.damaged - len(damage)} more",)
-    return KeepReport(log.ok, log.head, log.events, log.checksum, 0, damage)
+    if log.ok:
+        progress("verifying the journal")
+        damage = tuple(f"journal: {words}" for words in verify.verify_journal(path / "journal", log, deep=deep))
+    return KeepReport(not damage, log.head, log.events, log.checksum, 0, damage)
 
 
 def verify_keep(keep: Keep, progress: Callable[[str], None]) -> KeepReport:
