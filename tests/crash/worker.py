@@ -27,7 +27,10 @@ def main() -> None:
     number = 0
     while True:
         word = f"{name}-{number}"
-        events = [ev.TaskCompleted(summary=word + "." * random.choice((0, 300, 5000)))]
+        # 3,900 bytes fill a page of the log, and more than a page of the journal: so that is the first to be full.
+        events = [
+            ev.TaskCompleted(summary=word + "." * random.choice((0, 300, 5000) if len(sys.argv) <= 4 else (3900,)))
+        ]
         try:
             receipt = log.append(f"task/{number % 3}", events, actor=name, key=word)
         except LogUnavailable:
