@@ -111,6 +111,11 @@ def stored(frame: Frame) -> bytes:
     return _HEADER.pack(_MAGIC, frame.first, frame.count, frame.previous, frame.checksum) + frame.body
 
 
+def stored_first(value: bytes) -> int:
+    """The position that a stored frame claims to begin at, unchecked; 0 if it is cut short."""
+    return _HEADER.unpack_from(value)[1] if len(value) >= _HEADER.size else 0
+
+
 def stored_checksum(value: bytes) -> bytes:
     """The checksum that a stored frame claims, unchecked."""
     return value[_HEADER.size - 32 : _HEADER.size]

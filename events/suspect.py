@@ -2,7 +2,7 @@
 
 A damaged LMDB file can end whoever maps it, or send a reader round in circles. So a child opens it, without touching
 its locks, and sends what it finds as it goes; an alarm ends it when one step takes too long. Nothing it sends is
-believed: each frame is checked here against its own checksum, and positions must ascend.
+believed: each frame is checked here against its own checksum, and keys must ascend.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from sandkeep.events import codec
 from sandkeep.events.codec import Frame
 from sandkeep.events.errors import LogDamaged, LogUnavailable
 from sandkeep.events.lmdb_layout import position_at
+from sandkeep.events.log import MAX_EVENTS
 
 MAX_STEP_SECONDS = 60
 """How long it may take to find one more frame."""
@@ -62,23 +63,27 @@ class Suspect:
         self._words.close()
 
     def frames(self, log_id: bytes) -> Iterator[Frame | LogDamaged]:
-        """What is stored under each position: a frame that proves itself, or why it is none."""
+        """What is stored: frames that prove themselves, under whatever key, and why something is none."""
+        before = b""
         while (packet := self._packet()) is not None:
             key, value = packet
-            if len(key) != 8:
-                yield LogDamaged(f"key {key[:16].hex()} is no position")
-            elif position_at(key) <= self.last:
-                self.fault = f"position {position_at(key)} is stored behind position {self.last}"
+            if key <= before:
+                self.fault = f"key {key[:16].hex()} is stored behind key {before[:16].hex()}"
                 return
+            before = key
+            claimed, first = position_at(key) if len(key) == 8 else 0, codec.stored_first(value)
+            if claimed != first:
+                yield LogDamaged(f"key {key[:16].hex()} does not lead to the frame of its position")
+            try:
+                frame = codec.decode_frame(value, log_id, first)
+            except LogDamaged as error:
+                # A key alone proves little: one that was damaged as well could name any position.
+                if self.last < claimed <= self.last + MAX_EVENTS:
+                    self.last = claimed
+                yield error
             else:
-                self.last = position_at(key)
-                try:
-                    frame = codec.decode_frame(value, log_id, self.last)
-                except LogDamaged as error:
-                    yield error
-                else:
-                    self.last = frame.last
-                    yield frame
+                self.last = max(self.last, frame.last)
+                yield frame
         status = self._child.wait()
         if status < 0:
             self.fault = f"reading it ended in {signal.Signals(-status).name}"

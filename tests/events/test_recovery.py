@@ -131,6 +131,18 @@ def remove_frames(folder: Path) -> None:
         txn.delete(place(7))
 
 
+def move_a_frame(folder: Path) -> None:
+    with raw(folder / "log", "frames") as txn:
+        value = txn.pop(place(7))
+        assert value is not None
+        txn.put(place(2**40), value)
+
+
+def claim_a_far_position(folder: Path) -> None:
+    with raw(folder / "log", "frames") as txn:
+        txn.put(place(2**40), b"no frame" * 20)
+
+
 def break_the_stream_index(folder: Path) -> None:
     with raw(folder / "log", "streams") as txn:
         cursor = txn.cursor()
@@ -154,7 +166,15 @@ def lose_the_identity(folder: Path) -> None:
     "damage",
     [
         *(lose_the_log, lose_the_file, truncate_the_log, empty_the_log, fill_with_garbage, replace_by_a_file),
-        *(break_a_frame, break_the_last_frame, remove_frames, break_the_stream_index, break_the_key_index),
+        *(
+            break_a_frame,
+            break_the_last_frame,
+            remove_frames,
+            move_a_frame,
+            claim_a_far_position,
+            break_the_stream_index,
+            break_the_key_index,
+        ),
         lose_the_identity,
     ],
     ids=lambda damage: damage.__name__,
