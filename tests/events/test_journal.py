@@ -242,6 +242,23 @@ def test_a_journal_without_its_log_is_not_given_a_new_one(written: Path) -> None
     assert not (written / "log").exists()
 
 
+def test_what_another_process_left_behind_is_noticed_before_the_next_line(written: Path) -> None:
+    with opened(written) as log:
+        append(log, "4")
+        with log._layout.writing() as txn:
+            head, txn_id = log._layout.head(txn), txn.id()
+        checksum = codec.checksum(head.checksum, log.log_id, 5, 1, b"x")
+        line = segment.encode_line(5, 1, txn_id, head.checksum, checksum, b"x")
+        for left in (line, line[:50]):
+            with open(newest(written), "ab") as file:
+                file.write(left)
+            append(log, "5" if left == line else "6")
+        newest(written).unlink()
+        append(log, "7")
+    agree(written, "1", "2", "3", "4", "5", "6", "7")
+    assert sorted(quarantined(written)) == sorted([line, line[:50]])
+
+
 @pytest.mark.parametrize("limit", [1, 1200], ids=str)
 def test_full_segments_are_sealed_and_compressed(tmp_path: Path, limit: int) -> None:
     texts = [f"{number}" for number in range(30)]
