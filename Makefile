@@ -2,7 +2,7 @@
 # the repository root on sys.path, where the folder `events` hides other people's packages of that name.
 MAKEFLAGS += --no-print-directory --no-builtin-rules
 .DELETE_ON_ERROR:
-.PHONY: help setup setup-python demo test test-fast lint lock bench clean
+.PHONY: help setup setup-python demo test test-fast test-crash lint lock bench clean
 
 PYTHON := .venv/bin/python -P
 REPORT := .pytest_cache/report.xml
@@ -28,6 +28,9 @@ test: setup lint ## lint, types and the whole suite, with branch coverage
 
 test-fast: setup-python ## the tests that need no Docker engine
 	.venv/bin/pytest -q -m "not engine"
+
+test-crash: setup-python ## the crash tests at length: kills, damage, full disks
+	SANDKEEP_CRASH=1 .venv/bin/pytest -q tests/crash
 
 lint: setup-python ## ruff and mypy over the whole tree
 	.venv/bin/ruff check

@@ -47,10 +47,10 @@ def sample(count: int) -> list[dict[str, Any]]:
 
 
 class Ours:
-    """A log of our own, whose commits hold `batch` events each."""
+    """A log of our own with its journal, whose commits hold `batch` events each."""
 
     def __init__(self, folder: Path, batch: int, content: list[dict[str, Any]]) -> None:
-        self._log: LmdbLog[None] = LmdbLog(folder / f"log-{batch}")
+        self._log: LmdbLog[None] = LmdbLog(folder / f"log-{batch}", journal=folder / f"journal-{batch}")
         self._batch = batch
         self._content = content
         self._revisions = [0] * STREAMS

@@ -35,6 +35,13 @@ class Limits(msgspec.Struct, frozen=True):
     tmp_bytes: int
 
 
+class Span(msgspec.Struct, frozen=True):
+    """The positions from `first` to `last`."""
+
+    first: int
+    last: int
+
+
 class Intent(Event, frozen=True):
     """Something is about to be done outside the log; `intent` is its id."""
 
@@ -60,6 +67,23 @@ class KeepCreated(Event, frozen=True):
 
     format: int
     public_key: bytes
+
+
+@event(version=1)
+class LogRecovered(Event, frozen=True):
+    """The log was damaged. All up to position `kept` is as it was; `lost` are positions that no copy had whole, and
+    `salvaged` such as are kept beside the log, because something before them is lost. `source` names what it was
+    rebuilt from, `quarantine` the folder that what was there before was moved to.
+
+    Tokens from before it are stale: how far a stream's fence had been raised cannot be told from its records.
+    """
+
+    mode: str
+    source: str
+    kept: int
+    lost: tuple[Span, ...]
+    salvaged: tuple[Span, ...]
+    quarantine: str
 
 
 @event(version=1)

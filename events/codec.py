@@ -32,6 +32,9 @@ _MAGIC = b"skf1"
 _HEADER = struct.Struct(">4sQI32s32s")
 _PLACE = struct.Struct(">QI")
 
+HEADER_BYTES = _HEADER.size
+"""What stands before the body of a stored frame."""
+
 
 class Record(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """An event in its envelope.
@@ -114,6 +117,16 @@ def encode_frame(records: Sequence[Record], previous: bytes, log_id: bytes) -> t
     body = _encoder.encode(records)
     digest = checksum(previous, log_id, first, count, body)
     return _HEADER.pack(_MAGIC, first, count, previous, digest) + body, digest
+
+
+def stored(frame: Frame) -> bytes:
+    """The stored form of a frame that was read before: the very same bytes."""
+    return _HEADER.pack(_MAGIC, frame.first, frame.count, frame.previous, frame.checksum) + frame.body
+
+
+def stored_first(value: bytes) -> int:
+    """The position that a stored frame claims to begin at, unchecked; 0 if it is cut short."""
+    return _HEADER.unpack_from(value)[1] if len(value) >= _HEADER.size else 0
 
 
 def stored_checksum(value: bytes) -> bytes:

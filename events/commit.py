@@ -21,8 +21,9 @@ from typing import Generic, final
 
 import lmdb
 
-from sandkeep.events.errors import LimitReached, LogUnavailable
+from sandkeep.events.errors import LimitReached, LogDamaged, LogUnavailable
 from sandkeep.events.group import FollowerFailed, FrameFull, Group, Request
+from sandkeep.events.journal import Journal
 from sandkeep.events.lmdb_layout import Layout
 from sandkeep.events.log import Follower, Receipt, View
 
@@ -39,12 +40,14 @@ class Committer(Generic[View]):
         follower: Follower[View] | None,
         clock: Callable[[], int],
         committed: Callable[[], None],
+        journal: Journal | None,
     ) -> None:
         """`committed` is called after each commit, on the committing thread."""
         self._layout = layout
         self._follower = follower
         self._clock = clock
         self._committed = committed
+        self._journal = journal
         self._mutex = threading.Lock()
         self._lock = threading.Lock()
         self._queue: deque[Request[View]] = deque()
@@ -145,12 +148,16 @@ class Committer(Generic[View]):
                 self.refuse_after_failure()
                 try:
                     with self._layout.writing() as txn:
+                        if self._journal is not None:
+                            # A line that was never committed is told by its transaction, which this one takes.
+                            head = self._layout.head(txn)
+                            self._journal.follow(self._layout, txn, head.position, head.checksum)
                         if txn.put(key, value, db=database, overwrite=False):
                             txn.commit()
                     return
                 except lmdb.MapFullError:
                     self._layout.grow()
-                except lmdb.Error as error:
+                except (lmdb.Error, OSError) as error:
                     raise self._failed(error) from error
 
     def _commit_group(self) -> None:
@@ -160,7 +167,8 @@ class Committer(Generic[View]):
             with self._mutex:
                 outcomes = self._commit(taken)
             self._settle(outcomes)
-        except (LimitReached, LogUnavailable) as error:
+        except (LimitReached, LogDamaged, LogUnavailable) as error:
+            taken.extend(() if taken else self._waiting())
             self._settle([(request, error) for request in taken])
         except FollowerFailed as failed:
             self._settle([(request, failed.error) for request in taken])
@@ -177,16 +185,16 @@ class Committer(Generic[View]):
                     group = Group(self._layout, self._follower, self._clock(), txn)
                     try:
                         self._fill(group, taken)
-                        return group.commit(self._committed)
+                        return group.commit(self._committed, self._journal)
                     except BaseException:
                         group.abort()
                         raise
             except lmdb.MapFullError:
                 self._layout.grow()
-            except lmdb.Error as error:
+            except (lmdb.Error, OSError) as error:
                 raise self._failed(error) from error
 
-    def _failed(self, error: lmdb.Error) -> LogUnavailable:
+    def _failed(self, error: lmdb.Error | OSError) -> LogUnavailable:
         """Refuse all that comes: after a failed write nobody knows what is on the disk."""
         self.failure = f"a write failed: {error}"
         return LogUnavailable(

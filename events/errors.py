@@ -61,6 +61,18 @@ class LogUnavailable(SandkeepError):
     code = "log-unavailable"
 
 
+class LogBusy(SandkeepError):
+    """Others use the log in a way that excludes this: a recovery must be alone."""
+
+    code = "log-busy"
+
+
+class RecoveryRefused(SandkeepError):
+    """Not all of the log can be rebuilt, and the caller has not allowed to lose any of it."""
+
+    code = "recovery-refused"
+
+
 class BadEvent(LogDamaged):
     """A record of a known type has a body that does not fit the type."""
 

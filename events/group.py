@@ -13,10 +13,9 @@ from typing import Generic, final
 
 import lmdb
 import msgspec
-from blake3 import blake3
 
 from sandkeep.events import codec, schema
-from sandkeep.events.codec import Record
+from sandkeep.events.codec import Frame, Record
 from sandkeep.events.errors import (
     BadEvent,
     BadInput,
@@ -26,9 +25,11 @@ from sandkeep.events.errors import (
     SandkeepError,
     StaleFence,
 )
+from sandkeep.events.journal import Journal
 from sandkeep.events.lmdb_layout import (
     Layout,
     Used,
+    asked,
     decode_used,
     encode_used,
     idempotency_key,
@@ -42,7 +43,6 @@ from sandkeep.events.schema import Event
 Body = tuple[str, int, bytes]
 """An encoded event: type, version, body."""
 
-_encode = msgspec.msgpack.Encoder().encode
 _well_formed = msgspec.msgpack.Decoder(msgspec.Raw).decode
 
 
@@ -121,12 +121,18 @@ class Group(Generic[View]):
             outcome = error
         self._outcomes.append((request, outcome))
 
-    def commit(self, committed: Callable[[], None]) -> list[tuple[Request[View], Receipt | Exception]]:
+    def commit(
+        self, committed: Callable[[], None], journal: Journal | None
+    ) -> list[tuple[Request[View], Receipt | Exception]]:
         """Make it durable, then keep what the follower made of it."""
         if self._records:
             first = self._records[0].position
             value, digest = codec.encode_frame(self._records, self._head.checksum, self._layout.log_id)
             self._txn.put(place(first), value, db=self._layout.frames, append=True)
+            if journal is not None:
+                body = value[codec.HEADER_BYTES :]
+                frame = Frame(first, len(self._records), self._head.checksum, digest, body)
+                journal.write(self._layout, self._txn, frame)
             self._txn.commit()
             self._layout.took(Head(self._records[-1].position, digest, self._time_ns))
             committed()
@@ -144,9 +150,9 @@ class Group(Generic[View]):
         if used is not None and request.bodies is None:
             return msgspec.structs.replace(used.receipt, repeated=True)
         bodies = request.bodies if request.bodies is not None else self._decided(request)
-        asked = blake3(_encode((request.stream, bodies))).digest()
+        digest = asked(request.stream, bodies)
         if used is not None:
-            if used.request != asked:
+            if used.request != digest:
                 raise KeyReused(
                     f"key {request.key!r} on {request.stream} was used for other events at position"
                     f" {used.receipt.first}; choose a new key for new events"
@@ -172,7 +178,7 @@ class Group(Generic[View]):
             for i, (name, version, body) in enumerate(bodies)
         ]  # fmt: skip
         receipt = Receipt(last + 1, last + len(records), revision + len(records), self._time_ns)
-        self._index(request, records, asked, receipt)
+        self._index(request, records, digest, receipt)
         return receipt
 
     def _used(self, request: Request[View]) -> Used | None:
@@ -208,12 +214,12 @@ class Group(Generic[View]):
                 " acquire the lock again"
             )
 
-    def _index(self, request: Request[View], records: list[Record], asked: bytes, receipt: Receipt) -> None:
+    def _index(self, request: Request[View], records: list[Record], digest: bytes, receipt: Receipt) -> None:
         layout, txn = self._layout, self._txn
         for record in records:
             txn.put(stream_key(record.stream, record.revision), place(record.position), db=layout.streams)
         if request.key is not None:
-            used = encode_used(Used(asked, receipt))
+            used = encode_used(Used(digest, receipt))
             txn.put(idempotency_key(request.stream, request.key), used, db=layout.keys)
         if request.fence is not None:
             txn.put(request.stream.encode(), place(request.fence), db=layout.fences)

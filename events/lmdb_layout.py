@@ -2,7 +2,7 @@
 
 All keys are big-endian, so that LMDB's byte order is the log's order:
 
-    meta     "format", "log_id"
+    meta     "format", "log_id", and "incarnation" once the log was recovered
     frames   first position                 -> frame (see `codec`)
     streams  stream, NUL, revision          -> position
     keys     stream, NUL, idempotency key   -> digest of what was asked, and the receipt
@@ -20,20 +20,22 @@ table is cleared of the dead when the log is opened, once a minute when it is wr
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import secrets
 import struct
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import final
 
 import lmdb
 import msgspec
+from blake3 import blake3
 
 from sandkeep.events import codec
-from sandkeep.events.codec import Frame
+from sandkeep.events.codec import Frame, Record
 from sandkeep.events.errors import LimitReached, LogDamaged, LogUnavailable
 from sandkeep.events.log import Head, Receipt
 from sandkeep.events.mounts import refuse_network
@@ -53,6 +55,11 @@ MAX_READERS = 1024
 _CHECK_SECONDS = 60.0
 _U64 = struct.Struct(">Q")
 
+_META = struct.Struct("=I124xQ")
+"""A meta page of LMDB 0.9 on 64 bits, behind the page's header: its magic number and its transaction."""
+
+_META_OFFSET = 16
+
 
 class Used(msgspec.Struct, frozen=True, array_like=True):
     """What an idempotency key was used for."""
@@ -68,6 +75,7 @@ class Published(msgspec.Struct, frozen=True, array_like=True):
     peaks: tuple[bytes, ...]
 
 
+_encode = msgspec.msgpack.Encoder().encode
 encode_published = msgspec.msgpack.Encoder().encode
 decode_published = msgspec.msgpack.Decoder(Published).decode
 encode_used = msgspec.msgpack.Encoder().encode
@@ -78,8 +86,9 @@ decode_used = msgspec.msgpack.Decoder(Used).decode
 class Layout:
     """The open environment of a log and its databases."""
 
-    def __init__(self, path: Path, *, readonly: bool = False) -> None:
-        """Open the environment in `path`; unless `readonly`, make what is missing.
+    def __init__(self, path: Path, *, readonly: bool = False, log_id: bytes | None = None) -> None:
+        """Open the environment in `path`; unless `readonly`, make what is missing. A log that is made gets the id
+        `log_id`, and an incarnation of its own, if it is made in place of one that was lost.
 
         Raises `LogUnavailable` if this process has it open already or it cannot be opened, `LogDamaged` if it holds no
         log or one of another format.
@@ -112,7 +121,7 @@ class Layout:
             self.keys = self.env.open_db(b"keys", create=create)
             self.fences = self.env.open_db(b"fences", create=create)
             self.notes = self._open_notes(create)
-            self.log_id = self._identify(path, create)
+            self.log_id = self._identify(path, create, log_id)
         except lmdb.Error as error:
             self.env.close()
             raise LogDamaged(f"{path} holds no whole log: {error}") from error
@@ -127,11 +136,14 @@ class Layout:
         except lmdb.NotFoundError:
             return None
 
-    def _identify(self, path: Path, create: bool) -> bytes:
+    def _identify(self, path: Path, create: bool, recovered: bytes | None) -> bytes:
         with self.env.begin(db=self.meta, write=create) as txn:
             if create and txn.stat(self.meta)["entries"] == 0:
                 txn.put(b"format", str(FORMAT).encode())
-                txn.put(b"log_id", secrets.token_bytes(16))
+                txn.put(b"log_id", recovered or secrets.token_bytes(16))
+                if recovered is not None:
+                    txn.put(b"incarnation", secrets.token_bytes(16))
+            self.incarnation = txn.get(b"incarnation") or b""
             found, log_id = txn.get(b"format"), txn.get(b"log_id")
         if found is None or log_id is None:
             raise LogDamaged(f"{path} holds no log: its format and id are missing")
@@ -219,6 +231,18 @@ class Layout:
             cached = self._head = Head(frame.last, frame.checksum, frame.records()[-1].time_ns)
         return cached
 
+    def consecutive(self) -> bool:
+        """Whether the two meta pages are of the last two transactions, as commits leave them.
+
+        If a damaged one makes LMDB fall back to the other, the log is silently the one before its last commit.
+        """
+        size = self.env.stat()["psize"]
+        with open(os.path.join(self.env.path(), "data.mdb"), "rb") as file:
+            metas = [_META.unpack_from(file.read(size), _META_OFFSET) for _ in range(2)]
+        (magic, first), (other_magic, second) = metas
+        newest: int = self.env.info()["last_txnid"]
+        return bool(magic == other_magic and abs(first - second) == 1 and max(first, second) == newest)
+
     def took(self, head: Head) -> None:
         """Remember the end of the log after a commit of this process."""
         self._head = head
@@ -297,6 +321,22 @@ class _Gate:
             with self._changed:
                 self._closed = False
                 self._changed.notify_all()
+
+
+def asked(stream: str, bodies: Sequence[tuple[str, int, bytes]]) -> bytes:
+    """The digest of what an idempotency key was used for: type, version and body of each event."""
+    return blake3(_encode((stream, bodies))).digest()
+
+
+def uses(records: Sequence[Record]) -> Iterator[tuple[bytes, Used]]:
+    """The entries of `keys` that the appends in one frame made. A key cannot stand in two appends of a stream, so what
+    has the same one was one append."""
+    for (stream, key), group in itertools.groupby(records, key=lambda record: (record.stream, record.key)):
+        if key is not None:
+            taken = list(group)
+            digest = asked(stream, [(record.type, record.version, bytes(record.data)) for record in taken])
+            receipt = Receipt(taken[0].position, taken[-1].position, taken[-1].revision, taken[-1].time_ns)
+            yield idempotency_key(stream, key), Used(digest, receipt)
 
 
 def place(position: int) -> bytes:

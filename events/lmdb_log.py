@@ -26,6 +26,7 @@ from sandkeep.events.commit import Committer
 from sandkeep.events.doorbell import Doorbell
 from sandkeep.events.errors import BadInput, LogDamaged, LogUnavailable
 from sandkeep.events.group import Request, encode_events
+from sandkeep.events.journal import SEGMENT_BYTES, Journal
 from sandkeep.events.lmdb_layout import (
     Layout,
     Published,
@@ -53,22 +54,43 @@ class LmdbLog(Generic[View]):
         path: Path,
         *,
         follower: Follower[View] | None = None,
+        journal: Path | None = None,
         clock: Callable[[], int] = time.time_ns,
         doorbells: Path | None = None,
+        segment_bytes: int = SEGMENT_BYTES,
     ) -> None:
-        """Open the log; `clock` gives nanoseconds since 1970. Raises what `Layout` raises.
+        """Open the log; `clock` gives nanoseconds since 1970.
 
-        All processes that name the same folder of `doorbells` hear of each other's commits at once.
+        With the folder `journal`, which all who open this log must name, the log has a second copy there in segments of
+        `segment_bytes`, and what has to be cut from it goes to the folder `quarantine` beside it. All processes that
+        name the same folder of `doorbells` hear of each other's commits at once.
+
+        Raises what `Layout` raises, `LogBusy` during a recovery, and `LogDamaged` if log and journal contradict each
+        other.
         """
         self._follower = follower
-        self._doorbell = None if doorbells is None else Doorbell(doorbells)
         self._listeners: list[Callable[[], None]] = []
-        self._layout = Layout(path)
-        self._committer = Committer(self._layout, follower, clock, self._tell_listeners)
+        with contextlib.ExitStack() as undo:
+            self._journal = None
+            if journal is not None:
+                self._journal = Journal(journal, segment_bytes=segment_bytes)
+                undo.callback(self._journal.close)
+                self._journal.refuse_if_orphaned(path)
+            self._layout = Layout(path)
+            undo.callback(self._layout.env.close)
+            if self._journal is not None:
+                self._follow(self._journal)
+            self._doorbell = None if doorbells is None else Doorbell(doorbells)
+            undo.pop_all()
+        self._committer = Committer(self._layout, follower, clock, self._tell_listeners, self._journal)
 
     @property
     def log_id(self) -> bytes:
         return self._layout.log_id
+
+    @property
+    def incarnation(self) -> bytes:
+        return self._layout.incarnation
 
     def head(self) -> Head:
         with self._reading() as txn:
@@ -192,6 +214,20 @@ class LmdbLog(Generic[View]):
         if self._doorbell is not None:
             self._doorbell.close()
         self._layout.env.close()
+        if self._journal is not None:
+            try:
+                self._journal.close()
+            except OSError as error:
+                raise LogUnavailable(f"the journal could not be synced: {error}; check the disk") from error
+
+    def _follow(self, journal: Journal) -> None:
+        """Bring log and journal to agree."""
+        try:
+            with self._layout.writing() as txn:
+                head = self._layout.head(txn)
+                journal.follow(self._layout, txn, head.position, head.checksum)
+        except (lmdb.Error, OSError) as error:
+            raise LogUnavailable(f"log and journal could not be brought to agree: {error}; check the disk") from error
 
     def _appending(
         self,

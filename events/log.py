@@ -80,6 +80,11 @@ class EventLog(Protocol[View_co]):
     def log_id(self) -> bytes:
         """16 random bytes that name this log; part of every checksum."""
 
+    @property
+    def incarnation(self) -> bytes:
+        """Changes when the log is rebuilt, which may have cost it its end: what was derived from it is to be derived
+        anew."""
+
     def head(self) -> Head:
         """Where the log ends now, whoever wrote it."""
 

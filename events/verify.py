@@ -14,6 +14,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import final
@@ -24,12 +25,14 @@ import msgspec
 from sandkeep.events import (
     catalogue,  # noqa: F401  # registers the types, so that their bodies can be checked
     codec,
+    segment,
 )
-from sandkeep.events.codec import Frame
+from sandkeep.events.codec import Frame, Record
 from sandkeep.events.errors import BadEvent, BadNote, LogDamaged, LogUnavailable
-from sandkeep.events.lmdb_layout import Layout, position_at, stream_key
+from sandkeep.events.lmdb_layout import Layout, encode_used, position_at, stream_key, uses
 from sandkeep.events.merkle import Peaks, leaf_hash
 from sandkeep.events.note import Checkpoint, VerifierKey, open_checkpoint
+from sandkeep.events.segment import Entry, Header
 
 MAX_DAMAGE = 100
 """How many damaged places are listed; more are only counted."""
@@ -49,6 +52,7 @@ class LogReport(msgspec.Struct, frozen=True):
     damaged: int
     damage: tuple[str, ...]
     notes: int = 0
+    log_id: str = ""
 
     @property
     def ok(self) -> bool:
@@ -56,14 +60,15 @@ class LogReport(msgspec.Struct, frozen=True):
         return self.damaged == 0
 
 
-def verify(path: Path, key: VerifierKey | None = None) -> LogReport:
+def verify(path: Path, key: VerifierKey | None = None, *, deep: bool = False) -> LogReport:
     """Scan the log in the folder `path`; its notes must be signed with `key`, if one is given.
+
+    If `deep`, also whether LMDB's pages are all accounted for, by way of a copy.
 
     Raises `LogUnavailable` only if the scanning process cannot be started.
     """
     command = [sys.executable, "-P", "-c", f"import {__name__} as verify; verify.main()", str(path)]
-    if key is not None:
-        command.append(str(key))
+    command += ["" if key is None else str(key), *(["deep"] if deep else [])]
     try:
         result = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False)
     except OSError as error:
@@ -78,18 +83,64 @@ def verify(path: Path, key: VerifierKey | None = None) -> LogReport:
     return LogReport(head=0, events=0, frames=0, checksum="", damaged=1, damage=(what,))
 
 
-def scan(path: Path, key: VerifierKey | None = None) -> LogReport:
+def verify_journal(folder: Path, log: LogReport, *, deep: bool = False) -> tuple[str, ...]:
+    """What is wrong with the journal in `folder` of a log that was found whole; compressed segments only if `deep`.
+
+    A journal may lack the end of its log, which whoever opens the log completes, and may be ahead of it.
+    """
+    damage: list[str] = []
+    segments = segment.listed(folder)
+    position, checksum = 0, codec.GENESIS.hex()
+    known = True
+    for path in segments:
+        if path.suffix == ".zst" and not deep:
+            header = segment.header(path)
+            if header is None or header.log != log.log_id:
+                damage.append(f"{path.name}: the header is not that of a segment of this log")
+            known = False  # where it ends is not known
+            continue
+        for entry in segment.found(path, bytes.fromhex(log.log_id)):
+            match entry:
+                case LogDamaged():
+                    damage.append(str(entry))
+                    known = False
+                case Header():
+                    if entry.log != log.log_id:
+                        damage.append(f"{path.name}: it is of another log")
+                    elif known and (entry.first, entry.previous) != (position + 1, checksum):
+                        damage.append(f"{path.name}: it does not follow position {position}")
+                    position, checksum, known = entry.first - 1, entry.previous, True
+                case Entry(frame=frame):
+                    if known and (frame.first, frame.previous.hex()) != (position + 1, checksum):
+                        damage.append(f"{path.name}: position {frame.first} does not follow position {position}")
+                    position, checksum, known = frame.last, frame.checksum.hex(), True
+                    if position == log.head and checksum != log.checksum:
+                        damage.append(f"{path.name}: position {position} is not that of the log")
+        if path != segments[-1] and path.suffix != ".zst" and not segment.sealed(path):
+            damage.append(f"{path.name}: the seal is missing")
+    return tuple(damage[:MAX_DAMAGE])
+
+
+def scan(path: Path, key: VerifierKey | None = None, *, deep: bool = False) -> LogReport:
     """Scan in this process. Raises `LogDamaged` and `LogUnavailable` if the log cannot even be opened."""
     layout = Layout(path, readonly=True)
     try:
+        if deep:
+            _check_pages(layout)
         return _scan(layout, key)
     finally:
         layout.env.close()
 
 
+def _check_pages(layout: Layout) -> None:
+    """Copy the log compactly, by which LMDB walks every page and misses those that nothing leads to."""
+    with tempfile.TemporaryDirectory(prefix="sandkeep-verify-") as folder:
+        layout.env.copy(folder, compact=True)
+
+
 def _scan(layout: Layout, key: VerifierKey | None) -> LogReport:
     damage: list[str] = []
-    damaged = events = frames = head = 0
+    damaged = events = frames = head = used = 0
     checksum = codec.GENESIS
 
     def note(words: str) -> None:
@@ -111,17 +162,29 @@ def _scan(layout: Layout, key: VerifierKey | None) -> LogReport:
                 note(f"the frame at position {frame.first} does not follow the one before it")
             expected, checksum, head = frame.last + 1, frame.checksum, frame.last
             frames += 1
-            for words in _check_records(layout, txn, frame):
+            try:
+                records = frame.records()
+            except LogDamaged as error:
+                note(str(error))
+                records = []
+            for words in _check_records(layout, txn, records):
                 note(words)
+            for name, use in uses(records):
+                used += 1
+                if txn.get(name, db=layout.keys) != encode_used(use):
+                    note(f"an idempotency key does not lead to position {use.receipt.first}, where it was used")
             events += frame.count
             if damaged == 0:  # behind damage there is no tree that a note could be compared with
                 tree.add(frame)
         for words in tree.findings(whole=damaged == 0):
             note(words)
+        keyed = txn.stat(layout.keys)["entries"]
+        if keyed != used:
+            note(f"the index of idempotency keys has {keyed} entries for {used} keys")
         indexed = txn.stat(layout.streams)["entries"]
         if indexed != events:
             note(f"the stream index has {indexed} entries for {events} events")
-    return LogReport(head, events, frames, checksum.hex(), damaged, tuple(damage), tree.agreed)
+    return LogReport(head, events, frames, checksum.hex(), damaged, tuple(damage), tree.agreed, layout.log_id.hex())
 
 
 @final
@@ -184,13 +247,8 @@ def _frames(layout: Layout, txn: lmdb.Transaction[bytes]) -> Iterator[Frame | Lo
             yield error
 
 
-def _check_records(layout: Layout, txn: lmdb.Transaction[bytes], frame: Frame) -> Iterator[str]:
+def _check_records(layout: Layout, txn: lmdb.Transaction[bytes], records: list[Record]) -> Iterator[str]:
     """What is wrong with the records of a frame whose checksum holds."""
-    try:
-        records = frame.records()
-    except LogDamaged as error:
-        yield str(error)
-        return
     for record in records:
         found = txn.get(stream_key(record.stream, record.revision), db=layout.streams)
         if found is None or position_at(found) != record.position:
@@ -206,7 +264,8 @@ def _check_records(layout: Layout, txn: lmdb.Transaction[bytes], frame: Frame) -
 def main() -> None:
     """Scan the log named by the first argument and print the report as JSON, for `verify`."""
     try:
-        report = scan(Path(sys.argv[1]), VerifierKey.parse(sys.argv[2]) if len(sys.argv) > 2 else None)
+        key = VerifierKey.parse(sys.argv[2]) if len(sys.argv) > 2 and sys.argv[2] else None
+        report = scan(Path(sys.argv[1]), key, deep="deep" in sys.argv[3:])
     except (LogDamaged, LogUnavailable, lmdb.Error) as error:
         sys.exit(" ".join(str(error).split()))
     sys.stdout.buffer.write(msgspec.json.encode(report))

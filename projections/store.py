@@ -340,7 +340,8 @@ class ProjectionStore:
 
     def _identity(self) -> bytes:
         versions = sorted((projection.name, projection.version) for projection in self._projections)
-        return msgspec.msgpack.encode((self._opened_log().log_id, versions))
+        log = self._opened_log()
+        return msgspec.msgpack.encode((log.log_id, log.incarnation, versions))
 
     def _name_current(self, generation: str) -> None:
         temporary = self._root / f".current-{generation}"

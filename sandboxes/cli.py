@@ -17,11 +17,12 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from sandkeep.events import BadInput, Record, SandkeepError
+from sandkeep.events import BadInput, Record, SandkeepError, recovery
+from sandkeep.events.recovery import Mode
 from sandkeep.projections import TaskState, registry
 from sandkeep.sandboxes import cli_audit, render
 from sandkeep.sandboxes.execution import DEFAULT_TIMEOUT_SECONDS
-from sandkeep.sandboxes.keep import FORMAT, Keep, identify
+from sandkeep.sandboxes.keep import FORMAT, Keep, default_actor, identify
 from sandkeep.sandboxes.options import HERE, AsJson, KeepPath
 from sandkeep.sandboxes.verification import verify_log
 
@@ -209,11 +210,15 @@ def cleanup_task(task: TaskId, keep: KeepPath = HERE, json: AsJson = False) -> N
 
 
 @app.command("verify")
-def verify(keep: KeepPath = HERE, json: AsJson = False) -> None:
-    """Check every checksum of the log, the blobs it vouches for and the projections. Exit status 1 if any is off."""
+def verify(
+    deep: Annotated[bool, typer.Option("--deep", help="Also unpack the journal, and check the log's pages.")] = False,
+    keep: KeepPath = HERE,
+    json: AsJson = False,
+) -> None:
+    """Check the log, its journal, the blobs it vouches for and the projections. Exit status 1 if any is off."""
     with render.progress() as progress:
         path = keep.absolute()
-        report = verify_log(path, progress, identify(path))
+        report = verify_log(path, progress, identify(path), deep=deep)
         if report.ok:
             with Keep.open(keep) as opened:
                 report = opened.verify(progress)
@@ -226,6 +231,36 @@ def verify(keep: KeepPath = HERE, json: AsJson = False) -> None:
         notes = f"{report.notes} published notes"
         print(f"{verdict}: {report.events} events up to position {report.head}, {notes}, {report.blobs} blobs")
     raise typer.Exit(0 if report.ok else 1)
+
+
+@app.command("recover")
+def recover(
+    mode: Annotated[Mode, typer.Option(help="What may be lost; see docs/guides/recovery.md.")] = Mode.STRICT,
+    keep: KeepPath = HERE,
+    json: AsJson = False,
+) -> None:
+    """Make a damaged log whole again, from itself and its journal. Exit status 1 if anything is lost, or would be.
+
+    What was damaged goes to quarantine/; nothing is deleted.
+    """
+    path = keep.absolute()
+    identify(path)
+    with render.progress() as progress:
+        progress("recovering the log")
+        done = recovery.recover(path, mode, actor=default_actor())
+    if json:
+        render.print_json(done)
+    else:
+        for line in done.damage:
+            print(f"damaged: {render.plain(line)}")
+        for what, ranges in (("lost", done.lost), ("salvaged", done.salvaged)):
+            for span in ranges:
+                print(f"{what}: positions {span.first} to {span.last}")
+        did = (
+            f"recovered from {done.source}; what was there is in {done.quarantine}" if done.recovered else "all is well"
+        )
+        print(f"{did}: the log ends at position {done.head}")
+    raise typer.Exit(0 if done.ok else 1)
 
 
 @app.command("replay")

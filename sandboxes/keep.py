@@ -94,7 +94,7 @@ class Keep:
         self.intents.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.projections = ProjectionStore(path / "projections", (Registry(), Checkpoints()))
         self.log: LmdbLog[StateView] = LmdbLog(
-            path / "log", follower=self.projections, doorbells=path / "run" / "doorbells"
+            path / "log", follower=self.projections, journal=path / "journal", doorbells=path / "run" / "doorbells"
         )
         try:
             self.projections.open(self.log)

@@ -35,8 +35,14 @@ class KeepReport(msgspec.Struct, frozen=True):
     notes: int = 0
 
 
-def verify_log(path: Path, progress: Callable[[str], None], identity: str | None = None) -> KeepReport:
-    """Verify the log of the keep with this id in `path`, and the notes published for it, in a process of its own."""
+def verify_log(
+    path: Path, progress: Callable[[str], None], identity: str | None = None, *, deep: bool = False
+) -> KeepReport:
+    """Verify the log of the keep with this id in `path`, and the notes published for it, in a process of its own, and
+    its journal.
+
+    If `deep`, also how the log's pages lie, and the journal's compressed segments.
+    """
     progress("verifying the log")
     unsigned: tuple[str, ...] = ()
     try:
@@ -44,11 +50,14 @@ def verify_log(path: Path, progress: Callable[[str], None], identity: str | None
     except KeyUnavailable as error:  # the notes are compared with the log all the same
         key = None
         unsigned = (f"keys: {error}",)
-    log = verify.verify(path / "log", key)
+    log = verify.verify(path / "log", key, deep=deep)
     damage = tuple(f"log: {words}" for words in log.damage)
     if log.damaged > len(damage):
         damage += (f"log: {log.damaged - len(damage)} more",)
     damage += unsigned
+    if log.ok:
+        progress("verifying the journal")
+        damage += tuple(f"journal: {words}" for words in verify.verify_journal(path / "journal", log, deep=deep))
     return KeepReport(not damage, log.head, log.events, log.checksum, 0, damage, log.notes)
 
 

@@ -21,11 +21,14 @@ def main() -> None:
         sys.stdin.readline()
         print(BlobStore(Path(path)).put(bytes(int(argument))), flush=True)
         return
-    log: LmdbLog[None] = LmdbLog(Path(path), doorbells=Path(doorbells[0]) if doorbells else None)
+    if verb == "journal":
+        log: LmdbLog[None] = LmdbLog(Path(path) / "log", journal=Path(path) / "journal", segment_bytes=5000)
+    else:
+        log = LmdbLog(Path(path), doorbells=Path(doorbells[0]) if doorbells else None)
     print("ready", flush=True)
     sys.stdin.readline()
     match verb:
-        case "append":
+        case "append" | "journal":
             for number in range(int(argument)):
                 append(log, f"{number}")
         case "forever":

@@ -15,6 +15,7 @@ import pytest
 
 from sandkeep.events import Event, LmdbLog, Record
 from sandkeep.events import catalogue as ev
+from sandkeep.events.recovery import Mode, recover
 from sandkeep.projections import MemoryState, ProjectionStore, ProjectionsUnavailable, Registry, State, StateView, fold
 from sandkeep.projections import store as store_module
 from sandkeep.projections.registry import find, tasks
@@ -248,6 +249,24 @@ def test_a_state_that_is_ahead_of_its_log_is_folded_anew(tmp_path: Path) -> None
     before = generation(tmp_path)
     shutil.rmtree(tmp_path / "log")
     (tmp_path / "earlier").rename(tmp_path / "log")
+    with opened(tmp_path) as keep:
+        assert (keep.find("a") is None, keep.find("b") is None) == (False, True)
+        keep.check()
+    assert generation(tmp_path) != before
+
+
+def test_the_state_of_a_log_that_was_rebuilt_is_folded_anew(tmp_path: Path) -> None:
+    with opened(tmp_path) as keep:
+        keep.create("a")
+        keep.log.append("task/x", [ev.TaskFailed(reason="needle")], actor="me")
+        keep.create("b")
+    before = generation(tmp_path)
+    data = tmp_path / "log" / "data.mdb"
+    data.write_bytes(data.read_bytes().replace(b"needle", b"noodle"))
+    assert not recover(tmp_path, Mode.TRUNCATE_TAIL, actor="me").ok
+    with contextlib.closing(LmdbLog[StateView](tmp_path / "log")) as log:
+        for number in range(5):  # past the position that the state is of
+            log.append("keep", [ev.TaskFailed(reason=f"{number}")], actor="me")
     with opened(tmp_path) as keep:
         assert (keep.find("a") is None, keep.find("b") is None) == (False, True)
         keep.check()
