@@ -1,7 +1,7 @@
 """The second copy of the log: every frame is also a line in a text file, in segments (see `segment`).
 
 Concurrency. All processes append to the newest segment, under LMDB's writer lock. Each remembers where the file ended
-and which checksum stood there; one `fstat` tells whether that still holds. If not, because others have written, sealed
+and which checksum stood there; its length tells whether that still holds. If not, because others have written, sealed
 or died, the end is read anew (`follow`). A lock on the file `lock` is shared by all who have the log open, so that
 recovery can be alone.
 
@@ -128,8 +128,9 @@ class Journal:
         """Whether the file still ends where it did, and with the frame of this checksum."""
         if self._file < 0 or self._checksum != checksum:
             return False
-        status = os.fstat(self._file)
-        return status.st_size == self._end and status.st_nlink > 0
+        # Not fstat: a kernel with fine-grained times (Linux 6.13) then has to journal the time of each write, which
+        # makes the log's sync a sixth slower.
+        return os.lseek(self._file, 0, os.SEEK_END) == self._end
 
     def _mend_torn(self) -> None:
         """If the newest segment is of another boot, or not to be read: set aside all from the first torn one on, to be

@@ -158,7 +158,7 @@ class _Attempt:
 
     def run(self) -> Recovery:
         """Do what has to be done, save for bringing the journal to agree."""
-        report = verify(self._root / "log")
+        report = verify(self._root / "log", deep=True)
         segments = segment.listed(self._root / "journal")
         with Suspect(self._root / "log") as suspect:
             log_id = _identify(suspect.log_id, segments)
