@@ -31,6 +31,7 @@ import lmdb
 import msgspec
 
 from sandkeep.events import EventLog, Record, SandkeepError
+from sandkeep.events.journal import this_boot
 from sandkeep.projections.projection import MemoryState, Projection, StateView, digest, fold
 
 _logger = logging.getLogger(__name__)
@@ -133,7 +134,7 @@ class ProjectionStore:
         """`boot_id` names this boot of the machine; by default the kernel's."""
         self._root = root
         self._projections = tuple(projections)
-        self._boot_id = boot_id or _this_boot()
+        self._boot_id = boot_id or this_boot()
         self._lock = threading.Lock()
         self._log: EventLog[StateView] | None = None
         self._env: lmdb.Environment | None = None
@@ -362,14 +363,6 @@ def _unreadable(error: lmdb.Error) -> ProjectionsUnavailable:
 
 def _position(txn: lmdb.Transaction[bytes]) -> int:
     return int.from_bytes(txn.get(_POSITION) or b"", "big")
-
-
-def _this_boot() -> str:
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    except FileNotFoundError:
-        # Not Linux: no boot is ever recognised, so each opening folds the log anew.
-        return secrets.token_hex(16)
 
 
 def _reported(records: Iterator[Record], progress: Callable[[int], None]) -> Iterator[Record]:

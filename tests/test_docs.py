@@ -6,9 +6,13 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+import sandkeep.sandboxes.cli  # noqa: F401 - so that every error is known
+from sandkeep.events import SandkeepError
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -48,6 +52,24 @@ def test_the_code_blocks_of_a_page_run(page: Path, environment: dict[str, str], 
             command, cwd=tmp_path / "repository", env=environment, capture_output=True, text=True, check=False
         )
         assert result.returncode == 0, f"{page}:\n{code}\n{result.stdout}\n{result.stderr}"
+
+
+def errors(base: type[SandkeepError]) -> Iterator[type[SandkeepError]]:
+    for error in base.__subclasses__():
+        if error.__module__.startswith("sandkeep."):
+            yield error
+        yield from errors(error)
+
+
+def test_every_error_code_is_listed_under_its_exit_status() -> None:
+    page = (ROOT / "docs" / "reference" / "cli.md").read_text()
+    row = next(line for line in page.splitlines() if line.startswith("| `bad-usage`"))
+    listed = [set(re.findall(r"`([a-z-]+)`", cell)) for cell in row.strip("|").split("|")]
+    codes = {
+        status: {error.code for error in errors(SandkeepError) if error.exit_status == status} for status in (1, 2)
+    }
+    # These two are the command line's own.
+    assert listed == [codes[2] | {"bad-usage"}, codes[1] | {"os-error"}]
 
 
 def test_there_are_blocks_to_run() -> None:

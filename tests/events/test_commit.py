@@ -7,6 +7,7 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import lmdb
@@ -61,12 +62,16 @@ def gather(log: Log, calls: Sequence[Callable[[], object]]) -> list[object]:
     threads = [threading.Thread(target=call, args=(number,)) for number in range(len(calls))]
     for waiting, thread in enumerate(threads, start=1):
         thread.start()
-        wait_until(lambda waiting=waiting: len(log._committer._queue) == waiting)  # type: ignore[misc]
+        wait_until(partial(has_queued, log, waiting))
     held.release()
     for thread in threads:
         thread.join(10)
         assert not thread.is_alive()
     return results
+
+
+def has_queued(log: Log, requests: int) -> bool:
+    return len(log._committer._queue) == requests
 
 
 def wait_until(holds: Callable[[], bool]) -> None:
@@ -82,7 +87,7 @@ def frames(log: Log) -> list[int]:
 
 
 def test_what_waits_is_one_frame_in_order_of_arrival(log: Log) -> None:
-    gather(log, [lambda number=number: log.append("task/a", done(f"{number}"), actor="me") for number in range(5)])  # type: ignore[misc]
+    gather(log, [partial(log.append, "task/a", done(f"{number}"), actor="me") for number in range(5)])
     assert words(log.read()) == ["first", "0", "1", "2", "3", "4"]
     assert frames(log) == [6]
 
