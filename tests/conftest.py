@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import sqlite3
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -95,3 +97,19 @@ def nothing_is_left(request: pytest.FixtureRequest, tmp_path_factory: pytest.Tem
     assert _left_running(folder) == []
     if any(item.get_closest_marker("engine") for item in request.session.items):
         assert _left_in_engine(folder) == []
+
+
+@pytest.fixture(scope="session", autouse=True)
+def torn_coverage_is_dropped(pytestconfig: pytest.Config) -> Iterator[None]:
+    """A process that is killed while it saves what it covered leaves half a database, at which all others would fail
+    to be combined."""
+    yield
+    for path in pytestconfig.rootpath.glob(".coverage.*"):
+        with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as data:
+            try:
+                state = data.execute("PRAGMA integrity_check").fetchone()[0]
+            except sqlite3.DatabaseError as error:
+                state = str(error)
+        if state != "ok":
+            warnings.warn(f"{path.name} is dropped: {state.splitlines()[0]}", stacklevel=1)
+            path.unlink()
