@@ -111,6 +111,8 @@ class Layout:
                 readonly=readonly,
                 create=create,
             )
+        except (lmdb.InvalidError, lmdb.CorruptedError) as error:
+            raise LogDamaged(f"{path} holds no whole log: {error}; 'sandkeep recover' rebuilds it") from error
         except (lmdb.Error, OSError) as error:
             raise LogUnavailable(f"the log in {path} cannot be opened: {error}") from error
         try:

@@ -38,6 +38,7 @@ from sandkeep.events.lmdb_layout import (
 )
 from sandkeep.events.log import Follower, Head, Receipt, View
 from sandkeep.events.schema import Event
+from sandkeep.events.verify import refuse_if_cut
 
 _PAGE_FRAMES = 256
 _PAGE_BYTES = 1 << 20
@@ -76,6 +77,7 @@ class LmdbLog(Generic[View]):
                 self._journal = Journal(journal, segment_bytes=segment_bytes)
                 undo.callback(self._journal.close)
                 self._journal.refuse_if_orphaned(path)
+            refuse_if_cut(path)
             self._layout = Layout(path)
             undo.callback(self._layout.env.close)
             if self._journal is not None:

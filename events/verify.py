@@ -83,6 +83,19 @@ def verify(path: Path, key: VerifierKey | None = None, *, deep: bool = False) ->
     return LogReport(head=0, events=0, frames=0, checksum="", damaged=1, damage=(what,))
 
 
+def refuse_if_cut(path: Path) -> None:
+    """Raise `LogDamaged` if the file of the log in `path` was cut: whoever mapped it would end with SIGBUS."""
+    try:
+        with lmdb.open(str(path), readonly=True, lock=False, create=False) as env:
+            wanted = (env.info()["last_pgno"] + 1) * env.stat()["psize"]
+        size = (path / "data.mdb").stat().st_size
+    except (lmdb.Error, OSError):
+        return  # there is none yet, or opening it tells what is wrong with it
+    # Pages at the end that were given back in the transaction that took them are never written.
+    if size < wanted and not (report := verify(path)).ok:
+        raise LogDamaged(f"{path} has {size} of {wanted} bytes, and {report.damage[0]}; 'sandkeep recover' rebuilds it")
+
+
 def verify_journal(folder: Path, log: LogReport, *, deep: bool = False) -> tuple[str, ...]:
     """What is wrong with the journal in `folder` of a log that was found whole; compressed segments only if `deep`.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -48,6 +49,29 @@ def test_nothing_is_appended_behind_a_damaged_last_frame(written: Path) -> None:
             with pytest.raises(LogDamaged, match="position 6"):
                 call()
         assert words(log.read(until=2)) == ["needle one", "needle two"]
+
+
+@pytest.mark.parametrize("pages", [1, 2, 3, 5])
+def test_a_file_that_was_cut_is_refused_before_it_is_mapped(written: Path, pages: int) -> None:
+    """Or this process would end with SIGBUS."""
+    file = written / "data.mdb"
+    os.truncate(file, pages * 4096)
+    before = file.read_bytes()
+    with pytest.raises(LogDamaged, match="sandkeep recover"):
+        Log(written)
+    assert file.read_bytes() == before
+
+
+def test_a_file_that_ends_before_pages_never_written_is_opened(written: Path) -> None:
+    file = written / "data.mdb"
+    with file.open("r+b") as raw_file:
+        for page in (0, 1):  # as if the last transaction had taken one more page, and given it back
+            raw_file.seek(page * 4096 + 16 + 120)
+            last = int.from_bytes(raw_file.read(8), "little")
+            raw_file.seek(page * 4096 + 16 + 120)
+            raw_file.write((max(last, file.stat().st_size // 4096 - 1) + 1).to_bytes(8, "little"))
+    with reopened(written) as log:
+        assert len(list(log.read())) == 6
 
 
 def swap(txn: lmdb.Transaction[bytes]) -> None:
@@ -173,7 +197,7 @@ def test_an_environment_of_something_else_is_refused(tmp_path: Path) -> None:
 def test_a_file_that_is_no_environment_is_refused(tmp_path: Path) -> None:
     (tmp_path / "log").mkdir()
     (tmp_path / "log" / "data.mdb").write_bytes(b"no page" * 2000)
-    with pytest.raises(LogUnavailable, match="cannot be opened"):
+    with pytest.raises(LogDamaged, match="holds no whole log"):
         Log(tmp_path / "log")
 
 
