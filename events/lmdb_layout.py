@@ -82,6 +82,17 @@ encode_used = msgspec.msgpack.Encoder().encode
 decode_used = msgspec.msgpack.Decoder(Used).decode
 
 
+def is_cut(path: Path) -> bool:
+    """Whether the file of the environment in `path` ends before the last page that it speaks of, which may be one that
+    was never written. Not told of an environment that this process has open, and of what is none."""
+    try:
+        with lmdb.open(os.fspath(path), readonly=True, lock=False, create=False) as env:
+            wanted = (env.info()["last_pgno"] + 1) * env.stat()["psize"]
+        return (path / "data.mdb").stat().st_size < wanted
+    except (lmdb.Error, OSError):
+        return False
+
+
 @final
 class Layout:
     """The open environment of a log and its databases."""

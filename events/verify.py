@@ -29,7 +29,7 @@ from sandkeep.events import (
 )
 from sandkeep.events.codec import Frame, Record
 from sandkeep.events.errors import BadEvent, BadNote, LogDamaged, LogUnavailable
-from sandkeep.events.lmdb_layout import Layout, encode_used, position_at, stream_key, uses
+from sandkeep.events.lmdb_layout import Layout, encode_used, is_cut, position_at, stream_key, uses
 from sandkeep.events.merkle import Peaks, leaf_hash
 from sandkeep.events.note import Checkpoint, VerifierKey, open_checkpoint
 from sandkeep.events.segment import Entry, Header
@@ -85,15 +85,9 @@ def verify(path: Path, key: VerifierKey | None = None, *, deep: bool = False) ->
 
 def refuse_if_cut(path: Path) -> None:
     """Raise `LogDamaged` if the file of the log in `path` was cut: whoever mapped it would end with SIGBUS."""
-    try:
-        with lmdb.open(str(path), readonly=True, lock=False, create=False) as env:
-            wanted = (env.info()["last_pgno"] + 1) * env.stat()["psize"]
-        size = (path / "data.mdb").stat().st_size
-    except (lmdb.Error, OSError):
-        return  # there is none yet, or opening it tells what is wrong with it
     # Pages at the end that were given back in the transaction that took them are never written.
-    if size < wanted and not (report := verify(path)).ok:
-        raise LogDamaged(f"{path} has {size} of {wanted} bytes, and {report.damage[0]}; 'sandkeep recover' rebuilds it")
+    if is_cut(path) and not (report := verify(path)).ok:
+        raise LogDamaged(f"the log in {path} was cut: {report.damage[0]}; 'sandkeep recover' rebuilds it")
 
 
 def verify_journal(folder: Path, log: LogReport, *, deep: bool = False) -> tuple[str, ...]:

@@ -32,6 +32,7 @@ import msgspec
 
 from sandkeep.events import EventLog, Record, SandkeepError
 from sandkeep.events.journal import this_boot
+from sandkeep.events.lmdb_layout import is_cut
 from sandkeep.projections.projection import MemoryState, Projection, StateView, digest, fold
 
 _logger = logging.getLogger(__name__)
@@ -289,6 +290,9 @@ class ProjectionStore:
             return False
         path = self._root / current.generation
         if current.boot_id != self._boot_id or not current.generation.isalnum() or not path.is_dir():
+            return False
+        if is_cut(path):  # mapping it would end this process
+            _logger.warning("the projections in %s were cut and are made anew", path)
             return False
         try:
             env = self._open_env(path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import signal
 import threading
@@ -184,6 +185,7 @@ def put(key: bytes, value: bytes) -> Callable[[Path], None]:
         lambda folder: shutil.rmtree(generation(folder)),
         lambda folder: (folder / "projections" / "current").unlink(),
         lambda folder: (generation(folder) / "data.mdb").unlink(),
+        lambda folder: os.truncate(generation(folder) / "data.mdb", 9000),
         break_the_environment,
         name_a_folder_outside,
         half_write_the_name,
@@ -191,7 +193,7 @@ def put(key: bytes, value: bytes) -> Callable[[Path], None]:
         put(b"!identity", b"another"),
         put(b"!retired", b"1"),
     ],
-    ids=["all", "folder", "name", "file", "garbage", "outside", "half a name", "ahead", "identity", "retired"],
+    ids=["all", "folder", "name", "file", "cut", "garbage", "outside", "half a name", "ahead", "identity", "retired"],
 )
 def test_what_is_not_fit_for_use_is_made_anew(tmp_path: Path, damage: Callable[[Path], object]) -> None:
     with opened(tmp_path) as keep:
