@@ -11,6 +11,7 @@ I/O error the log is closed to further use: after a failed sync nobody knows wha
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import re
 import time
@@ -43,6 +44,9 @@ _PAGE_FRAMES = 256
 _PAGE_BYTES = 1 << 20
 _STREAM = re.compile(r"[a-z]{1,16}(/[A-Za-z0-9][A-Za-z0-9._:-]{0,127})?")
 _MAX_KEY = 200
+_MOST = 2**63
+
+_logger = logging.getLogger(__name__)
 
 
 @final
@@ -191,7 +195,8 @@ class LmdbLog(Generic[View]):
         unlisten = None if self._doorbell is None else self._doorbell.listen(callback)
 
         def end() -> None:
-            self._listeners.remove(callback)
+            with contextlib.suppress(ValueError):  # ended before
+                self._listeners.remove(callback)
             if unlisten is not None:
                 unlisten()
 
@@ -263,7 +268,10 @@ class LmdbLog(Generic[View]):
 
     def _tell_listeners(self) -> None:
         for listener in tuple(self._listeners):
-            listener()
+            try:
+                listener()
+            except Exception:  # the commit is done, and whoever asked for it must hear that
+                _logger.exception("a listener of the log failed")
         if self._doorbell is not None:
             self._doorbell.ring()
 

@@ -268,3 +268,81 @@ def test_a_request_survives_a_map_that_fills_up_at_any_of_its_writes(
     receipt = log.append("task/a", done("2"), actor="me", key="k", fence=1)
     assert (receipt.last, receipt.revision, grown) == (2, 2, [1])
     assert words(log.read()) == ["1", "2"]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
+def test_an_interrupted_caller_leaves_the_lead_to_others_and_its_request_undone(
+    log: Log, error: type[BaseException]
+) -> None:
+    def interrupted(view: object) -> list[Event]:
+        raise error
+
+    with pytest.raises(error):
+        log.decide("task/a", interrupted, actor="me")
+    appending = threading.Thread(target=log.append, args=("task/a", done("1")), kwargs={"actor": "me"}, daemon=True)
+    appending.start()
+    appending.join(10)
+    assert not appending.is_alive()
+    assert words(log.read()) == ["1"]
+
+
+def test_an_interrupt_behind_the_commit_takes_nothing_back_and_does_nothing_twice(log: Log) -> None:
+    def interrupted() -> None:
+        leave()
+        raise KeyboardInterrupt
+
+    leave = log.listen(interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        log.append("task/a", done("1"), actor="me")
+    assert log.append("task/a", done("2"), actor="me").revision == 2
+    assert words(log.read()) == ["1", "2"]
+
+
+def test_an_interrupt_of_the_leader_does_not_refuse_those_who_wait(log: Log) -> None:
+    """The main thread leads for all; the others' requests are begun anew by one of them."""
+    threads = [threading.Thread(target=log.append, args=("task/b", done("x")), kwargs={"actor": "me"}) for _ in "123"]
+
+    def interrupted(view: object) -> list[Event]:
+        for waiting, thread in enumerate(threads, start=1):
+            if not thread.is_alive():
+                thread.start()
+            wait_until(partial(has_queued, log, waiting))
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        log.decide("task/a", interrupted, actor="me")
+    for thread in threads:
+        thread.join(10)
+        assert not thread.is_alive()
+    assert words(log.read()) == ["x", "x", "x"]
+
+
+@pytest.mark.parametrize(
+    ("raised", "seen"), [(StopIteration, RuntimeError), (asyncio.CancelledError, asyncio.CancelledError)]
+)
+def test_what_a_future_cannot_hold_still_reaches_its_asyncio_caller(
+    log: Log, raised: type[BaseException], seen: type[BaseException]
+) -> None:
+    def decider(view: object) -> list[Event]:
+        raise raised
+
+    async def decide() -> BaseException:
+        deciding = asyncio.ensure_future(log.decide_async("task/a", decider, actor="me"))
+        kept = log.append_async("task/a", done("kept"), actor="me")
+        with pytest.raises(seen) as caught:
+            await asyncio.wait_for(deciding, 10)
+        assert (await asyncio.wait_for(kept, 10)).last == 1
+        return caught.value
+
+    assert isinstance(asyncio.run(decide()), seen)
+
+
+def test_a_listener_that_raises_does_not_hide_the_commit(log: Log, caplog: pytest.LogCaptureFixture) -> None:
+    heard: list[int] = []
+    leave = log.listen(lambda: heard.append(1 // 0))
+    log.listen(lambda: heard.append(log.head().position))
+    assert log.append("task/a", done("1"), actor="me").last == 1
+    leave()
+    leave()
+    assert log.append("task/a", done("2"), actor="me").last == 2
+    assert (heard, caplog.text.count("a listener of the log failed")) == ([1, 2], 1)
