@@ -21,7 +21,7 @@ from typing import Generic, final
 
 import lmdb
 
-from sandkeep.events.errors import LimitReached, LogDamaged, LogUnavailable
+from sandkeep.events.errors import LimitReached, LogDamaged, LogUnavailable, SandkeepError
 from sandkeep.events.group import FollowerFailed, FrameFull, Group, Request
 from sandkeep.events.journal import Journal
 from sandkeep.events.lmdb_layout import Layout
@@ -65,6 +65,9 @@ class Committer(Generic[View]):
             try:
                 while not request.settled:
                     self._commit_group()
+            except BaseException:  # as in `_wait`
+                self._withdraw(request)
+                raise
             finally:
                 self._pass_on()
         if request.error is not None:
@@ -93,13 +96,17 @@ class Committer(Generic[View]):
         try:
             wake.acquire()
         except BaseException:  # the caller is interrupted: what it asked for is not done behind its back
-            with self._lock:
-                if request in self._queue:
-                    self._queue.remove(request)
-                leads = request.leads
-            if leads:
+            self._withdraw(request)
+            if request.leads:
                 self._pass_on()
             raise
+
+    def _withdraw(self, request: Request[View]) -> None:
+        """Nobody waits for `request` any more, so it is not begun."""
+        with self._lock:
+            request.withdrawn = True
+            if request in self._queue:
+                self._queue.remove(request)
 
     def _pass_on(self) -> None:
         """End this thread's lead: the first thread that waits leads next, or the executor for asyncio callers."""
@@ -161,23 +168,24 @@ class Committer(Generic[View]):
                     raise self._failed(error) from error
 
     def _commit_group(self) -> None:
-        """Take what waits, commit it and settle it. Only the leader calls this."""
+        """Take what waits, commit it and tell its callers. Only the leader calls this."""
         taken: list[Request[View]] = []
         try:
             with self._mutex:
-                outcomes = self._commit(taken)
-            self._settle(outcomes)
+                self._commit(taken)
         except (LimitReached, LogDamaged, LogUnavailable) as error:
             taken.extend(() if taken else self._waiting())
-            self._settle([(request, error) for request in taken])
+            _refuse(taken, error)
         except FollowerFailed as failed:
-            self._settle([(request, failed.error) for request in taken])
+            _refuse(taken, failed.error)
         finally:
-            # Only if this thread was interrupted is one left: its caller, who waits for the mutex, commits it.
-            self._queue.extendleft(request for request in reversed(taken) if not request.settled)
+            self._tell([request for request in taken if request.settled])
+            with self._lock:  # if this thread was interrupted before the commit, another begins anew
+                left = [request for request in taken if not (request.settled or request.withdrawn)]
+                self._queue.extendleft(reversed(left))
 
-    def _commit(self, taken: list[Request[View]]) -> list[tuple[Request[View], Receipt | Exception]]:
-        """Move requests from the queue to `taken`, and write them; what came of each, once it is durable."""
+    def _commit(self, taken: list[Request[View]]) -> None:
+        """Move requests from the queue to `taken`, write them, and settle each once it is durable."""
         self._refuse_all_after_failure(taken)
         while True:
             try:
@@ -185,7 +193,8 @@ class Committer(Generic[View]):
                     group = Group(self._layout, self._follower, self._clock(), txn)
                     try:
                         self._fill(group, taken)
-                        return group.commit(self._committed, self._journal)
+                        group.commit(self._committed, self._journal)
+                        return
                     except BaseException:
                         group.abort()
                         raise
@@ -222,30 +231,37 @@ class Committer(Generic[View]):
         while self._queue:
             yield self._queue.popleft()
 
-    def _settle(self, outcomes: Sequence[tuple[Request[View], Receipt | Exception]]) -> None:
-        loops: dict[asyncio.AbstractEventLoop, list[tuple[asyncio.Future[Receipt], Receipt | Exception]]] = {}
-        for request, outcome in outcomes:
-            if isinstance(outcome, Receipt):
-                request.receipt = outcome
-            else:
-                request.error = outcome
+    def _tell(self, settled: Sequence[Request[View]]) -> None:
+        loops: dict[asyncio.AbstractEventLoop, list[Request[View]]] = {}
+        for request in settled:
             if request.wake is not None and not request.leads:
                 request.wake.release()
             if request.future is not None:
-                loops.setdefault(request.future.get_loop(), []).append((request.future, outcome))
-        for loop, futures in loops.items():
+                loops.setdefault(request.future.get_loop(), []).append(request)
+        for loop, requests in loops.items():
             try:
-                loop.call_soon_threadsafe(_resolve, futures)
+                loop.call_soon_threadsafe(_resolve, requests)
             except RuntimeError:
-                _logger.warning("an event loop ended before %d of its appends did", len(futures))
+                _logger.warning("an event loop ended before %d of its appends did", len(requests))
 
 
-def _resolve(futures: list[tuple[asyncio.Future[Receipt], Receipt | Exception]]) -> None:
+def _refuse(taken: Sequence[Request[View]], error: SandkeepError) -> None:
+    for request in taken:
+        if not request.settled:
+            request.settle(error)
+
+
+def _resolve(requests: Sequence[Request[View]]) -> None:
     """Tell asyncio callers what came of their requests. Runs on their loop."""
-    for future, outcome in futures:
-        if future.done():
+    for request in requests:
+        future, error = request.future, request.error
+        if future is None or future.done():
             continue
-        if isinstance(outcome, Receipt):
-            future.set_result(outcome)
-        else:
-            future.set_exception(outcome)
+        if isinstance(error, StopIteration):  # a future refuses it, because it would end the coroutine that waits
+            wrapped = RuntimeError("a decider raised StopIteration")
+            wrapped.__cause__ = error
+            future.set_exception(wrapped)
+        elif error is not None:
+            future.set_exception(error)
+        elif request.receipt is not None:
+            future.set_result(request.receipt)

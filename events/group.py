@@ -52,7 +52,7 @@ class Request(Generic[View]):
 
     __slots__ = (
         "actor", "bodies", "cause", "decider", "error", "expected", "fence", "future", "key", "leads", "receipt",
-        "stream", "wake",
+        "stream", "wake", "withdrawn",
     )  # fmt: skip
 
     def __init__(
@@ -71,15 +71,23 @@ class Request(Generic[View]):
         self.decider = None if isinstance(what, list) else what
         self.actor, self.expected, self.key, self.cause, self.fence = actor, expected, key, cause, fence
         self.receipt: Receipt | None = None
-        self.error: Exception | None = None
+        self.error: BaseException | None = None
         self.future: asyncio.Future[Receipt] | None = None
         self.wake: threading.Lock | None = None
         self.leads = False
+        self.withdrawn = False
 
     @property
     def settled(self) -> bool:
         """Whether it is known what came of it."""
         return self.receipt is not None or self.error is not None
+
+    def settle(self, outcome: Receipt | BaseException) -> None:
+        """Keep what came of it."""
+        if isinstance(outcome, Receipt):
+            self.receipt = outcome
+        else:
+            self.error = outcome
 
 
 class FrameFull(Exception):
@@ -109,22 +117,24 @@ class Group(Generic[View]):
         self._time_ns = max(now_ns, self._head.time_ns)
         self._records: list[Record] = []
         self._session: Session[View] | None = None
-        self._outcomes: list[tuple[Request[View], Receipt | Exception]] = []
+        self._outcomes: list[tuple[Request[View], Receipt | BaseException]] = []
 
     def add(self, request: Request[View]) -> None:
         """Check one request and place its events; a refusal is its outcome. Raises `FrameFull`."""
         try:
-            outcome: Receipt | Exception = self._place(request)
+            outcome: Receipt | BaseException = self._place(request)
         except (FrameFull, FollowerFailed, lmdb.Error):
             raise
-        except Exception as error:  # noqa: BLE001 - a decider is foreign code; what it raises is its caller's
+        except BaseException as error:
+            # A decider is foreign code, and what it raises is its caller's. But on the main thread it may be an
+            # interrupt (Python delivers none elsewhere), which is this thread's.
+            if not isinstance(error, Exception) and threading.current_thread() is threading.main_thread():
+                raise
             outcome = error
         self._outcomes.append((request, outcome))
 
-    def commit(
-        self, committed: Callable[[], None], journal: Journal | None
-    ) -> list[tuple[Request[View], Receipt | Exception]]:
-        """Make it durable, then keep what the follower made of it."""
+    def commit(self, committed: Callable[[], None], journal: Journal | None) -> None:
+        """Make it durable, settle the requests, then keep what the follower made of it."""
         if self._records:
             first = self._records[0].position
             value, digest = codec.encode_frame(self._records, self._head.checksum, self._layout.log_id)
@@ -134,16 +144,22 @@ class Group(Generic[View]):
                 frame = Frame(first, len(self._records), self._head.checksum, digest, body)
                 journal.write(self._layout, self._txn, frame)
             self._txn.commit()
+            self._settle()  # before anything that may be interrupted: what is durable must not be done again
             self._layout.took(Head(self._records[-1].position, digest, self._time_ns))
             committed()
+        else:
+            self._settle()
         if self._session is not None:
             self._session.commit()
-        return self._outcomes
 
     def abort(self) -> None:
         """Forget all of it."""
         if self._session is not None:
             self._session.abort()
+
+    def _settle(self) -> None:
+        for request, outcome in self._outcomes:
+            request.settle(outcome)
 
     def _place(self, request: Request[View]) -> Receipt:
         used = self._used(request)

@@ -279,8 +279,8 @@ class Layout:
             except (struct.error, msgspec.DecodeError) as error:
                 raise LogDamaged(f"the published note under {key.hex()} cannot be read: {error}") from error
 
-    def scan(self, txn: lmdb.Transaction[bytes], after: int) -> Iterator[Frame]:
-        """The frames that hold positions behind `after`, each checked by itself."""
+    def scan(self, txn: lmdb.Transaction[bytes], after: int, until: int | None = None) -> Iterator[Frame]:
+        """The frames that hold positions behind `after`, each checked by itself; none that begins behind `until`."""
         cursor = txn.cursor(self.frames)
         key = place(after + 1)
         found = cursor.set_range(key)
@@ -292,6 +292,8 @@ class Layout:
         if not found:
             return
         for place_of, value in cursor.iternext():
+            if until is not None and position_at(place_of) > until:
+                return
             frame = codec.decode_frame(value, self.log_id, position_at(place_of))
             if frame.last > after:
                 yield frame

@@ -11,6 +11,7 @@ I/O error the log is closed to further use: after a failed sync nobody knows wha
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import re
 import time
@@ -44,6 +45,9 @@ _PAGE_FRAMES = 256
 _PAGE_BYTES = 1 << 20
 _STREAM = re.compile(r"[a-z]{1,16}(/[A-Za-z0-9][A-Za-z0-9._:-]{0,127})?")
 _MAX_KEY = 200
+_MOST = 2**63
+
+_logger = logging.getLogger(__name__)
 
 
 @final
@@ -151,6 +155,10 @@ class LmdbLog(Generic[View]):
         return await self._committer.submit_async(self._deciding(stream, decider, actor, key, cause, fence))
 
     def read(self, after: int = 0, *, until: int | None = None) -> Iterator[Record]:
+        _check_after(after)
+        return self._read(after, until)
+
+    def _read(self, after: int, until: int | None) -> Iterator[Record]:
         for frame in self._frames(after, until):
             records = frame.records()
             if frame.first <= after or (until is not None and frame.last > until):
@@ -180,6 +188,11 @@ class LmdbLog(Generic[View]):
         self._committer.put(self._layout.notes, place(size), encode_published(published))
 
     def read_stream(self, stream: str, after: int = 0) -> Iterator[Record]:
+        _check_stream(stream)
+        _check_after(after)
+        return self._read_stream(stream, after)
+
+    def _read_stream(self, stream: str, after: int) -> Iterator[Record]:
         while True:
             with self._reading() as txn:
                 page = self._stream_page(txn, stream, after)
@@ -193,7 +206,8 @@ class LmdbLog(Generic[View]):
         unlisten = None if self._doorbell is None else self._doorbell.listen(callback)
 
         def end() -> None:
-            self._listeners.remove(callback)
+            with contextlib.suppress(ValueError):  # ended before
+                self._listeners.remove(callback)
             if unlisten is not None:
                 unlisten()
 
@@ -265,7 +279,10 @@ class LmdbLog(Generic[View]):
 
     def _tell_listeners(self) -> None:
         for listener in tuple(self._listeners):
-            listener()
+            try:
+                listener()
+            except Exception:  # the commit is done, and whoever asked for it must hear that
+                _logger.exception("a listener of the log failed")
         if self._doorbell is not None:
             self._doorbell.ring()
 
@@ -296,9 +313,7 @@ class LmdbLog(Generic[View]):
         page: list[codec.Frame] = []
         size = 0
         with self._reading() as txn:
-            for frame in self._layout.scan(txn, after):
-                if until is not None and frame.first > until:
-                    break
+            for frame in self._layout.scan(txn, after, until):
                 page.append(frame)
                 size += len(frame.body)
                 if len(page) == _PAGE_FRAMES or size >= _PAGE_BYTES:
@@ -328,9 +343,18 @@ class LmdbLog(Generic[View]):
         return page
 
 
-def _check(stream: str, actor: str, key: str | None) -> None:
+def _check_after(after: int) -> None:
+    if not 0 <= after < _MOST:
+        raise BadInput(f"{after} is no place to read from; begin behind 0, the start, or behind what was read last")
+
+
+def _check_stream(stream: str) -> None:
     if not _STREAM.fullmatch(stream):
         raise BadInput(f"{stream!r} is no stream name; use 'kind' or 'kind/id', letters, digits and . _ : -")
+
+
+def _check(stream: str, actor: str, key: str | None) -> None:
+    _check_stream(stream)
     check_actor(actor)
     if key is not None and not (key.isascii() and 1 <= len(key) <= _MAX_KEY):
         raise BadInput(f"an idempotency key must have 1 to {_MAX_KEY} ASCII characters")

@@ -150,12 +150,15 @@ class EventLog(Protocol[View_co]):
     def read(self, after: int = 0, *, until: int | None = None) -> Iterator[Record]:
         """The records behind position `after`, up to `until` or the head, verified, in order.
 
-        Reads in bounded pages and holds no transaction between them. Raises `LogDamaged` where a checksum or link
-        does not hold.
+        Reads in bounded pages and holds no transaction between them. Raises `BadInput` at once for an `after` below 0,
+        and `LogDamaged` where a checksum or link does not hold.
         """
 
     def read_stream(self, stream: str, after: int = 0) -> Iterator[Record]:
-        """The records of one stream behind revision `after`, verified, in order."""
+        """The records of one stream behind revision `after`, verified, in order; none if there is no such stream.
+
+        Raises as `read` does, and `BadInput` for a malformed stream name.
+        """
 
     def listen(self, callback: Callable[[], None]) -> Callable[[], None]:
         """Call `callback` after each commit of this process; returns a function that ends this.

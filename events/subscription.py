@@ -94,6 +94,7 @@ class Subscription:
         self._sleep = sleep or self._pause
         self._offload = False
         self._position: int | None = None
+        self._last: Record | None = None
         self._stopping = threading.Event()
         self._running = threading.Lock()
         self._woken: asyncio.Event
@@ -112,7 +113,8 @@ class Subscription:
         return None if self._position is None else max(0, self._log.head().position - self._position)
 
     def start(self) -> None:
-        """Run on a new thread. Raises `SubscriptionBusy` and `SubscriptionDamaged` here, on the caller's."""
+        """Run on a new thread. What stands in its way is raised here, on the caller's: `SubscriptionBusy`,
+        `SubscriptionDamaged`, and what reading the log raises."""
         bookmark = self._open()
         self._thread = threading.Thread(
             target=self._run_thread, args=(bookmark,), name=f"sandkeep-subscription-{self.name}", daemon=True
@@ -147,19 +149,30 @@ class Subscription:
         try:
             self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             bookmark = Bookmark(self._path, self._log.log_id, self._after)
-            head = self._log.head().position
-            if bookmark.position > max(head, self._after):
+            try:
+                self._refuse_if_lost(bookmark)
+            except BaseException:
                 bookmark.close()
-                raise SubscriptionDamaged(
-                    f"{self._path} says position {bookmark.position}, but the log ends at {head}: it has lost its end;"
-                    " remove the file to begin anew"
-                )
+                raise
         except BaseException:
             self._running.release()
             raise
-        self._position, self.failure = bookmark.position, None
+        self._position, self._last, self.failure = bookmark.position, None, None
         self._stopping.clear()
         return bookmark
+
+    def _refuse_if_lost(self, bookmark: Bookmark) -> None:
+        """A log that was recovered may have lost its end, and may since have grown past where it was."""
+        position, head = bookmark.position, self._log.head().position
+        if position > max(head, self._after):
+            what = f"the log ends at {head}"
+        elif not bookmark.stands_at(next(self._log.read(max(0, position - 1), until=position), None)):
+            what = "the log has another record there"
+        else:
+            return
+        raise SubscriptionDamaged(
+            f"{self._path} says position {position}, but {what}: it has lost its end; remove the file to begin anew"
+        )
 
     def _run_thread(self, bookmark: Bookmark) -> None:
         try:
@@ -187,24 +200,24 @@ class Subscription:
                     for record in page:
                         if not await self._deal_with(record):
                             return
-                        self._position = record.position
+                        self._position, self._last = record.position, record
                         behind = record.position - bookmark.position
                         if behind >= COMMIT_RECORDS or time.monotonic() - stored_at >= COMMIT_SECONDS:
-                            await self._do(bookmark.move, record.position)
+                            await self._do(bookmark.move, record)
                             stored_at = time.monotonic()
-                unstored = self._position != bookmark.position
+                unstored = self._last if self._position != bookmark.position else None
                 due = stored_at + COMMIT_SECONDS - time.monotonic()
-                if unstored and due <= 0:
-                    await self._do(bookmark.move, self._position)
+                if unstored is not None and due <= 0:
+                    await self._do(bookmark.move, unstored)
                     stored_at = time.monotonic()
                     continue
-                await self._wait(min(self._poll, due) if unstored else self._poll)
+                await self._wait(self._poll if unstored is None else min(self._poll, due))
         finally:
             unlisten()
             self._wake = lambda: None
             try:
-                if self._position is not None and self._position != bookmark.position:
-                    bookmark.move(self._position)
+                if self._last is not None and self._position != bookmark.position:
+                    bookmark.move(self._last)
             finally:
                 bookmark.close()
                 self._running.release()

@@ -287,7 +287,7 @@ def test_full_segments_are_sealed_and_compressed(tmp_path: Path, limit: int) -> 
 
 def test_processes_share_and_seal_the_same_segments(tmp_path: Path) -> None:
     with contextlib.ExitStack() as stack:
-        workers = [stack.enter_context(worker("journal", tmp_path, 60)) for _ in range(4)]
+        workers = [stack.enter_context(worker("journal-append", tmp_path, 60)) for _ in range(4)]
         for process in workers:
             go(process)
         assert sorted(int(line) for process in workers for line in finish(process)) == list(range(1, 241))

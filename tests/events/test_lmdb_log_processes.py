@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from sandkeep.events import Bus, LimitReached, LmdbLog, LogUnavailable, Record, RevisionConflict, codec, lmdb_layout
+from sandkeep.events import Bus, LimitReached, LmdbLog, LogUnavailable, Record, codec, lmdb_layout
 from sandkeep.events.verify import verify
 
-from .support import Replica, done, finish, go, raw, words, worker
+from .support import done, finish, go, raw, words, worker
 
 Log = LmdbLog[None]
 
@@ -35,81 +35,6 @@ def check_whole(log: LmdbLog[None] | LmdbLog[list[Record]], path: Path, events: 
             assert frame.previous == checksum
             checksum = frame.checksum
     assert verify(path).events == events
-
-
-def test_threads_append_at_once(log: Log, path: Path) -> None:
-    def write(number: int) -> None:
-        for count in range(25):
-            log.append(f"task/{number % 2}", done(f"{number}", f"{count}"), actor="me")
-
-    threads = [threading.Thread(target=write, args=(number,)) for number in range(6)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    check_whole(log, path, 300)
-
-
-def test_one_of_many_threads_wins_an_expected_revision(log: Log) -> None:
-    won: list[int] = []
-
-    def race(number: int) -> None:
-        with contextlib.suppress(RevisionConflict):
-            log.append("task/a", done(f"{number}"), actor="me", expected=0)
-            won.append(number)
-
-    threads = [threading.Thread(target=race, args=(number,)) for number in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert words(log.read()) == [str(number) for number in won]
-    assert len(won) == 1
-
-
-def test_processes_append_and_decide_at_once(deciding: LmdbLog[list[Record]], path: Path, replica: Replica) -> None:
-    with contextlib.ExitStack() as stack:
-        workers = [stack.enter_context(worker("append", path, 60)) for _ in range(3)]
-        for process in workers:
-            go(process)
-        for _ in range(60):
-            deciding.decide("task/shared", lambda view: done(f"{len(view)}"), actor="decider")
-        acknowledged = [int(line) for process in workers for line in finish(process)]
-    decided = [r for r in deciding.read() if r.actor == "decider"]
-    assert sorted(acknowledged + [r.position for r in decided]) == list(range(1, 241))
-    assert words(decided) == [str(r.position - 1) for r in decided]
-    check_whole(deciding, path, 240)
-
-
-def test_a_killed_process_loses_nothing_it_acknowledged(path: Path) -> None:
-    acknowledged: list[int] = []
-    for turn in range(3):
-        with worker("forever", path, turn) as process:
-            go(process)
-            assert process.stdout is not None
-            acknowledged += [int(process.stdout.readline()) for _ in range(20)]
-            os.kill(process.pid, signal.SIGKILL)
-            acknowledged += [int(line) for line in process.stdout.read().splitlines()]
-            assert process.wait() == -signal.SIGKILL
-    with contextlib.closing(Log(path)) as log:
-        head = log.head().position
-        assert acknowledged == sorted(set(acknowledged))
-        assert set(acknowledged) <= {r.position for r in log.read()}
-        assert head - len(acknowledged) <= 3
-        assert log.append("task/shared", done("after"), actor="me", expected=head).first == head + 1
-        check_whole(log, path, head + 1)
-
-
-def test_a_killed_writer_does_not_hold_up_a_log_that_is_open(log: Log, path: Path) -> None:
-    with worker("forever", path, "x") as process:
-        go(process)
-        assert process.stdout is not None
-        process.stdout.readline()
-        process.kill()
-        process.wait()
-    head = log.head().position
-    assert log.append("task/shared", done("after"), actor="me").first == head + 1
-    check_whole(log, path, head + 1)
 
 
 def test_a_write_that_the_disk_refuses_closes_the_log_and_loses_nothing(path: Path) -> None:

@@ -9,7 +9,6 @@ from sandkeep.events import (
     BadEvent,
     BadInput,
     Event,
-    LmdbLog,
     LogDamaged,
     SandkeepError,
     UnknownEvent,
@@ -157,11 +156,3 @@ def test_a_version_has_a_class_or_an_upcaster(moved: type[Event]) -> None:
         upcast("Moved", from_version=3)(dict)
     with pytest.raises(ValueError, match="needs no class"):
         event(version=2)(defined("Moved", "to", str))
-
-
-def test_an_old_record_in_a_log_is_read_as_the_present_event(moved: type[Event], log: LmdbLog[None]) -> None:
-    old = UnknownEvent("Moved", 1, body(to="a/b"))
-    log.append("task/a", [old], actor="me")
-    (record,) = log.read()
-    assert (record.version, bytes(record.data)) == (1, old.data)
-    assert record.event == msgspec.convert({"path": "a/b", "steps": 2}, moved)

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import errno
 import itertools
 import os
 import signal
@@ -10,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from sandkeep.events import (
@@ -302,9 +305,9 @@ def test_its_position_costs_few_writes_and_none_in_the_log(
     moved: list[int] = []
     move = bookmark.Bookmark.move
 
-    def counting(self: bookmark.Bookmark, position: int) -> None:
-        moved.append(position)
-        move(self, position)
+    def counting(self: bookmark.Bookmark, record: Record) -> None:
+        moved.append(record.position)
+        move(self, record)
 
     monkeypatch.setattr(bookmark.Bookmark, "move", counting)
     monkeypatch.setattr(subscription, "COMMIT_SECONDS", 3600.0)
@@ -388,11 +391,15 @@ def test_what_cannot_be_is_refused(make: Making, options: dict[str, Any]) -> Non
         make(Taker(), **options)
 
 
+def at(position: int) -> Record:
+    return Record(position, "task/a", position, 0, "me", None, None, "T", 1, msgspec.Raw(b"\x80"))
+
+
 def stored(log: Log, folder: Path, *positions: int) -> Path:
     folder.mkdir(exist_ok=True)
     mark = bookmark.Bookmark(folder / "s", log.log_id, 0)
     for position in positions:
-        mark.move(position)
+        mark.move(at(position))
     mark.close()
     return folder / "s"
 
@@ -404,7 +411,7 @@ def test_a_position_that_was_written_by_half_is_the_one_before(log: Log, folder:
     path.write_bytes(content)
     mark = bookmark.Bookmark(path, log.log_id, 0)
     assert mark.position == 10
-    mark.move(11)
+    mark.move(at(11))
     mark.close()
     mark = bookmark.Bookmark(path, log.log_id, 0)
     assert mark.position == 11
@@ -413,7 +420,7 @@ def test_a_position_that_was_written_by_half_is_the_one_before(log: Log, folder:
 
 def test_a_first_position_that_was_written_by_half_is_the_beginning(log: Log, folder: Path) -> None:
     path = stored(log, folder)
-    for content in (b"", b"sks1 half", bytes(68)):
+    for content in (b"", b"sks2 half", bytes(84)):
         path.write_bytes(content)
         mark = bookmark.Bookmark(path, log.log_id, 7)
         assert mark.position == 7
@@ -432,7 +439,61 @@ def test_a_position_that_cannot_be_right_is_refused(log: Log, folder: Path, make
     stored(log, folder, 1)
     with pytest.raises(SubscriptionDamaged, match="is of another log"):
         bookmark.Bookmark(path, bytes(16), 0)
+    with pytest.raises(SubscriptionDamaged, match="the log has another record there: it has lost its end"):
+        make(Taker()).start()
     path.unlink()
     running = make(Taker())
     running.start()
     wait_until(lambda: running.lag == 0)
+
+
+def test_a_log_that_lost_its_end_and_grew_again_is_not_taken_up_behind_it(
+    path: Path, folder: Path, tmp_path: Path
+) -> None:
+    """What came in place of the records that were dealt with is not passed over."""
+    first: list[int] = []
+    with contextlib.closing(Log(path)) as log:
+        fill(log, 3)
+        log.snapshot(tmp_path / "older")
+        fill(log, 3)
+        running = Subscription(log, folder, "s", lambda record: first.append(record.position))
+        running.start()
+        wait_until(lambda: running.lag == 0)
+        assert running.stop(30)
+    with contextlib.closing(Log(tmp_path / "older")) as log:
+        fill(log, 9)
+        again = Subscription(log, folder, "s", lambda record: None)
+        for _ in range(2):
+            with pytest.raises(SubscriptionDamaged, match="says position 6, but the log has another record there"):
+                again.start()
+        (folder / "s").unlink()
+        again.start()
+        wait_until(lambda: again.lag == 0)
+        assert again.stop(30)
+    assert first == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_position_that_cannot_be_stored_ends_it_and_says_why(
+    log: Log, make: Making, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    fill(log, 3)
+    monkeypatch.setattr(subscription, "COMMIT_SECONDS", 0.0)
+    monkeypatch.setattr(os, "pwrite", full)
+    running = make(Taker())
+    running.start()
+    wait_until(lambda: running.failure is not None)
+    assert isinstance(running.failure, LogUnavailable)
+    assert "cannot be stored" in str(running.failure)
+    monkeypatch.undo()
+    assert running.stop(30)
+    running.start()
+    wait_until(lambda: running.lag == 0)
+    assert running.failure is None
+    assert running.stop(30)
+    (folder / "s").unlink()
+    (folder / "s").mkdir()
+    with pytest.raises(LogUnavailable, match="cannot be opened"):
+        running.start()

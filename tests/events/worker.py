@@ -1,6 +1,7 @@
 """A process of its own for the tests of the log and the blobs: `worker.py VERB FOLDER ARGUMENT [DOORBELLS]`.
 
-It prints "ready", waits for a line, and then prints one line for each append that was acknowledged.
+A verb that begins with "journal-" is for the log and the journal in FOLDER. It prints "ready", waits for a line, and
+then prints one line for each append that was acknowledged.
 """
 
 from __future__ import annotations
@@ -16,19 +17,20 @@ from sandkeep.events import catalogue as ev
 
 def main() -> None:
     verb, path, argument, *doorbells = sys.argv[1:]
+    journaled, verb = verb.startswith("journal-"), verb.removeprefix("journal-")
     if verb == "blob":
         print("ready", flush=True)
         sys.stdin.readline()
         print(BlobStore(Path(path)).put(bytes(int(argument))), flush=True)
         return
-    if verb == "journal":
+    if journaled:
         log: LmdbLog[None] = LmdbLog(Path(path) / "log", journal=Path(path) / "journal", segment_bytes=5000)
     else:
         log = LmdbLog(Path(path), doorbells=Path(doorbells[0]) if doorbells else None)
     print("ready", flush=True)
     sys.stdin.readline()
     match verb:
-        case "append" | "journal":
+        case "append":
             for number in range(int(argument)):
                 append(log, f"{number}")
         case "forever":
