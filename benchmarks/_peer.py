@@ -65,7 +65,7 @@ def environment(group: str, least: Version) -> Path:
     python, stamp = folder / "bin" / "python", folder / "stamp.json"
     content = json.dumps([version, wanted])
     if not stamp.is_file() or stamp.read_text() != content:
-        text = f"installing {', '.join(wanted)} into {folder}"
+        text = f"installing {', '.join(name.partition(';')[0] for name in wanted)} into {folder}"
         if not console.is_terminal:
             console.print(text, highlight=False)
         with console.status(text):

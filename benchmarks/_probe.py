@@ -2,8 +2,8 @@
 
     frames FOLDER BATCH TOTAL   build a log of TOTAL events, BATCH to a frame
     keep FOLDER TOTAL           build a keep of so many events, its projections at the head; print a task's id
-    empty                       the peak memory of a process that imports nothing of ours, in KiB
-    replay FOLDER               the same after replaying the log in FOLDER, and the most that was its own (anonymous)
+    empty                       the peak memory of a process that imports nothing of ours, in KiB, and its anonymous
+    replay FOLDER               the same of one that replays the log in FOLDER
     open FOLDER TASK            milliseconds from opening the keep to the first answers, and those of the imports
 
 Building turns LMDB's syncs off, in the building process only; all else is the path of every append. So the log is the
@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 
 SAMPLED = 10_000
 """Events between two looks at the memory."""
@@ -84,7 +85,7 @@ def keep(folder: str, total: str) -> None:
 
 
 def empty() -> None:
-    print(status("VmHWM"))
+    print([status("VmHWM"), status("RssAnon")])
 
 
 def replay(folder: str) -> None:
@@ -119,5 +120,7 @@ def opening(folder: str, task: str) -> None:
 
 
 if __name__ == "__main__":
-    actions = {"frames": frames, "keep": keep, "empty": empty, "replay": replay, "open": opening}
+    actions: dict[str, Callable[..., None]] = {
+        "frames": frames, "keep": keep, "empty": empty, "replay": replay, "open": opening,
+    }  # fmt: skip
     actions[sys.argv[1]](*sys.argv[2:])

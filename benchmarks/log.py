@@ -1,7 +1,7 @@
-"""How fast the log appends, replays and opens, beside the bare disk, `eventsourcing` on SQLite and OpenHands' EventLog.
+"""How fast the log appends, replays and opens, beside the disk, `eventsourcing` on SQLite and OpenHands' EventLog.
 
-Appending. All sides build the same event, about 200 bytes, from the same fields. One caller appends it to the next of 16
-streams, naming the revision it expects there; 64 asyncio callers have a stream each, and each waits for its append
+Appending. All sides build the same event, about 200 bytes, from the same fields. One caller appends it to the next of
+16 streams, naming the revision it expects there; 64 asyncio callers have a stream each, and each waits for its append
 before it makes the next. When an append returns it is on the disk. A peer without an asyncio interface is given the
 better of two ways to serve many callers: the threads of their loop, or one after the other. The floor is a loop that
 appends 256 bytes to a file and calls fdatasync: what the disk allows to anyone who syncs each event.
@@ -62,7 +62,7 @@ Values = dict[str, list[float]]
 
 def probe(*arguments: object) -> Any:
     """What `_probe.py` prints in a process of its own."""
-    command = [sys.executable, "-P", ROOT / "benchmarks" / "_probe.py", *map(str, arguments)]
+    command = [sys.executable, "-P", str(ROOT / "benchmarks" / "_probe.py"), *map(str, arguments)]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
     if done.returncode:
         sys.exit(f"benchmark: the probe {arguments[0]} ended with status {done.returncode}; its message stands above")
@@ -106,7 +106,6 @@ class Bench:
     def appends(self, sqlite: Peer, openhands: Peer | None) -> list[Claim]:
         """Durable appends: one caller, 64 callers, batches."""
         few = self._scaled(500)
-        by_few = self._scaled(8)
         with (
             contextlib.closing(Single(self._folder, 1, self._content)) as one,
             contextlib.closing(Single(self._folder, BATCH, self._content)) as many,
@@ -123,9 +122,9 @@ class Bench:
                 "sqlite, in turn": asking(sqlite, "append", 1, self._singles),
             }
             if openhands is not None:
-                sides["openhands"] = asking(openhands, "append", "bare", few)
-                callers["openhands, threads"] = asking(openhands, "together", "bare", CALLERS, by_few)
-                callers["openhands, in turn"] = asking(openhands, "append", "natural", few)
+                sides["openhands"] = asking(openhands, "append", "natural", few)
+                callers["openhands, threads"] = asking(openhands, "together", "bare", CALLERS, self._scaled(8))
+                callers["openhands, in turn"] = asking(openhands, "append", "bare", few)
             append = self._each(sides, "one caller, one event a commit")
             group = self._each(callers, f"{CALLERS} asyncio callers")
             batch = self._each(
@@ -173,8 +172,8 @@ class Bench:
             claims.append(claim(text, EVENTS, ours, replay["sqlite"], peer_name=SQLITE, bar=ratio))
             if openhands is not None:
                 held, bare = f"{OPENHANDS}, as it holds commands", f"{OPENHANDS}, a bare event of our fields"
-                bar = 30.0 if size == BATCH else 0.0
-                claims.append(claim(text, EVENTS, ours, replay["natural"], peer_name=held, bar=bar))
+                wanted = 30.0 if size == BATCH else 0.0
+                claims.append(claim(text, EVENTS, ours, replay["natural"], peer_name=held, bar=wanted))
                 claims.append(claim(text, EVENTS, ours, replay["bare"], peer_name=bare, bar=0.0))
             claims += self._memory(folder, name)
         return claims
@@ -183,10 +182,9 @@ class Bench:
         own: list[float] = []
 
         def replayed() -> float:
-            peak, anonymous = probe("replay", folder)
-            nothing = probe("empty")
-            own.append((anonymous - nothing) / 1024)
-            return float(peak - nothing) / 1024
+            (peak, anonymous), (bare, bare_anonymous) = probe("replay", folder), probe("empty")
+            own.append((anonymous - bare_anonymous) / 1024)
+            return float(peak - bare) / 1024
 
         peak = self._each({"ours": replayed}, f"memory of a replay, {name}")["ours"]
         text = f"memory of a replay of {self._total:,} events over an empty process, {name}"

@@ -3,9 +3,10 @@
 Reads a JSON list a line, an action and its arguments, and answers each with a line of JSON.
 
 An event is a JSON file of its own. In the version measured each append syncs the file before it gets its name, and an
-empty marker file too, but not the folder; earlier versions synced nothing. The event is the one that OpenHands has for a
-command an agent asks for: an `ActionEvent`, whose action has our fields. It carries the model's tool call too, so a
-bare subclass of `Event` with our fields alone, which no conversation of OpenHands holds, is measured beside it.
+empty marker file too, but not the folder: after a power loss an event may be without its name, which favours it. The
+event is the one that OpenHands has for a command an agent asks for: an `ActionEvent`, whose action has our fields. It
+carries the model's tool call too, so a bare subclass of `Event` with our fields alone, which no conversation of
+OpenHands holds, is measured beside it.
 
 A replay is given its index of the folder, and begins with empty caches: the log keeps every event that it has read.
 """
@@ -104,7 +105,8 @@ class Store:
         count = 0
         event = None
         started = time.perf_counter()
-        for event in log:
+        for read in log:
+            event = read
             count += 1
         taken = time.perf_counter() - started
         if count != self._count or type(event) is not type(self._make(self._content[0])):
