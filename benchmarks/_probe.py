@@ -6,8 +6,9 @@
     replay FOLDER               the same of one that replays the log in FOLDER
     open FOLDER TASK            milliseconds from opening the keep to the first answers, and those of the imports
 
-Building turns LMDB's syncs off, in the building process only; all else is the path of every append. So the log is the
-one that synced appends of the same times would have made, byte for byte, and lies in the page cache as theirs would.
+Building turns LMDB's syncs off, in the building process only, and begins with a map that need not grow; all else is the
+path of every append. So the log holds what synced appends of the same times would have stored, byte for byte, and lies
+in the page cache as theirs would.
 Nothing is imported at the top that an empty process would not have.
 """
 
@@ -19,6 +20,9 @@ from collections.abc import Callable
 
 SAMPLED = 10_000
 """Events between two looks at the memory."""
+
+MAP_BYTES = 4 << 30
+"""Address space of a log that is built: more than it comes to need."""
 
 
 def status(name: str) -> int:
@@ -33,7 +37,8 @@ def _unsynced() -> None:
     opened = lmdb.open
 
     def unsynced(*arguments: object, **options: object) -> object:
-        return opened(*arguments, **{**options, "sync": False, "metasync": False})  # type: ignore[arg-type]
+        changed = {**options, "sync": False, "metasync": False, "map_size": MAP_BYTES}
+        return opened(*arguments, **changed)  # type: ignore[arg-type]
 
     lmdb.open = unsynced  # type: ignore[assignment]
 
