@@ -1,4 +1,4 @@
-"""What all benchmarks share: alternated runs, peers in environments of their own, the table and the JSON file.
+"""What all benchmarks share: alternated runs, the disk's floor, the table and the JSON file.
 
 A benchmark of the area AREA prints a table and writes `benchmarks/results/AREA.json`, a list of `Claim`s. Both sides
 of a claim run in turn, ours first, so that they see the same minute of the same machine; what is compared are the
@@ -10,19 +10,16 @@ from __future__ import annotations
 import argparse
 import contextlib
 import gc
-import json
 import os
 import platform
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
-import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import msgspec
 from rich.console import Console
@@ -71,6 +68,13 @@ def claim(
     holds = ratio >= bar if better == "higher" else ratio <= bar
     spread = (max(ours) - min(ours)) / middle
     return Claim(text, unit, middle, beside, peer_name, ratio, bar, better, holds, len(ours), spread)
+
+
+def absolute(
+    text: str, unit: str, ours: Sequence[float], bar: float, *, better: Literal["higher", "lower"] = "higher"
+) -> Claim:
+    """The claim that `ours` is not worse than `bar`, whatever others do."""
+    return claim(text, unit, ours, [bar], peer_name=f"the bar: {bar:,.0f} {unit}", bar=1.0, better=better)
 
 
 def options(doc: str | None) -> argparse.Namespace:
@@ -127,61 +131,26 @@ def sync_floor(folder: Path, count: int) -> float:
         os.close(file)
 
 
-def environment(group: str) -> Path:
-    """The Python of an environment that holds the dependency group `group` and nothing else; kept for later runs."""
-    with (ROOT / "pyproject.toml").open("rb") as file:
-        wanted: list[str] = tomllib.load(file)["dependency-groups"][group]
-    folder = RESULTS / ".peers" / group
-    python, stamp = folder / "bin" / "python", folder / "stamp.json"
-    content = json.dumps([sys.version, wanted])
-    if not stamp.is_file() or stamp.read_text() != content:
-        with console.status(f"installing {', '.join(wanted)}"):
-            _run(sys.executable, "venv", "--clear", os.fspath(folder))
-            _run(os.fspath(python), "pip", "install", "--disable-pip-version-check", *wanted)
-        stamp.write_text(content)
-    return python
-
-
-def _run(python: str, module: str, *arguments: str) -> None:
-    command = [python, "-I", "-m", module, *arguments]
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    if done.returncode:
-        sys.exit(f"benchmark: a peer cannot be installed:\n{done.stdout}")
-
-
-class Peer:
-    """A script of `benchmarks/peers` running in the environment of `group`: a line of JSON in, a line of JSON out."""
-
-    def __init__(self, script: str, group: str, *arguments: str) -> None:
-        path = ROOT / "benchmarks" / "peers" / f"{script}.py"
-        self._process = subprocess.Popen(
-            [environment(group), "-I", path, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-
-    def ask(self, *question: object) -> Any:
-        """The peer's answer to `question`."""
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        print(json.dumps(question), file=self._process.stdin, flush=True)
-        answer = self._process.stdout.readline()
-        if not answer:
-            sys.exit(f"benchmark: the peer ended with status {self._process.wait()}; its message stands above")
-        return json.loads(answer)
-
-    def __enter__(self) -> Peer:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._process.communicate()
-
-
 def versions(*packages: str) -> dict[str, str]:
-    """What is measured: this Python, and the installed `packages`."""
-    return {"python": platform.python_version(), **{package: version(package) for package in packages}}
+    """What is measured: this Python, and the installed `packages`; and how busy the machine was before."""
+    load = f"{os.getloadavg()[0]:.2f}"
+    return {"python": platform.python_version(), **{package: version(package) for package in packages}, "load": load}
 
 
-def report(area: str, claims: Sequence[Claim], measured: Mapping[str, str], *, check: bool) -> int:
-    """Print and write `claims`; the exit status, which is 1 if `check` is set and one of them does not hold."""
+def report(
+    area: str,
+    claims: Sequence[Claim],
+    measured: Mapping[str, str],
+    floor: Sequence[float],
+    *,
+    check: bool,
+    missing: Sequence[str] = (),
+) -> int:
+    """Print and write `claims`, and print how many fdatasyncs a second the disk did meanwhile, by run, and what is
+    `missing`; the exit status, which is 1 if `check` is set and something does not hold or is missing."""
+    middle = statistics.median(floor)
+    pace = f"{middle:,.0f} a second, spread {(max(floor) - min(floor)) / middle:.0%}"
+    measured = {**measured, "fdatasync of 256 B": pace}
     table = Table(title=f"bench-{area}", caption=" · ".join(f"{name} {number}" for name, number in measured.items()))
     table.add_column("claim, and beside what")
     for heading in ("ours", "peer", "ratio", "bar", "spread", "holds"):
@@ -192,14 +161,16 @@ def report(area: str, claims: Sequence[Claim], measured: Mapping[str, str], *, c
             f"{row.ours:,.0f}",
             f"{row.peer:,.0f}",
             f"{row.ratio:.2f}",
-            f"{'≥' if row.better == 'higher' else '≤'} {row.bar:.2f}",
+            f"{'≥' if row.better == 'higher' else '≤'} {row.bar:.2f}" if row.bar else "none",
             f"{row.spread:.0%}",
             "[green]yes[/]" if row.holds else "[red]no[/]",
         )
     console.print(table)
+    for text in missing:
+        console.print(f"[red]not measured[/]: {text}", highlight=False)
     target = RESULTS / f"{area}.json"
     target.write_bytes(msgspec.json.format(msgspec.json.encode(claims)) + b"\n")
     console.print(
         f"medians of {claims[0].runs} alternated runs; written to {target.relative_to(ROOT)}", highlight=False
     )
-    return int(check and not all(row.holds for row in claims))
+    return int(check and (bool(missing) or not all(row.holds for row in claims)))

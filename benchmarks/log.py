@@ -1,135 +1,232 @@
-"""How fast the log appends and replays, beside the `eventsourcing` package on SQLite and beside the bare disk.
+"""How fast the log appends, replays and opens, beside the disk, `eventsourcing` on SQLite and OpenHands' EventLog.
 
-Appending. Both sides build the same event, about 200 bytes, from the same fields and append it to the next of 16
-streams, naming the revision they expect there; each commit is on the disk before the next begins. The floor is a loop
-that appends 256 bytes to a file and calls fdatasync: what the disk allows to anyone who syncs each event.
+Appending. All sides build the same event, about 200 bytes, from the same fields. One caller appends it to the next of
+16 streams, naming the revision it expects there; 64 asyncio callers have a stream each, and each waits for its append
+before it makes the next. When an append returns it is on the disk. A peer without an asyncio interface is given the
+better of two ways to serve many callers: the threads of their loop, or one after the other. The floor is a loop that
+appends 256 bytes to a file and calls fdatasync: what the disk allows to anyone who syncs each event.
 
-Replaying. Both sides read back, oldest first, all that they have just written, and turn each record into its event.
-Ours verifies checksums, chain and positions on the way; the peer has nothing to verify.
+Replaying. Each side reads its own log, oldest first, and turns each record into its event. Ours has a million, and
+verifies checksums, chain and positions on the way; the peers have what they wrote before, and nothing to verify.
+
+Opening. A fresh process opens a keep of a million events in a thousand tasks, whose projections are at the head, as
+they are for all but the first after a reboot, finds one task and lists all. The page cache is warm; the interpreter's
+start and the imports, printed beside, are not counted.
+
+Memory. The peak of all memory that the kernel counts for a fresh process that replays a million events, mapped pages
+of the log included, less the peak of an empty Python; and beside it what is the process's own (anonymous).
+
+Where no ratio is claimed the bar is "none". So it is for one caller beside OpenHands: the disk itself is about seven
+times as fast as that, so no log that syncs each event could be 20 times as fast.
 """
 
 from __future__ import annotations
 
+import contextlib
+import json
+import statistics
+import subprocess
 import sys
-import time
 from collections.abc import Callable
-from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from sandkeep.events import LmdbLog
-from sandkeep.events.catalogue import CommandRequested
-
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
-from benchmarks._harness import Peer, alternate, claim, options, report, sync_floor, versions, workspace
+from benchmarks._harness import (
+    ROOT,
+    Claim,
+    absolute,
+    alternate,
+    claim,
+    console,
+    options,
+    report,
+    sync_floor,
+    versions,
+    workspace,
+)
+from benchmarks._logs import CALLERS, STREAMS, Long, Single, Together, sample
+from benchmarks._peer import NoPython, Peer
 
 BATCH = 100
-STREAMS = 16
+EVENTS = "events/s"
 SQLITE = "eventsourcing on SQLite, WAL, synchronous=FULL"
+OPENHANDS = "OpenHands EventLog"
+
+Values = dict[str, list[float]]
 
 
-def sample(count: int) -> list[dict[str, Any]]:
-    """The fields of `count` different events."""
-    return [
-        {
-            "intent": f"{i * 0x9E3779B97F4A7C15:032x}",
-            "argv": ("python3", "-m", "pytest", "-q", f"tests/events/test_codec.py::test_round_trip[{i}]"),
-            "cwd": "/workspace",
-            "env": ("HOME", "LANG", "PATH", "PYTHONPATH"),
-            "timeout_ns": 120_000_000_000 + i,
-        }
-        for i in range(count)
-    ]
+def probe(*arguments: object) -> Any:
+    """What `_probe.py` prints in a process of its own."""
+    command = [sys.executable, "-P", str(ROOT / "benchmarks" / "_probe.py"), *map(str, arguments)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+    if done.returncode:
+        sys.exit(f"benchmark: the probe {arguments[0]} ended with status {done.returncode}; its message stands above")
+    return json.loads(done.stdout or "null")
 
 
-class Ours:
-    """A log of our own with its journal, whose commits hold `batch` events each."""
+def build(text: str, *arguments: object) -> Any:
+    """As `probe`, for what takes half a minute."""
+    if not console.is_terminal:
+        console.print(f"building {text}", highlight=False)
+    with console.status(f"building {text}"):
+        return probe(*arguments)
 
-    def __init__(self, folder: Path, batch: int, content: list[dict[str, Any]]) -> None:
-        self._log: LmdbLog[None] = LmdbLog(folder / f"log-{batch}", journal=folder / f"journal-{batch}")
-        self._batch = batch
-        self._content = content
-        self._revisions = [0] * STREAMS
-        self._commits = 0
 
-    def append(self, commits: int) -> float:
-        """Events a second over so many commits."""
-        started = time.perf_counter()
-        for commit in range(self._commits, self._commits + commits):
-            number = commit % STREAMS
-            at = commit * self._batch % len(self._content)
-            events = [CommandRequested(**fields) for fields in self._content[at : at + self._batch]]
-            receipt = self._log.append(f"task/{number}", events, actor="bench", expected=self._revisions[number])
-            self._revisions[number] = receipt.revision
-        taken = time.perf_counter() - started
-        self._commits += commits
-        return commits * self._batch / taken
+def asking(peer: Peer, action: str, *arguments: object) -> Callable[[], float]:
+    """A side of the comparison: the peer's answer as a number."""
+    return lambda: float(peer.ask(action, *arguments))
 
-    def replay(self) -> float:
-        """Events a second over the whole log."""
-        count = 0
-        event = None
-        started = time.perf_counter()
-        for record in self._log.read():
-            event = record.event
-            count += 1
-        taken = time.perf_counter() - started
-        last = CommandRequested(**self._content[(count - 1) % len(self._content)])
-        if count != self._commits * self._batch or event != last:
-            raise RuntimeError("the replay did not give what was appended")
-        return count / taken
 
-    def close(self) -> None:
-        self._log.close()
+def better(values: Values, *names: str) -> list[float]:
+    """Those of the named sides' values with the higher median."""
+    return max((values[name] for name in names), key=statistics.median)
+
+
+class Bench:
+    """One run of all of it, in `folder`; `scale` is the factor on every size."""
+
+    def __init__(self, folder: Path, runs: int, scale: float) -> None:
+        self._folder = folder
+        self._scale = scale
+        self._each = partial(alternate, runs)
+        self._content = sample(10 * BATCH)
+        self._singles, self._batches = self._scaled(2500), self._scaled(200)
+        self._by_each = self._scaled(250)
+        self._total = self._scaled(10_000) * BATCH
+        self.floor: list[float] = []
+
+    def _scaled(self, size: int) -> int:
+        return max(1, round(size * self._scale))
+
+    def appends(self, sqlite: Peer, openhands: Peer | None) -> list[Claim]:
+        """Durable appends: one caller, 64 callers, batches."""
+        few = self._scaled(500)
+        with (
+            contextlib.closing(Single(self._folder, 1, self._content)) as one,
+            contextlib.closing(Single(self._folder, BATCH, self._content)) as many,
+            contextlib.closing(Together(self._folder, self._content)) as together,
+        ):
+            sides: dict[str, Callable[[], float]] = {
+                "ours": partial(one.append, self._singles),
+                "sqlite": asking(sqlite, "append", 1, self._singles),
+                "floor": partial(sync_floor, self._folder, self._singles),
+            }
+            callers: dict[str, Callable[[], float]] = {
+                "ours": partial(together.append, self._by_each),
+                "sqlite, threads": asking(sqlite, "together", 0, CALLERS, self._scaled(32)),
+                "sqlite, in turn": asking(sqlite, "append", 1, self._singles),
+            }
+            if openhands is not None:
+                sides["openhands"] = asking(openhands, "append", "natural", few)
+                callers["openhands, threads"] = asking(openhands, "together", "bare", CALLERS, self._scaled(8))
+                callers["openhands, in turn"] = asking(openhands, "append", "bare", few)
+            append = self._each(sides, "one caller, one event a commit")
+            group = self._each(callers, f"{CALLERS} asyncio callers")
+            batch = self._each(
+                {"ours": partial(many.append, self._batches), "sqlite": asking(sqlite, "append", BATCH, self._batches)},
+                f"batches of {BATCH}",
+            )
+        self.floor = append["floor"]
+        text, groups = "durable append, one event a commit, one caller", f"durable append, {CALLERS} asyncio callers"
+        batches = f"durable append, batches of {BATCH}"
+        # The second bar is under one because LMDB flushes twice a commit, the data and then the page that points to it,
+        # where a write-ahead log flushes once.
+        claims = [
+            claim(text, EVENTS, append["ours"], append["sqlite"], peer_name=SQLITE, bar=0.5),
+            claim(text, EVENTS, append["ours"], append["floor"], peer_name="fdatasync floor, 256 B", bar=0.5),
+            absolute(groups, EVENTS, group["ours"], 25_000),
+            claim(groups, EVENTS, group["ours"], better(group, "sqlite, threads", "sqlite, in turn"),
+                  peer_name=f"{SQLITE}; the better of threads and one by one", bar=8.0),
+            absolute(batches, EVENTS, batch["ours"], 100_000),
+            claim(batches, EVENTS, batch["ours"], batch["sqlite"], peer_name=SQLITE, bar=1.5),
+        ]  # fmt: skip
+        if openhands is not None:
+            peer = better(group, "openhands, threads", "openhands, in turn")
+            claims += [
+                claim(groups, EVENTS, group["ours"], peer,
+                      peer_name=f"{OPENHANDS}; the better of threads and one by one", bar=20.0),
+                claim(text, EVENTS, append["ours"], append["openhands"], peer_name=OPENHANDS, bar=0.0),
+            ]  # fmt: skip
+        return claims
+
+    def replays(self, sqlite: Peer, openhands: Peer | None) -> list[Claim]:
+        """Verified, decoded replay of a million events, by frames of 100 and of one, and the memory it takes."""
+        claims = []
+        for size, bar, ratio in ((BATCH, 600_000, 3.0), (1, 300_000, 1.5)):
+            folder = self._folder / f"long-{size}"
+            name = f"frames of {size}"
+            build(f"a log of {self._total:,} events, {name}", "frames", folder, size, self._total)
+            with contextlib.closing(Long(folder, self._total, self._content)) as long:
+                sides = {"ours": long.replay, "sqlite": asking(sqlite, "replay", size)}
+                if openhands is not None:
+                    sides |= {kind: asking(openhands, "replay", kind) for kind in ("natural", "bare")}
+                replay = self._each(sides, f"replay of {self._total:,} events, {name}")
+            text = f"verified, decoded replay of {self._total:,} events, {name}"
+            ours = replay["ours"]
+            claims.append(absolute(text, EVENTS, ours, bar))
+            claims.append(claim(text, EVENTS, ours, replay["sqlite"], peer_name=SQLITE, bar=ratio))
+            if openhands is not None:
+                held, bare = f"{OPENHANDS}, as it holds commands", f"{OPENHANDS}, a bare event of our fields"
+                wanted = 30.0 if size == BATCH else 0.0
+                claims.append(claim(text, EVENTS, ours, replay["natural"], peer_name=held, bar=wanted))
+                claims.append(claim(text, EVENTS, ours, replay["bare"], peer_name=bare, bar=0.0))
+            claims += self._memory(folder, name)
+        return claims
+
+    def _memory(self, folder: Path, name: str) -> list[Claim]:
+        own: list[float] = []
+
+        def replayed() -> float:
+            (peak, anonymous), (bare, bare_anonymous) = probe("replay", folder), probe("empty")
+            own.append((anonymous - bare_anonymous) / 1024)
+            return float(peak - bare) / 1024
+
+        peak = self._each({"ours": replayed}, f"memory of a replay, {name}")["ours"]
+        text = f"memory of a replay of {self._total:,} events over an empty process, {name}"
+        return [
+            absolute(text, "MiB", peak, 100, better="lower"),
+            absolute(f"{text}, without mapped pages", "MiB", own, 100, better="lower"),
+        ]
+
+    def opening(self) -> list[Claim]:
+        """A keep of a million events, from its opening to the first answers."""
+        folder = self._folder / "keep"
+        task = build(f"a keep of {self._total:,} events", "keep", folder, self._total)
+        imports: list[float] = []
+
+        def opened() -> float:
+            taken, imported = probe("open", folder, task)
+            imports.append(imported)
+            return float(taken)
+
+        taken = self._each({"ours": opened}, "opening a keep")["ours"]
+        imported = f"imports {statistics.median(imports):,.0f} ms beside"
+        return [absolute(f"open a keep of {self._total:,} events, to the first answers; {imported}", "ms", taken, 100,
+                         better="lower")]  # fmt: skip
 
 
 def main() -> int:
     chosen = options(__doc__)
-    singles, batches = (max(1, round(size * chosen.scale)) for size in (2500, 200))
-    content = sample(10 * BATCH)
-    each = partial(alternate, chosen.runs)
-    with (
-        workspace() as folder,
-        Peer("eventsourcing_sqlite", "bench", str(folder)) as peer,
-        closing(Ours(folder, 1, content)) as one,
-        closing(Ours(folder, BATCH, content)) as many,
-    ):
-        measured = versions("lmdb", "msgspec", "blake3")
-        measured |= peer.ask("open", BATCH, STREAMS, msgspec.to_builtins(content))
-
-        def beside(action: str, *arguments: int) -> Callable[[], float]:
-            return lambda: float(peer.ask(action, *arguments))
-
-        append = each(
-            {
-                "ours": partial(one.append, singles),
-                "peer": beside("append", 1, singles),
-                "floor": partial(sync_floor, folder, singles),
-            },
-            "one event a commit",
-        )
-        batch = each(
-            {"ours": partial(many.append, batches), "peer": beside("append", BATCH, batches)},
-            f"batches of {BATCH}",
-        )
-        replay = each({"ours": many.replay, "peer": beside("replay", BATCH)}, f"replay, frames of {BATCH}")
-        replay_one = each({"ours": one.replay, "peer": beside("replay", 1)}, "replay, frames of one")
-    unit = "events/s"
-    # The first bar is under one because LMDB flushes twice a commit, the data and then the page that points to it,
-    # where a write-ahead log flushes once. The bars are regressions' alarms: about two thirds of what was measured.
-    rows = [
-        ("durable append, one event a commit, one caller", append["ours"], append["peer"], SQLITE, 0.5),
-        ("durable append beside the disk's own pace", append["ours"], append["floor"], "fdatasync floor, 256 B", 0.5),
-        (f"durable append, batches of {BATCH}", batch["ours"], batch["peer"], SQLITE, 1.5),
-        (f"verified, decoded replay, frames of {BATCH}", replay["ours"], replay["peer"], SQLITE, 3.0),
-        ("verified, decoded replay, frames of one", replay_one["ours"], replay_one["peer"], SQLITE, 1.5),
-    ]
-    claims = [claim(text, unit, ours, other, peer_name=name, bar=bar) for text, ours, other, name, bar in rows]
-    return report("log", claims, measured, check=chosen.check)
+    measured = versions("lmdb", "msgspec", "blake3")
+    missing = []
+    with workspace() as folder, contextlib.ExitStack() as peers:
+        bench = Bench(folder, chosen.runs, chosen.scale)
+        content = msgspec.to_builtins(sample(10 * BATCH))
+        sqlite = peers.enter_context(Peer("eventsourcing_sqlite", "bench", str(folder)))
+        measured |= sqlite.ask("open", BATCH, STREAMS, content)
+        openhands = None
+        try:
+            openhands = peers.enter_context(Peer("openhands_eventlog", "bench-openhands", str(folder), least=(3, 12)))
+            measured |= openhands.ask("open", "", content)
+        except NoPython as error:
+            missing.append(f"{OPENHANDS}: {error}")
+        claims = [*bench.appends(sqlite, openhands), *bench.replays(sqlite, openhands), *bench.opening()]
+    return report("log", claims, measured, bench.floor, check=chosen.check, missing=missing)
 
 
 if __name__ == "__main__":

@@ -232,8 +232,8 @@ class Group(Generic[View]):
 
     def _index(self, request: Request[View], records: list[Record], digest: bytes, receipt: Receipt) -> None:
         layout, txn = self._layout, self._txn
-        for record in records:
-            txn.put(stream_key(record.stream, record.revision), place(record.position), db=layout.streams)
+        places = [(stream_key(record.stream, record.revision), place(record.position)) for record in records]
+        txn.cursor(layout.streams).putmulti(places)
         if request.key is not None:
             used = encode_used(Used(digest, receipt))
             txn.put(idempotency_key(request.stream, request.key), used, db=layout.keys)

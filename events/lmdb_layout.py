@@ -34,7 +34,7 @@ import lmdb
 import msgspec
 from blake3 import blake3
 
-from sandkeep.events import codec
+from sandkeep.events import codec, mapped
 from sandkeep.events.codec import Frame, Record
 from sandkeep.events.errors import LimitReached, LogDamaged, LogUnavailable
 from sandkeep.events.log import Head, Receipt
@@ -232,6 +232,11 @@ class Layout:
         """Set the map's size; 0 takes up what another process has set."""
         with self._gate.alone():
             self.env.set_mapsize(size)
+
+    def release_pages(self) -> None:
+        """Give back the memory of the pages that were read (see `mapped`). Only inside `reading`: the map must not
+        move meanwhile, for other memory may take its place."""
+        mapped.release(os.path.join(self.env.path(), "data.mdb"))
 
     def head(self, txn: lmdb.Transaction[bytes]) -> Head:
         """The end of the log."""

@@ -43,6 +43,7 @@ from sandkeep.events.verify import refuse_if_cut
 
 _PAGE_FRAMES = 256
 _PAGE_BYTES = 1 << 20
+_MAPPED_BYTES = 32 << 20
 _STREAM = re.compile(r"[a-z]{1,16}(/[A-Za-z0-9][A-Za-z0-9._:-]{0,127})?")
 _MAX_KEY = 200
 _MOST = 2**63
@@ -289,6 +290,7 @@ class LmdbLog(Generic[View]):
     def _frames(self, after: int, until: int | None) -> Iterator[codec.Frame]:
         """The frames that hold these positions, each verified with its link to the one before."""
         previous = codec.GENESIS if after == 0 else None
+        mapped = 0
         while frames := self._page(after, until):
             for frame in frames:
                 if frame.first > after + 1:
@@ -298,6 +300,11 @@ class LmdbLog(Generic[View]):
                 previous = frame.checksum
                 yield frame
                 after = frame.last
+            mapped += sum(len(frame.body) for frame in frames)
+            if mapped >= _MAPPED_BYTES:
+                with self._reading():
+                    self._layout.release_pages()
+                mapped = 0
 
     @contextlib.contextmanager
     def _reading(self) -> Iterator[lmdb.Transaction[bytes]]:

@@ -5,10 +5,14 @@ Reads a JSON list a line, an action and its arguments, and answers each with a l
 The path measured is `EventStore` over the application recorder, with the library's own JSON transcoder: what
 `Application.save` and a follower of the notification log stand on, without what those two add to it. The library sets
 WAL and leaves `synchronous` as SQLite was built; here it is set to FULL, so that each commit is synced.
+
+The library has no asyncio interface. Many asyncio callers hand their appends to the threads of their loop, as its users
+do; each thread then has a connection from the library's pool.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
 import sqlite3
 import sys
@@ -16,7 +20,7 @@ import time
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 # This package is in the peer's environment only, so there is nothing here that its types could be checked against.
 from eventsourcing.domain import DomainEvent  # type: ignore[import-not-found]
@@ -34,6 +38,9 @@ PAGE = 1000
 
 FULL = 2
 
+TOGETHER = 0
+"""Names the database of the many callers where others are named by their batch."""
+
 
 class CommandRequested(DomainEvent):  # type: ignore[misc]
     intent: str
@@ -48,9 +55,14 @@ class Store:
 
     def __init__(self, folder: Path, batch: int, streams: int, content: list[dict[str, Any]]) -> None:
         datastore = SQLiteDatastore(str(folder / f"peer-{batch}.db"))
-        with datastore.get_connection(commit=True) as connection:  # the one connection that a single caller gets
-            cursor = connection.cursor()
-            cursor.execute(f"PRAGMA synchronous={FULL}")
+        connect = datastore.pool._create_connection
+
+        def synced() -> Any:
+            connection = connect()
+            connection.cursor().execute(f"PRAGMA synchronous={FULL}")
+            return connection
+
+        datastore.pool._create_connection = synced
         self._recorder = SQLiteApplicationRecorder(datastore)
         self._recorder.create_table()
         transcoder = JSONTranscoder()
@@ -86,6 +98,26 @@ class Store:
         self._commits += commits
         return commits * self._batch / taken
 
+    def together(self, callers: int, each: int) -> float:
+        """Events a second by so many asyncio callers, all together, each with a stream of its own for this run."""
+        now = CommandRequested.create_timestamp()
+
+        def put(stream: UUID, revision: int) -> None:
+            fields = self._content[revision % len(self._content)]
+            self._events.put([CommandRequested(stream, revision, now, **fields)])
+
+        async def caller() -> None:
+            stream = uuid4()
+            for revision in range(1, each + 1):
+                await asyncio.to_thread(put, stream, revision)
+
+        async def run() -> float:
+            started = time.perf_counter()
+            await asyncio.gather(*(caller() for _ in range(callers)))
+            return time.perf_counter() - started
+
+        return callers * each / asyncio.run(run())
+
     def replay(self) -> float:
         """Events a second over the whole database."""
         count = 0
@@ -109,12 +141,10 @@ def main() -> None:
         action, batch, *arguments = json.loads(line)
         answer: object
         if action == "open":
-            stores = {size: Store(folder, size, *arguments) for size in (1, batch)}
+            stores = {size: Store(folder, size, *arguments) for size in (1, batch, TOGETHER)}
             answer = {"eventsourcing": version("eventsourcing"), "sqlite": sqlite3.sqlite_version}
-        elif action == "append":
-            answer = stores[batch].append(*arguments)
         else:
-            answer = stores[batch].replay()
+            answer = getattr(stores[batch], action)(*arguments)
         print(json.dumps(answer), flush=True)
 
 
