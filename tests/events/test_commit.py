@@ -202,6 +202,16 @@ def test_a_request_survives_a_map_that_fills_up_at_any_of_its_writes(
     layout = log._layout
     grown: list[int] = []
 
+    class FullCursor:
+        def __init__(self, cursor: lmdb.Cursor[bytes]) -> None:
+            self._cursor = cursor
+
+        def putmulti(self, items: list[tuple[bytes, bytes]]) -> tuple[int, int]:
+            raise lmdb.MapFullError("full")
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(self._cursor, name)
+
     class Full:
         """A transaction whose first write to one database finds no room."""
 
@@ -212,6 +222,10 @@ def test_a_request_survives_a_map_that_fills_up_at_any_of_its_writes(
             if db is getattr(layout, database) and not grown:
                 raise lmdb.MapFullError("full")
             return self._txn.put(key, value, db=db, append=append)  # type: ignore[arg-type]
+
+        def cursor(self, db: lmdb._Database) -> lmdb.Cursor[bytes] | FullCursor:
+            cursor = self._txn.cursor(db)
+            return FullCursor(cursor) if db is getattr(layout, database) and not grown else cursor
 
         def __getattr__(self, name: str) -> object:
             return getattr(self._txn, name)
