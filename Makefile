@@ -50,6 +50,6 @@ bench: $(addprefix bench-,$(AREAS)) ## every benchmark; `make bench-AREA` for on
 bench-%: setup
 	@$(PYTHON) benchmarks/$*.py
 
-clean: ## .venv, caches and results; the engine and its images stay
+clean: ## .venv, caches and results; the engine, its images and the benchmarks' peers stay
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage .coverage.* benchmarks/results dist
 	find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +
