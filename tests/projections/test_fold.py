@@ -68,7 +68,9 @@ def check(keep: Keep) -> None:
     state = MemoryState()
     for position in range(len(records) + 1):
         fold(PROJECTIONS, records[position - 1 : position], state)
-        assert digest(PROJECTIONS, keep.store.as_of(position)) == digest(PROJECTIONS, state)
+        with keep.store.as_of(position) as past:
+            assert digest(PROJECTIONS, past) == digest(PROJECTIONS, keep.store.refold(position))
+            assert digest(PROJECTIONS, past) == digest(PROJECTIONS, state)
     folded, incremental, rebuilt = digest(PROJECTIONS, state), keep.digest(), keep.store.rebuild()
     assert folded == incremental == rebuilt.before == rebuilt.after == keep.digest()
     assert rebuilt.position == len(records)

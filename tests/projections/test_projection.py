@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from sandkeep.events import Record
 from sandkeep.projections import MemoryState, State, digest, fold
-from sandkeep.projections.store import LmdbState
+from sandkeep.projections.lmdb_state import LmdbState
 
 from ..events.support import done
 from .support import records

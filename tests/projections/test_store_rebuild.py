@@ -10,15 +10,13 @@ import pytest
 
 from sandkeep.events import catalogue as ev
 from sandkeep.projections import Rebuilt
+from sandkeep.projections import store as store_module
 from sandkeep.projections.registry import tasks
 
 from ..events.support import finish, go, wait_until, worker
 from .support import WORKER, Keep, created, within
 from .support import keep as opened
-
-
-def generations(folder: Path) -> list[Path]:
-    return [path for path in (folder / "projections").iterdir() if path.is_dir()]
+from .test_store import generations
 
 
 def tamper(folder: Path, key: bytes, value: bytes) -> None:
@@ -47,7 +45,9 @@ def test_empty_projections_are_rebuilt_too(keep: Keep) -> None:
 
 
 @pytest.mark.parametrize(
-    ("key", "value"), [(b"registry/task/z", b"?"), (b"registry/state/created/" + bytes(8), b"a")], ids=["task", "index"]
+    ("key", "value"),
+    [(b"registry/task/z", b"?"), (b"registry/bits/state/created\0" + bytes(4), b"\0\5")],
+    ids=["task", "index"],
 )
 def test_a_state_that_was_tampered_with_is_found_and_put_right(tmp_path: Path, key: bytes, value: bytes) -> None:
     with opened(tmp_path) as keep:
@@ -67,13 +67,14 @@ def test_a_state_without_a_predecessor_is_right() -> None:
     assert not Rebuilt(1, "b", "a").same
 
 
-def test_progress_is_told(keep: Keep) -> None:
+def test_progress_is_told(keep: Keep, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store_module, "BATCH", 1024)
     events = [ev.TaskCompleted("x")] * 1000
     for _ in range(3):
         keep.log.append("task/a", events, actor="me")
     told: list[int] = []
     assert keep.store.rebuild(told.append).position == 3000
-    assert told == [1024, 2048]
+    assert told == [1024, 2048, 3000]
 
 
 def test_a_reader_survives_a_rebuild_in_its_process(keep: Keep) -> None:
