@@ -40,7 +40,7 @@ _NUMBER = struct.Struct(">I")
 @lru_cache(maxsize=4096)
 def bitmap_key(kind: bytes, value: str) -> bytes:
     """What the keys of a value's chunks begin with. Values too long for a key are told apart by their digest."""
-    name = value.encode()
+    name = value.encode("utf-8", "surrogatepass")  # so that one may ask for what no event can hold
     if len(name) > _MAX_VALUE_BYTES:
         name = name[: _MAX_VALUE_BYTES // 2] + blake3(name).digest()
     return b"registry/bits/" + kind + b"/" + name + b"\0"

@@ -104,7 +104,8 @@ def list_tasks(
     """The first `limit` tasks that are `wanted`, or those behind `cursor`. Raises `BadCursor` and `BadInput`."""
     if not 1 <= limit <= MAX_PAGE:
         raise BadInput(f"a page of {limit} tasks cannot be; ask for 1 to {MAX_PAGE}")
-    listing = blake3(msgspec.msgpack.encode((wanted, sort, reverse))).digest(8)
+    # Its text, since times may be too large for msgpack, and a command line's words no UTF-8.
+    listing = blake3(repr((wanted, sort, reverse)).encode("utf-8", "surrogatepass")).digest(8)
     place = None if cursor is None else _place(cursor, listing, sort)
     descending = reverse if sort is Sort.TITLE else not reverse
     found = list(islice(_matches(state, wanted, sort, descending, place, limit + 1), limit + 1))

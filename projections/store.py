@@ -181,6 +181,11 @@ class ProjectionStore:
         head = log.head().position
         if not 0 <= position <= head:
             raise BadMoment(f"there is no position {position}; the log has those up to {head}")
+        if position == head:
+            with self.reading() as now:
+                if self.position(now) == position:
+                    yield now
+                    return
         with self._snapshots.before(position) as txn:
             base = None if txn is None else LmdbView(txn)
             state = MemoryState(base)
