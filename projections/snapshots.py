@@ -3,8 +3,8 @@
 A snapshot is a folder `snapshots/<position>/` with a compact copy of the environment, and `snapshot.json`, written
 last, with the BLAKE3 of its file. They are caches: synced, compared with their digest before LMDB maps them, of this
 log and these projections only, and deleted at will. One is taken every `SPACING` records. When there are more than
-`MOST`, or they take more than `MOST_BYTES`, those go whose neighbours are close to each other for their age: so the
-recent past stays dense, and no view of the past costs more than a fold over a part of the log that grows with its age.
+`MOST`, or they take more than `MOST_BYTES`, that one goes without which views of the past cost least more, if they are
+asked for the more often the nearer they are: what it adds to the fold of those behind it, by its age.
 
 Any number of threads and processes; one of them takes snapshots at a time.
 """
@@ -194,10 +194,11 @@ class Snapshots:
             positions = [0, *(position for position, _ in kept)]
             newest = positions[-1]
 
-            def crowded(place: int, positions: list[int] = positions, newest: int = newest) -> float:
-                return (positions[place + 2] - positions[place]) / (newest - positions[place + 1])
+            def missed(place: int, positions: list[int] = positions, newest: int = newest) -> float:
+                before, here, after = positions[place : place + 3]
+                return (here - before) * (after - here) / (newest - here)
 
-            spare = min(range(len(kept) - 1), key=crowded)
+            spare = min(range(len(kept) - 1), key=missed)
             shutil.rmtree(kept.pop(spare)[1], ignore_errors=True)
 
 

@@ -310,3 +310,16 @@ def test_listeners_are_called_after_each_commit_until_they_leave(log: Log) -> No
     leave()
     log.append("task/a", done("4"), actor="me")
     assert heads == [2, 3]
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(1, 4)), max_size=12), st.integers(-1, 40))
+def test_a_time_is_the_last_position_that_was_stored_by_it(frames: list[tuple[int, int]], asked: int) -> None:
+    now = [0]
+    with tempfile.TemporaryDirectory() as folder:
+        log: LmdbLog[None] = LmdbLog(Path(folder) / "log", clock=lambda: now[0])
+        with contextlib.closing(log):
+            for later, count in frames:
+                now[0] += later
+                log.append("task/a", done(*map(str, range(count))), actor="me")
+            stored = [record.position for record in log.read() if record.time_ns <= asked]
+            assert log.position_as_of(asked) == max(stored, default=0)

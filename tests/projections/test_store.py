@@ -18,11 +18,10 @@ from sandkeep.events import catalogue as ev
 from sandkeep.events.recovery import Mode, recover
 from sandkeep.projections import MemoryState, ProjectionStore, ProjectionsUnavailable, Registry, State, StateView
 from sandkeep.projections import generation as generation_module
-from sandkeep.projections.generation import SNAPSHOTS
 from sandkeep.projections.registry import find, tasks
 
 from ..events.support import finish, go, worker
-from .support import PROJECTIONS, WORKER, Keep, created
+from .support import PROJECTIONS, WORKER, Keep, created, generations
 from .support import keep as opened
 
 
@@ -30,10 +29,6 @@ def generation(folder: Path) -> Path:
     """The folder of the generation in use."""
     current = msgspec.json.decode((folder / "projections" / "current").read_bytes(), type=dict[str, str])
     return folder / "projections" / current["generation"]
-
-
-def generations(folder: Path) -> list[Path]:
-    return [path for path in (folder / "projections").iterdir() if path.is_dir() and path.name != SNAPSHOTS]
 
 
 def stored_position(folder: Path) -> int:
