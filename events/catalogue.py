@@ -88,11 +88,25 @@ class LogRecovered(Event, frozen=True):
 
 @event(version=1)
 class TaskCreated(Intent, frozen=True):
-    """A task exists; its workspace is about to be prepared from `source`, a git repository, or from nothing."""
+    """A task exists; its workspace is about to be prepared from `source`, a git repository, or from nothing.
+
+    Whoever acted owns it unless `owner` names another; `parent` is the id of the task that it is a part of.
+    """
 
     title: str
     source: str | None
     image: str
+    owner: str | None = None
+    tags: tuple[str, ...] = ()
+    parent: str | None = None
+
+
+@event(version=1)
+class TaskTagged(Event, frozen=True):
+    """The task was given the tags `added`, and those in `removed` were taken from it."""
+
+    added: tuple[str, ...]
+    removed: tuple[str, ...]
 
 
 @event(version=1)
@@ -188,13 +202,17 @@ class CommandRequested(Intent, frozen=True):
 
 @event(version=1)
 class CommandExecuted(Outcome, frozen=True):
-    """The command ran and ended, or was ended with all that ran beside it when its time was up."""
+    """The command ran and ended, or was ended with all that ran beside it when its time was up.
+
+    `cpu_ns` is the processor time that it and the children it waited for used; 0 if that is not known.
+    """
 
     exit_code: int
     duration_ns: int
     timed_out: bool
     stdout: Output
     stderr: Output
+    cpu_ns: int = 0
 
 
 @event(version=1)

@@ -15,6 +15,7 @@ import logging
 import os
 import re
 import time
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Generic, final
@@ -201,6 +202,15 @@ class LmdbLog(Generic[View]):
             if not page:
                 return
             after = page[-1].revision
+
+    def position_as_of(self, time_ns: int) -> int:
+        with self._reading() as txn:
+
+            def time_of(position: int) -> int:
+                frame = next(self._layout.scan(txn, position - 1))
+                return frame.records()[position - frame.first].time_ns
+
+            return bisect_right(range(1, self._layout.head(txn).position + 1), time_ns, key=time_of)
 
     def listen(self, callback: Callable[[], None]) -> Callable[[], None]:
         self._listeners.append(callback)

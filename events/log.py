@@ -160,6 +160,9 @@ class EventLog(Protocol[View_co]):
         Raises as `read` does, and `BadInput` for a malformed stream name.
         """
 
+    def position_as_of(self, time_ns: int) -> int:
+        """The last position that was stored by `time_ns`, nanoseconds since 1970; 0 if there is none."""
+
     def listen(self, callback: Callable[[], None]) -> Callable[[], None]:
         """Call `callback` after each commit of this process; returns a function that ends this.
 

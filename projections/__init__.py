@@ -1,24 +1,40 @@
 """What is true now: pure folds over the log, and the store they live in."""
 
+from sandkeep.projections.changes import Change, Changes, compare
 from sandkeep.projections.checkpoints import Checkpoint, Checkpoints
+from sandkeep.projections.listing import BadCursor, Filter, Page, Sort, list_tasks
+from sandkeep.projections.lmdb_state import ProjectionsUnavailable
 from sandkeep.projections.projection import MemoryState, Projection, State, StateView, digest, fold
 from sandkeep.projections.registry import Pending, Registry, Task, TaskState
-from sandkeep.projections.store import ProjectionStore, ProjectionsUnavailable, Rebuilt
+from sandkeep.projections.search import Fit, Found, find_tasks
+from sandkeep.projections.store import BadMoment, ProjectionStore, Rebuilt
 
 __all__ = [
+    "BadCursor",
+    "BadMoment",
+    "Change",
+    "Changes",
     "Checkpoint",
     "Checkpoints",
+    "Filter",
+    "Fit",
+    "Found",
     "MemoryState",
+    "Page",
     "Pending",
     "Projection",
     "ProjectionStore",
     "ProjectionsUnavailable",
     "Rebuilt",
     "Registry",
+    "Sort",
     "State",
     "StateView",
     "Task",
     "TaskState",
+    "compare",
     "digest",
+    "find_tasks",
     "fold",
+    "list_tasks",
 ]

@@ -7,12 +7,20 @@ thrown away, rebuilt, and compared by digest.
 
 from __future__ import annotations
 
+import struct
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain, islice
 from typing import Protocol, final
 
 from blake3 import blake3
 
 from sandkeep.events import Record
+
+BATCH = 16_384
+"""How many records are folded at a time at most."""
+
+_DIGESTED = 4096
 
 
 class StateView(Protocol):
@@ -21,8 +29,13 @@ class StateView(Protocol):
     def get(self, key: bytes) -> bytes | None:
         """The value under `key`, or None."""
 
-    def scan(self, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
-        """The entries whose key begins with `prefix`, in key order; the state must not change meanwhile."""
+    def scan(
+        self, prefix: bytes, *, start: bytes | None = None, descending: bool = False
+    ) -> Iterator[tuple[bytes, bytes]]:
+        """The entries whose key begins with `prefix`, in key order or `descending`.
+
+        With `start`, a key with that prefix, only those from there on. The state must not change meanwhile.
+        """
 
 
 class State(StateView, Protocol):
@@ -50,33 +63,101 @@ class Projection(Protocol):
         """Advance `state` by `record`."""
 
 
+class BatchProjection(Projection, Protocol):
+    """A projection that folds many records for less than each of them alone costs; `fold` sees that it can."""
+
+    def apply_all(self, state: State, records: Sequence[Record]) -> None:
+        """The same as `apply` for each of `records` in order."""
+
+
 @final
 class MemoryState:
-    """A `State` in memory: for tests, comparison and views of the past."""
+    """A `State` in memory: for tests, comparison and views of the past.
 
-    def __init__(self) -> None:
-        self._entries: dict[bytes, bytes] = {}
+    With `base`, what is not changed here is what it is there; `base` must not change meanwhile.
+    """
+
+    def __init__(self, base: StateView | None = None) -> None:
+        self._base = base
+        self._entries: dict[bytes, bytes | None] = {}
+        self._order: list[bytes] | None = None
 
     def get(self, key: bytes) -> bytes | None:
+        if self._base is not None and key not in self._entries:
+            return self._base.get(key)
         return self._entries.get(key)
 
     def put(self, key: bytes, value: bytes) -> None:
+        if key not in self._entries:
+            self._order = None
         self._entries[key] = value
 
     def delete(self, key: bytes) -> None:
-        self._entries.pop(key, None)
+        if self._base is not None:
+            if key not in self._entries:
+                self._order = None
+            self._entries[key] = None
+        elif self._entries.pop(key, None) is not None:
+            self._order = None
 
-    def scan(self, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
-        yield from sorted(item for item in self._entries.items() if item[0].startswith(prefix))
+    def scan(
+        self, prefix: bytes, *, start: bytes | None = None, descending: bool = False
+    ) -> Iterator[tuple[bytes, bytes]]:
+        here = self._scan_here(prefix, start, descending)
+        if self._base is None:
+            return ((key, value) for key, value in here if value is not None)
+        return _overlaid(here, self._base.scan(prefix, start=start, descending=descending), descending)
+
+    def _scan_here(self, prefix: bytes, start: bytes | None, descending: bool) -> Iterator[tuple[bytes, bytes | None]]:
+        if self._order is None:
+            self._order = sorted(self._entries)
+        order = self._order
+        first, end = bisect_left(order, prefix), bisect_left(order, prefix_end(prefix)) if prefix else len(order)
+        if start is not None and descending:
+            end = min(end, bisect_right(order, start))
+        elif start is not None:
+            first = max(first, bisect_left(order, start))
+        for place in range(end - 1, first - 1, -1) if descending else range(first, end):
+            yield order[place], self._entries[order[place]]
+
+
+def prefix_end(prefix: bytes) -> bytes:
+    """A key behind all those that begin with `prefix`, as long as no key is longer than LMDB allows."""
+    return prefix + b"\xff" * 512
+
+
+def _overlaid(
+    above: Iterator[tuple[bytes, bytes | None]], below: Iterator[tuple[bytes, bytes]], descending: bool
+) -> Iterator[tuple[bytes, bytes]]:
+    """The entries of both in order; for keys in both, those above, which are gone where they are None."""
+    over, under = next(above, None), next(below, None)
+    while over is not None or under is not None:
+        if over is None or (under is not None and over[0] != under[0] and (under[0] < over[0]) != descending):
+            assert under is not None
+            yield under
+            under = next(below, None)
+            continue
+        if under is not None and under[0] == over[0]:
+            under = next(below, None)
+        key, value = over
+        if value is not None:
+            yield key, value
+        over = next(above, None)
 
 
 def fold(projections: Sequence[Projection], records: Iterable[Record], state: State) -> int:
     """Advance `state` by `records`; returns the last position, 0 when there was none."""
     position = 0
-    for record in records:
+    remaining = iter(records)
+    while batch := list(islice(remaining, BATCH)):
         for projection in projections:
-            projection.apply(state, record)
-        position = record.position
+            apply_all = getattr(projection, "apply_all", None)
+            if apply_all is not None:
+                apply_all(state, batch)
+                continue
+            for record in batch:
+                projection.apply(state, record)
+        position = batch[-1].position
     return position
 
 
@@ -84,8 +165,9 @@ def digest(projections: Sequence[Projection], state: StateView) -> str:
     """BLAKE3, in hex, over every entry of these projections in order: equal states have equal digests."""
     hasher = blake3()
     for projection in sorted(projections, key=lambda projection: projection.name):
-        for key, value in state.scan(projection.name.encode() + b"/"):
-            for part in (key, value):
-                hasher.update(len(part).to_bytes(8, "big"))
-                hasher.update(part)
+        entries = state.scan(projection.name.encode() + b"/")
+        # Many at a time, each time as many: the lengths of all keys and values, then all of them.
+        while flat := list(chain.from_iterable(islice(entries, _DIGESTED))):
+            hasher.update(struct.pack(f">{len(flat)}Q", *map(len, flat)))
+            hasher.update(b"".join(flat))
     return hasher.hexdigest()

@@ -2,20 +2,22 @@
 
     created -> active <-> paused -> completed | failed -> cleaned
 
-`evolve` is the pure fold of one task; the registry keeps one `Task` for each, and an index by state in order of
-creation.
+`evolve` is the pure fold of one task; the registry keeps one `Task` for each, and indexes to find it by (see `index`).
+Listing by them is in `listing`, finding by words in `search`.
 """
 
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterator
-from typing import final
+from collections.abc import Iterable, Iterator
+from typing import Any, final
 
 import msgspec
 
 from sandkeep.events import Event, Record
 from sandkeep.events import catalogue as ev
+from sandkeep.projections import bitmap, index
+from sandkeep.projections.index import number, number_at
 from sandkeep.projections.projection import State, StateView
 
 STREAM = "task/"
@@ -32,7 +34,7 @@ class TaskState(enum.StrEnum):
     CLEANED = "cleaned"
 
 
-class Pending(msgspec.Struct, frozen=True):
+class Pending(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """An intent without an outcome: under way, or left behind by a crash."""
 
     intent: str
@@ -41,8 +43,12 @@ class Pending(msgspec.Struct, frozen=True):
     time_ns: int
 
 
-class Task(msgspec.Struct, frozen=True):
-    """What is true of a task now. `container` is the one the log believes to run."""
+class Task(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """What is true of a task now. `container` is the one the log believes to run.
+
+    Of what was done in it, `events` counts all records; `bytes` is what its commands wrote to their streams, and
+    `cpu_ns` the processor time that they are known to have used.
+    """
 
     id: str
     title: str
@@ -60,6 +66,12 @@ class Task(msgspec.Struct, frozen=True):
     failures: int = 0
     checkpoints: int = 0
     pending: tuple[Pending, ...] = ()
+    owner: str = ""
+    tags: tuple[str, ...] = ()
+    parent: str | None = None
+    events: int = 0
+    cpu_ns: int = 0
+    bytes: int = 0
 
 
 def evolve(task: Task | None, record: Record, event: Event) -> Task | None:
@@ -78,6 +90,9 @@ def evolve(task: Task | None, record: Record, event: Event) -> Task | None:
             created_at=record.position,
             updated_ns=record.time_ns,
             updated_at=record.position,
+            owner=event.owner or record.actor,
+            tags=tuple(sorted(set(event.tags))),
+            parent=event.parent,
         )
     if task is None:
         return None
@@ -86,20 +101,38 @@ def evolve(task: Task | None, record: Record, event: Event) -> Task | None:
         pending = (*pending, Pending(event.intent, record.type, record.position, record.time_ns))
     elif isinstance(event, ev.Outcome):
         pending = tuple(waiting for waiting in pending if waiting.intent != event.intent)
-    task = msgspec.structs.replace(task, pending=pending, updated_ns=record.time_ns, updated_at=record.position)
-    change = _change(task, event)
-    return msgspec.structs.replace(task, **change) if change else task
+    return msgspec.structs.replace(
+        task,
+        pending=pending,
+        updated_ns=record.time_ns,
+        updated_at=record.position,
+        events=task.events + 1,
+        **_change(task, event),
+    )
 
 
-def _change(task: Task, event: Event) -> dict[str, object]:
+def _change(task: Task, event: Event) -> dict[str, Any]:
     """The fields of `task` that `event` sets."""
     match event:
+        case ev.CommandExecuted(exit_code=exit_code, stdout=stdout, stderr=stderr, cpu_ns=cpu_ns):
+            return {
+                "executions": task.executions + 1,
+                "failures": task.failures + (exit_code != 0),
+                "cpu_ns": _counted(task.cpu_ns + cpu_ns),
+                "bytes": _counted(task.bytes + stdout.size + stderr.size),
+            }
+        case ev.CommandFailed():
+            return {"executions": task.executions + 1, "failures": task.failures + 1}
+        case ev.CheckpointCreated():
+            return {"checkpoints": task.checkpoints + 1}
         case ev.WorkspacePrepared(commit=commit):
             return {"commit": commit}
         case ev.SandboxStarted(container=container):
             return {"container": container, "state": TaskState.ACTIVE}
         case ev.SandboxLost() | ev.SandboxRemoved():
             return {"container": None}
+        case ev.TaskTagged(added=added, removed=removed):
+            return {"tags": tuple(sorted({*task.tags, *added} - {*removed}))}
         case ev.TaskPaused():
             return {"state": TaskState.PAUSED}
         case ev.TaskResumed():
@@ -110,13 +143,12 @@ def _change(task: Task, event: Event) -> dict[str, object]:
             return {"state": TaskState.FAILED, "reason": reason}
         case ev.TaskCleaned():
             return {"state": TaskState.CLEANED, "container": None}
-        case ev.CommandExecuted(exit_code=exit_code):
-            return {"executions": task.executions + 1, "failures": task.failures + (exit_code != 0)}
-        case ev.CommandFailed():
-            return {"executions": task.executions + 1, "failures": task.failures + 1}
-        case ev.CheckpointCreated():
-            return {"checkpoints": task.checkpoints + 1}
     return {}
+
+
+def _counted(total: int) -> int:
+    """A sum that msgpack can hold, whatever the events claim."""
+    return min(total, 2**63 - 1)
 
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -125,68 +157,85 @@ _decode = msgspec.msgpack.Decoder(Task).decode
 
 @final
 class Registry:
-    """The projection of all tasks.
-
-    Keys: `registry/task/<id>` holds the task, `registry/state/<state>/<position of creation>` its id, and
-    `registry/pending/<id>` is there while something is under way in it.
-    """
+    """The projection of all tasks. Its keys are those of `index`."""
 
     name = "registry"
-    version = 1
+    version = 2
 
     def apply(self, state: State, record: Record) -> None:
-        if not record.stream.startswith(STREAM):
+        self.apply_all(state, (record,))
+
+    def apply_all(self, state: State, records: Iterable[Record]) -> None:
+        """As `apply` for each of `records`; each task that they touch is read and written once."""
+        before: dict[str, tuple[int, Task] | None] = {}
+        after: dict[str, Task] = {}
+        for record in records:
+            if not record.stream.startswith(STREAM):
+                continue
+            task_id = record.stream[len(STREAM) :]
+            if task_id not in before:
+                before[task_id] = found = _find(state, task_id)
+                task = None if found is None else found[1]
+            else:
+                task = after.get(task_id)
+            changed = evolve(task, record, record.event)
+            if changed is not None:
+                after[task_id] = changed
+        if not after:
             return
-        before = find(state, record.stream.removeprefix(STREAM))
-        after = evolve(before, record, record.event)
-        if after is None:
-            return
-        state.put(_task_key(after.id), _encode(after))
-        if before is None or before.state != after.state:
-            if before is not None:
-                state.delete(_state_key(before))
-            state.put(_state_key(after), after.id.encode())
-        if after.pending:
-            state.put(_pending_key(after.id), b"")
-        elif before is not None and before.pending:
-            state.delete(_pending_key(after.id))
+        size = created = number_at(state.get(index.SIZE))
+        indexes = index.Indexes(state)
+        for task_id, changed in after.items():  # in the order of creation, for those that were created
+            found = before[task_id]
+            if found is None:
+                ordinal, old = created, None
+                created += 1
+            else:
+                ordinal, old = found
+            state.put(index.TASK + number(ordinal), _encode(changed))
+            indexes.change(ordinal, old, changed)
+        indexes.store()
+        if created != size:
+            state.put(index.SIZE, number(created))
 
 
 def find(state: StateView, task_id: str) -> Task | None:
     """The task with this id, if there is one."""
-    value = state.get(_task_key(task_id))
-    return None if value is None else _decode(value)
+    found = _find(state, task_id)
+    return None if found is None else found[1]
+
+
+def _find(state: StateView, task_id: str) -> tuple[int, Task] | None:
+    place = state.get(index.ID + task_id.encode())
+    return None if place is None else (number_at(place), _decode(state.get(index.TASK + place) or b""))
+
+
+def size(state: StateView) -> int:
+    """How many tasks were ever created."""
+    return number_at(state.get(index.SIZE))
+
+
+def created(state: StateView, ordinal: int) -> Task:
+    """The task that was created after `ordinal` others; there must be one."""
+    return _decode(state.get(index.TASK + number(ordinal)) or b"")
 
 
 def matching(state: StateView, prefix: str) -> list[str]:
     """The ids of the tasks whose id begins with `prefix`, in order."""
-    return [key.rsplit(b"/", 1)[1].decode() for key, _ in state.scan(_task_key(prefix))]
+    return [key.rsplit(b"/", 1)[1].decode() for key, _ in state.scan(index.ID + prefix.encode())]
 
 
 def tasks(state: StateView, *states: TaskState) -> Iterator[Task]:
     """The tasks in any of `states` (all, when none is named), each state's in order of creation."""
+    end = size(state)
     for wanted in states or tuple(TaskState):
-        for _, task_id in state.scan(f"registry/state/{wanted}/".encode()):
-            task = find(state, task_id.decode())
-            if task is not None:
-                yield task
+        for ordinal in bitmap.ordinals(bitmap.having(state, index.STATE, wanted), 0, end):
+            yield created(state, ordinal)
 
 
 def busy(state: StateView) -> Iterator[Task]:
     """The tasks that something is under way in, or was when a process died."""
-    for key, _ in state.scan(_pending_key("")):
-        task = find(state, key.rsplit(b"/", 1)[1].decode())
+    for key, _ in state.scan(index.PENDING):
+        task = find(state, key.removeprefix(index.PENDING).decode())
         if task is not None:
             yield task
-
-
-def _pending_key(task_id: str) -> bytes:
-    return f"registry/pending/{task_id}".encode()
-
-
-def _task_key(task_id: str) -> bytes:
-    return f"registry/task/{task_id}".encode()
-
-
-def _state_key(task: Task) -> bytes:
-    return f"registry/state/{task.state}/".encode() + task.created_at.to_bytes(8, "big")

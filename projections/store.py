@@ -1,57 +1,50 @@
 """The state of the transactional projections, in an LMDB environment of its own.
 
-It is a cache. Each *generation* is a folder `projections/<generation>/`; the file `projections/current` names the one
-in use and the boot of the machine it was made under. Nothing here is ever synced, so after a power loss the pages may
-be anything: a generation of another boot, of other projections or versions, or of another log is not opened but
-replaced by a new one folded from the log.
+It is a cache (see `generation`): what is not fit for use is replaced by a new one folded from the log.
 
 Concurrency. A decision is made inside the log's write lock, with this environment's write transaction open around it
 and its state advanced to the head: `begin` makes such a `Session`. The log commits first; a crash between the two
 commits leaves the state a few records behind, and whoever comes next catches up. `reading` gives a consistent view that
 is at the head or later than it was at the call. Any number of threads and processes; not across a fork.
 
-Rebuild. A new generation is folded beside the old one, compared with it by digest, and swapped in by marking the old
-one retired inside a write transaction, which every other process sees at its next transaction.
+Rebuild. A new generation is folded beside the old one, while everybody goes on with that. Both are compared by digest
+as of one position, each within a read transaction. Only then the old one's write lock is taken: what was decided
+meanwhile is folded, and the old generation is marked as retired, which every other process sees at its next
+transaction. A rebuild that was cut off is gone on with by the next.
+
+The past. `as_of` begins from the newest snapshot before a position (see `snapshots`), and folds what is between into an
+overlay in memory.
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import logging
-import os
-import secrets
-import shutil
 import threading
+import unicodedata
 from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import final
 
 import lmdb
 import msgspec
 
-from sandkeep.events import EventLog, Record, SandkeepError
+from sandkeep.events import BadInput, EventLog, Record
 from sandkeep.events.journal import this_boot
-from sandkeep.events.lmdb_layout import is_cut
-from sandkeep.projections.projection import MemoryState, Projection, StateView, digest, fold
-
-_logger = logging.getLogger(__name__)
-
-_MAP_SIZE = 64 << 30
-_MAX_READERS = 1024
-_POSITION = b"!position"
-_IDENTITY = b"!identity"
-_RETIRED = b"!retired"
+from sandkeep.projections.generation import POSITION, RETIRED, SNAPSHOTS, Generations, position_of
+from sandkeep.projections.lmdb_state import LmdbState, LmdbView, ProjectionsUnavailable, ReadOnly
+from sandkeep.projections.projection import BATCH, MemoryState, Projection, StateView, digest, fold
+from sandkeep.projections.snapshots import Snapshots
 
 
-class ProjectionsUnavailable(SandkeepError):
-    """The projections' environment cannot be opened, read or written."""
+class BadMoment(BadInput):
+    """A moment that the log has not come to, or that is none."""
 
-    code = "projections-unavailable"
+    code = "bad-moment"
 
 
 class Rebuilt(msgspec.Struct, frozen=True):
-    """What a rebuild found: the digests of the state before (None if there was none) and after it."""
+    """What a rebuild found: the digests of the state before (None if there was none) and after it, as of `position`."""
 
     position: int
     before: str | None
@@ -63,45 +56,6 @@ class Rebuilt(msgspec.Struct, frozen=True):
         return self.before in (None, self.after)
 
 
-class _Current(msgspec.Struct, frozen=True):
-    generation: str
-    boot_id: str
-
-
-class LmdbView:
-    """A `StateView` within one LMDB transaction."""
-
-    def __init__(self, txn: lmdb.Transaction[bytes]) -> None:
-        self._txn = txn
-
-    def get(self, key: bytes) -> bytes | None:
-        try:
-            return self._txn.get(key)
-        except lmdb.Error as error:
-            raise _unreadable(error) from error
-
-    def scan(self, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
-        try:
-            cursor = self._txn.cursor()
-            found = cursor.set_range(prefix)
-            while found and cursor.key().startswith(prefix):
-                yield cursor.item()
-                found = cursor.next()
-        except lmdb.Error as error:
-            raise _unreadable(error) from error
-
-
-@final
-class LmdbState(LmdbView):
-    """A `State` within one LMDB write transaction."""
-
-    def put(self, key: bytes, value: bytes) -> None:
-        self._txn.put(key, value)
-
-    def delete(self, key: bytes) -> None:
-        self._txn.delete(key)
-
-
 @final
 class _StoreSession:
     """A write of the projections inside a write of the log (see `events.log.Session`)."""
@@ -109,19 +63,26 @@ class _StoreSession:
     def __init__(self, store: ProjectionStore, txn: lmdb.Transaction[bytes]) -> None:
         self._store = store
         self._txn = txn
-        self._view = LmdbView(txn)
+        self._state = LmdbState(txn)
+        self._view = ReadOnly(self._state)
 
     @property
     def view(self) -> StateView:
         return self._view
 
     def apply(self, records: Sequence[Record]) -> None:
-        self._store.advance(self._txn, records)
+        self._store.fold(records, self._state)
 
     def commit(self) -> None:
         # The events are durable by now. If the cache cannot take them it is left behind, and caught up by the next.
-        with contextlib.suppress(lmdb.Error):
+        try:
+            self._state.flush()
+            position = position_of(self._txn)
             self._txn.commit()
+        except lmdb.Error:
+            self._txn.abort()
+        else:
+            self._store.came_to(position)
 
     def abort(self) -> None:
         self._txn.abort()
@@ -143,16 +104,19 @@ class ProjectionStore:
 
     def open(self, log: EventLog[StateView]) -> None:
         """Take up the current generation, or begin a new one if it is not fit for use, and catch up with `log`."""
-        self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        identity = self._identity(log)
+        self._generations = Generations(self._root, identity, self._boot_id)
+        self._snapshots = Snapshots(self._root / SNAPSHOTS, identity)
         self._log = log
-        with self._exclusive(), self._guarded():
-            if not self._attach():
-                self._begin_generation()
+        with self._generations.exclusive(), self._guarded():
+            self._take_up()
         with self.reading():
             pass
 
     def close(self) -> None:
         """Release the environment. Safe to call twice."""
+        if self._log is not None:
+            self._snapshots.close()
         with self._lock:
             environments = [env for env in (self._env, *self._retired) if env is not None]
             self._env, self._retired = None, []
@@ -164,19 +128,34 @@ class ProjectionStore:
         txn = self._transaction(write=True)
         try:
             with self._guarded():
-                if _position(txn) < head:
-                    self.advance(txn, read(_position(txn)))
+                if position_of(txn) < head:
+                    self.advance(txn, read(position_of(txn)))
         except BaseException:
             txn.abort()
             raise
         return _StoreSession(self, txn)
 
-    def advance(self, txn: lmdb.Transaction[bytes], records: Sequence[Record] | Iterator[Record]) -> None:
+    def fold(self, records: Sequence[Record], state: LmdbState) -> None:
+        """Fold `records` into `state`, which is then at the position of the last of them."""
+        with self._guarded():
+            position = fold(self._projections, records, state)
+            if position:
+                state.put(POSITION, position.to_bytes(8, "big"))
+
+    def advance(self, txn: lmdb.Transaction[bytes], records: Iterator[Record]) -> None:
         """Fold `records` into the state within `txn`."""
         with self._guarded():
-            position = fold(self._projections, records, LmdbState(txn))
-            if position:
-                txn.put(_POSITION, position.to_bytes(8, "big"))
+            state = LmdbState(txn)
+            while batch := list(islice(records, BATCH)):
+                self.fold(batch, state)
+                state.flush()
+
+    def came_to(self, position: int) -> None:
+        """The state in use was committed at `position`."""
+        with self._lock:
+            env = self._env
+        if env is not None:
+            self._snapshots.consider(env, position)
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[StateView]:
@@ -184,18 +163,37 @@ class ProjectionStore:
         log = self._opened_log()
         head = log.head().position
         txn = self._transaction(write=False)
-        if _position(txn) < head:
+        if position_of(txn) < head:
             txn.abort()
             with self._guarded(), self._transaction(write=True) as writing:
-                self.advance(writing, log.read(_position(writing)))
+                self.advance(writing, log.read(position_of(writing)))
+            self.came_to(head)
             txn = self._transaction(write=False)
         try:
             yield LmdbView(txn)
         finally:
             txn.abort()
 
-    def as_of(self, position: int) -> StateView:
-        """The state after the record at `position`, folded anew in memory. The cost is that of the log before it."""
+    @contextlib.contextmanager
+    def as_of(self, position: int) -> Iterator[StateView]:
+        """The state after the record at `position`. Raises `BadMoment` if there is none yet."""
+        log = self._opened_log()
+        head = log.head().position
+        if not 0 <= position <= head:
+            raise BadMoment(f"there is no position {position}; the log has those up to {head}")
+        if position == head:
+            with self.reading() as now:
+                if self.position(now) == position:
+                    yield now
+                    return
+        with self._snapshots.before(position) as txn:
+            base = None if txn is None else LmdbView(txn)
+            state = MemoryState(base)
+            fold(self._projections, log.read(0 if txn is None else position_of(txn), until=position), state)
+            yield ReadOnly(state)
+
+    def refold(self, position: int) -> StateView:
+        """The state after the record at `position`, made from nothing but the log. The cost is that of all of it."""
         state = MemoryState()
         fold(self._projections, self._opened_log().read(until=position), state)
         return state
@@ -206,37 +204,70 @@ class ProjectionStore:
 
     def position(self, state: StateView) -> int:
         """The position that a `state` given by `reading` is of."""
-        return int.from_bytes(state.get(_POSITION) or b"", "big")
+        return int.from_bytes(state.get(POSITION) or b"", "big")
 
     def rebuild(self, progress: Callable[[int], None] = lambda position: None) -> Rebuilt:
         """Fold the whole log into a new generation and swap it in, while other processes go on.
 
-        `progress` is called with positions along the way. A decision made meanwhile waits for the swap at most.
+        `progress` is called with positions along the way. A decision made meanwhile waits for the swap at most. What an
+        earlier rebuild came to before it was cut off is used, unless the digests differ then: so all is folded anew.
         """
+        self._opened_log()
+        self._in_use()
+        with self._generations.exclusive("rebuild.lock"), self._guarded():
+            begun = self._generations.unfinished(self._opened_log().head().position)
+            if begun is not None and (rebuilt := self._complete(*begun, progress, doubtful=True)) is not None:
+                return rebuilt
+            with self._generations.exclusive():
+                begun = self._generations.begin("rebuilding")
+            rebuilt = self._complete(*begun, progress, doubtful=False)
+        assert rebuilt is not None
+        return rebuilt
+
+    def _complete(
+        self, name: str, env: lmdb.Environment, progress: Callable[[int], None], *, doubtful: bool
+    ) -> Rebuilt | None:
+        """Fold what the generation `name` lacks, and swap it in; None if it is `doubtful` and not what is in use."""
         log = self._opened_log()
-        with self._exclusive(), self._guarded():
-            self._follow_swap()
-            generation = secrets.token_hex(8)
-            env = self._create(generation)
-            try:
-                position = 0
-                while (head := log.head().position) > position:
-                    with env.begin(write=True) as txn:
-                        self.advance(txn, _reported(log.read(position, until=head), progress))
-                        position = _position(txn)
-                # Nothing can be decided while the old generation's write transaction is held.
-                with self._transaction(write=True) as old, env.begin(write=True) as new:
-                    self.advance(old, log.read(_position(old)))
-                    self.advance(new, log.read(position))
-                    before, after = self.digest(LmdbView(old)), self.digest(LmdbView(new))
-                    position = _position(new)
-                    self._name_current(generation)
-                    old.put(_RETIRED, b"1")
-            finally:
+        used = False
+        try:
+            with env.begin() as txn:
+                position = position_of(txn)
+            while (head := log.head().position) > position:
+                position = min(position + BATCH, head)
+                with env.begin(write=True) as txn:
+                    self.advance(txn, log.read(position_of(txn), until=position))
+                self._snapshots.consider(env, position, eager=True)
+                progress(position)
+            rebuilt = self._compared(env)
+            if doubtful and not rebuilt.same:
+                return None
+            # Nothing can be decided while the old generation's write transaction is held.
+            with self._transaction(write=True) as old, self._generations.exclusive(), env.begin(write=True) as new:
+                self.advance(new, log.read(position_of(new)))
+                self._generations.take_up(name)
+                # Before the old one is seen to be retired, which would make others open what is open here already.
+                self._use(env)
+                used = True
+                old.put(RETIRED, b"1")
+            with self._generations.exclusive():
+                self._generations.remove_others()
+        finally:
+            if not used:
+                self._snapshots.wait()
                 env.close()
-            self._attach()
-            self._remove_all_but(generation)
-        return Rebuilt(position, before, after)
+        if not rebuilt.same:
+            self._snapshots.forget()
+        return rebuilt
+
+    def _compared(self, env: lmdb.Environment) -> Rebuilt:
+        """The digests of the state in use and of the one in `env`, which is brought to the same position."""
+        with self.reading() as old:
+            position = self.position(old)
+            with env.begin(write=True) as txn:
+                self.advance(txn, self._opened_log().read(position_of(txn), until=position))
+            with env.begin() as txn:
+                return Rebuilt(position, self.digest(old), self.digest(LmdbView(txn)))
 
     @contextlib.contextmanager
     def _guarded(self) -> Iterator[None]:
@@ -251,21 +282,24 @@ class ProjectionStore:
             raise ProjectionsUnavailable("the projections are closed; open the keep again")
         return self._log
 
+    def _in_use(self) -> lmdb.Environment:
+        with self._lock:
+            if self._env is None:
+                raise ProjectionsUnavailable("the projections are closed; open the keep again")
+            return self._env
+
     def _transaction(self, *, write: bool) -> lmdb.Transaction[bytes]:
         """A transaction on the generation in use, following another process's swap."""
         while True:
             txn = self._begin_transaction(write)
-            if txn.get(_RETIRED) is None:
+            if txn.get(RETIRED) is None:
                 return txn
             txn.abort()
-            with self._exclusive():
+            with self._generations.exclusive():
                 self._follow_swap()
 
     def _begin_transaction(self, write: bool) -> lmdb.Transaction[bytes]:
-        with self._lock:
-            if self._env is None:
-                raise ProjectionsUnavailable("the projections are closed; open the keep again")
-            env = self._env
+        env = self._in_use()
         try:
             try:
                 return env.begin(write=write)
@@ -276,50 +310,16 @@ class ProjectionStore:
             raise ProjectionsUnavailable(f"the projections in {self._root} cannot be opened: {error}") from error
 
     def _follow_swap(self) -> None:
-        """Leave a generation that another process has retired. Called under `_exclusive`, which cannot be nested."""
+        """Leave a generation that another process has retired. Called with the generations locked."""
         with self._begin_transaction(write=False) as txn:
-            retired = txn.get(_RETIRED) is not None
-        if retired and not self._attach():
-            self._begin_generation()
+            retired = txn.get(RETIRED) is not None
+        if retired:
+            self._take_up()
 
-    def _attach(self) -> bool:
-        """Open the generation that `current` names, if it is one of this boot, these projections and this log."""
-        try:
-            current = msgspec.json.decode((self._root / "current").read_bytes(), type=_Current)
-        except (FileNotFoundError, msgspec.DecodeError):
-            return False
-        path = self._root / current.generation
-        if current.boot_id != self._boot_id or not current.generation.isalnum() or not path.is_dir():
-            return False
-        if is_cut(path):  # mapping it would end this process
-            _logger.warning("the projections in %s were cut and are made anew", path)
-            return False
-        try:
-            env = self._open_env(path)
-            with env.begin() as txn:
-                fit = txn.get(_IDENTITY) == self._identity() and txn.get(_RETIRED) is None
-                fit = fit and _position(txn) <= self._opened_log().head().position
-        except lmdb.Error as error:
-            # A cache that cannot be opened is replaced like one that does not fit.
-            _logger.warning("the projections in %s cannot be opened (%s) and are made anew", path, error)
-            return False
-        if fit:
-            self._use(env)
-        else:
-            env.close()
-        return fit
-
-    def _begin_generation(self) -> None:
-        generation = secrets.token_hex(8)
-        env = self._create(generation)
-        self._name_current(generation)
-        self._use(env)
-        self._remove_all_but(generation)
-
-    def _remove_all_but(self, generation: str) -> None:
-        for path in self._root.iterdir():
-            if path.is_dir() and path.name != generation:
-                shutil.rmtree(path)
+    def _take_up(self) -> None:
+        """Use the generation that there is, or a new one if it is not fit. Called with the generations locked."""
+        head = self._opened_log().head().position
+        self._use(self._generations.current(head) or self._generations.begin("current")[1])
 
     def _use(self, env: lmdb.Environment) -> None:
         with self._lock:
@@ -328,49 +328,7 @@ class ProjectionStore:
                 self._retired.append(self._env)
             self._env = env
 
-    def _create(self, generation: str) -> lmdb.Environment:
-        env = self._open_env(self._root / generation)
-        with env.begin(write=True) as txn:
-            txn.put(_IDENTITY, self._identity())
-        return env
-
-    def _open_env(self, path: Path) -> lmdb.Environment:
-        path.mkdir(mode=0o700, exist_ok=True)  # LMDB would make it without the permission to enter it
-        env = lmdb.open(
-            os.fspath(path), map_size=_MAP_SIZE, max_readers=_MAX_READERS, mode=0o600, sync=False, metasync=False
-        )
-        # A reader that was killed would hold its place in the table, and old pages, for ever.
-        env.reader_check()
-        return env
-
-    def _identity(self) -> bytes:
+    def _identity(self, log: EventLog[StateView]) -> bytes:
         versions = sorted((projection.name, projection.version) for projection in self._projections)
-        log = self._opened_log()
-        return msgspec.msgpack.encode((log.log_id, log.incarnation, versions))
-
-    def _name_current(self, generation: str) -> None:
-        temporary = self._root / f".current-{generation}"
-        temporary.write_bytes(msgspec.json.encode(_Current(generation, self._boot_id)))
-        temporary.replace(self._root / "current")
-
-    @contextlib.contextmanager
-    def _exclusive(self) -> Iterator[None]:
-        """One process at a time chooses or makes a generation."""
-        with open(self._root / "lock", "ab") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            yield
-
-
-def _unreadable(error: lmdb.Error) -> ProjectionsUnavailable:
-    return ProjectionsUnavailable(f"the projections cannot be read: {error}; delete their folder, the log is the truth")
-
-
-def _position(txn: lmdb.Transaction[bytes]) -> int:
-    return int.from_bytes(txn.get(_POSITION) or b"", "big")
-
-
-def _reported(records: Iterator[Record], progress: Callable[[int], None]) -> Iterator[Record]:
-    for record in records:
-        yield record
-        if record.position % 1024 == 0:
-            progress(record.position)
+        # What case-folding makes of a title is told by Unicode's tables.
+        return msgspec.msgpack.encode((log.log_id, log.incarnation, versions, unicodedata.unidata_version))

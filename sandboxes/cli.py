@@ -19,11 +19,11 @@ import typer
 
 from sandkeep.events import BadInput, Record, SandkeepError, recovery
 from sandkeep.events.recovery import Mode
-from sandkeep.projections import TaskState, registry
-from sandkeep.sandboxes import cli_audit, render
+from sandkeep.projections import registry
+from sandkeep.sandboxes import cli_audit, cli_registry, render
 from sandkeep.sandboxes.execution import DEFAULT_TIMEOUT_SECONDS
 from sandkeep.sandboxes.keep import FORMAT, Keep, default_actor, identify
-from sandkeep.sandboxes.options import HERE, AsJson, KeepPath
+from sandkeep.sandboxes.options import HERE, AsJson, KeepPath, TaskId
 from sandkeep.sandboxes.verification import verify_log
 
 app = typer.Typer(
@@ -36,8 +36,7 @@ app = typer.Typer(
 )
 
 app.add_typer(cli_audit.app)
-
-TaskId = Annotated[str, typer.Argument(metavar="TASK", help="A task's id, or at least 4 digits of its beginning.")]
+app.add_typer(cli_registry.app)
 
 
 @app.command("init")
@@ -56,46 +55,22 @@ def create_task(
     title: Annotated[str, typer.Argument(help="What the task is, in a few words.")],
     source: Annotated[Path | None, typer.Option(metavar="DIR", help="A git repository to clone.")] = None,
     image: Annotated[str | None, typer.Option(metavar="NAME", help="A container image; by default our own.")] = None,
+    owner: Annotated[str | None, typer.Option(metavar="NAME", help="Whose task it is; by default yours.")] = None,
+    tag: Annotated[list[str] | None, typer.Option(metavar="TAG", help="A tag; may be repeated.")] = None,
+    parent: Annotated[str | None, typer.Option(metavar="TASK", help="The task that it is a part of.")] = None,
     keep: KeepPath = HERE,
     json: AsJson = False,
 ) -> None:
     """Create a task with a running sandbox; its workspace is a clone of --source, or empty."""
     with Keep.open(keep) as opened:
         with render.progress() as progress:
-            task = opened.create_task(title, source=source, image=image, progress=progress)
+            task = opened.create_task(
+                title, source=source, image=image, owner=owner, tags=tag or (), parent=parent, progress=progress
+            )
         if json:
             render.print_json(render.task_document(task.state) | {"workspace": str(task.workspace)})
         else:
             print(task.id)
-
-
-@app.command("list-tasks")
-def list_tasks(
-    state: Annotated[list[TaskState] | None, typer.Option(help="Only tasks in this state; may be repeated.")] = None,
-    keep: KeepPath = HERE,
-    json: AsJson = False,
-) -> None:
-    """List the tasks: all but the cleaned ones, unless --state says otherwise."""
-    with Keep.open(keep) as opened:
-        tasks = opened.tasks(*(state or ()))
-    if json:
-        render.print_json([render.task_document(task) for task in tasks])
-    else:
-        render.print_tasks(tasks)
-
-
-@app.command("show-task")
-def show_task(task: TaskId, keep: KeepPath = HERE, json: AsJson = False) -> None:
-    """Show what is true of a task now, its checkpoints, and what is under way or was left behind by a crash."""
-    with Keep.open(keep) as opened:
-        found = opened.task(task)
-        state, checkpoints = found.state, found.checkpoints()
-        workspace = str(found.workspace) if found.workspace.exists() else None
-    if json:
-        listed = [render.checkpoint_document(each) for each in checkpoints]
-        render.print_json(render.task_document(state) | {"workspace": workspace, "checkpoints": listed})
-    else:
-        render.print_task(state, checkpoints, workspace)
 
 
 @app.command("execute")
@@ -267,9 +242,8 @@ def recover(
 def replay(keep: KeepPath = HERE, json: AsJson = False) -> None:
     """Rebuild what is true now from the log, and compare it with what was stored. Exit status 1 if they differ."""
     begun = time.perf_counter()
-    with Keep.open(keep) as opened, render.progress() as progress:
-        head = opened.head().position
-        rebuilt = opened.replay(lambda position: progress(f"replayed {position} of {head}"))
+    with Keep.open(keep) as opened, render.bar("replaying", opened.head().position) as came_to:
+        rebuilt = opened.replay(came_to)
     document = {
         "ok": rebuilt.same,
         "events": rebuilt.position,

@@ -10,6 +10,7 @@ from sandkeep.events import Event, LimitReached
 from sandkeep.events import catalogue as ev
 from sandkeep.projections import TaskState
 from sandkeep.projections.registry import Task
+from sandkeep.sandboxes.description import MAX_TAGS
 from sandkeep.sandboxes.errors import TaskBusy, TaskNotFound, TaskRefused
 
 _LIVE = (TaskState.CREATED, TaskState.ACTIVE, TaskState.PAUSED)
@@ -58,6 +59,16 @@ def restore(task: Task | None, intent: ev.RestoreRequested) -> list[Event]:
 def record(task: Task | None, event: ev.CheckpointCreated) -> list[Event]:
     """A checkpoint was taken; a workspace that is gone has none."""
     return [*_allowed(task, *(state for state in TaskState if state is not TaskState.CLEANED)), event]
+
+
+def tag(task: Task | None, event: ev.TaskTagged) -> list[Event]:
+    """A task is given tags, and loses some; nothing to say of those it has, or lacks, already."""
+    task = _existing(task)
+    added = tuple(tag for tag in event.added if tag not in task.tags)
+    removed = tuple(tag for tag in event.removed if tag in task.tags)
+    if len(task.tags) + len(added) - len(removed) > MAX_TAGS:
+        raise LimitReached(f"task {task.id} would have more than {MAX_TAGS} tags; take some from it first")
+    return [ev.TaskTagged(added, removed)] if added or removed else []
 
 
 def settle(task: Task | None, outcome: ev.Outcome) -> list[Event]:

@@ -17,11 +17,10 @@ import getpass
 import logging
 import math
 import os
-import re
 import secrets
 import time
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, final
@@ -48,25 +47,33 @@ from sandkeep.events.log import Head
 from sandkeep.events.mounts import refuse_network
 from sandkeep.events.note import VerifierKey
 from sandkeep.events.subscription import Handler
-from sandkeep.projections import Checkpoints, ProjectionStore, Rebuilt, Registry, StateView, TaskState, registry
-from sandkeep.sandboxes import audit, intent, steward, workspace
+from sandkeep.projections import (
+    Changes,
+    Checkpoints,
+    ProjectionStore,
+    Rebuilt,
+    Registry,
+    StateView,
+    TaskState,
+    registry,
+)
+from sandkeep.sandboxes import audit, intent, steward, view, workspace
 from sandkeep.sandboxes.audit import Exported
+from sandkeep.sandboxes.description import check_tags, check_title
 from sandkeep.sandboxes.engine import Engine
-from sandkeep.sandboxes.errors import BadId, KeepExists, KeepFormat, KeepNotFound, TaskNotFound
+from sandkeep.sandboxes.errors import KeepExists, KeepFormat, KeepNotFound
 from sandkeep.sandboxes.task import Task
 from sandkeep.sandboxes.verification import KeepReport, referenced, verify_keep
+from sandkeep.sandboxes.view import Moment, View
 
 FORMAT = 1
 """The version of the layout of a keep."""
 
-MAX_TITLE = 200
 _logger = logging.getLogger(__name__)
 
 GRACE_SECONDS = 3600.0
 """How long a blob may wait for its event."""
 
-_ID = re.compile(r"[0-9a-f]{1,12}")
-_SHORTEST_PREFIX = 4
 _RECONCILE_SECONDS = 30.0
 
 
@@ -175,20 +182,28 @@ class Keep:
         *,
         source: str | os.PathLike[str] | None = None,
         image: str | None = None,
+        owner: str | None = None,
+        tags: Iterable[str] = (),
+        parent: str | None = None,
         progress: Callable[[str], None] = quiet,
     ) -> Task:
         """A new task with a running sandbox; its workspace is a clone of the git repository `source`, or empty.
+
+        Whoever acts owns it unless `owner` names another; `parent` is the id of the task that it is a part of.
 
         The base image is used unless `image` names another, and made first if the engine lacks it; `progress` is
         called with what takes long. Raises `BadInput`, `NotARepository`, `ImageNotFound`, `EngineUnreachable` before
         anything is stored; if the sandbox cannot be started the task is failed and cleaned up, and the error raised.
         """
-        title = check_title(title)
+        title, tags = check_title(title), check_tags(tags)
+        owner = None if owner is None else check_actor(owner)
         origin = None if source is None else workspace.check_source(Path(source))
+        parent = None if parent is None else self.task(parent).id
         self.reconcile()
         name, image_id = self.engine.resolve_image(image, progress)
         task = Task(self, secrets.token_hex(6))
-        task.create(title, origin, name, image_id, progress)
+        named = None if origin is None else os.fspath(origin)
+        task.create(ev.TaskCreated("", title, named, name, owner, tags, parent), image_id, progress)
         return task
 
     def task(self, task_id: str) -> Task:
@@ -196,23 +211,22 @@ class Keep:
 
         Raises `BadId` and `TaskNotFound`.
         """
-        if not _ID.fullmatch(task_id):
-            raise BadId(
-                f"{task_id[:40]!r} is no task id; an id has 12 hexadecimal digits, as 'sandkeep list-tasks' shows"
-            )
         with self.projections.reading() as state:
-            found = registry.matching(state, task_id) if len(task_id) >= _SHORTEST_PREFIX else []
-        if len(found) > 1:
-            raise BadId(f"{task_id} fits {len(found)} tasks; give more digits")
-        if not found:
-            raise TaskNotFound(f"there is no task {task_id}; 'sandkeep list-tasks' shows those there are")
-        return Task(self, found[0])
+            return Task(self, view.identified(state, task_id))
 
     def tasks(self, *states: TaskState) -> list[registry.Task]:
         """What is true of the tasks in any of `states`; of all but the cleaned ones when none is named."""
         wanted = states or tuple(state for state in TaskState if state is not TaskState.CLEANED)
         with self.projections.reading() as state:
             return sorted(registry.tasks(state, *wanted), key=lambda task: task.created_at)
+
+    def as_of(self, moment: Moment | None = None) -> contextlib.AbstractContextManager[View]:
+        """The tasks as they were at a position or a time, or are now; see `view`. Raises `BadMoment`."""
+        return view.as_of(self, moment)
+
+    def changes(self, since: Moment, until: Moment | None = None) -> list[Changes]:
+        """The tasks that were created, changed or ended between two moments. Raises `BadMoment`."""
+        return view.changes(self, since, until)
 
     def events(self, after: int = 0) -> Iterator[Record]:
         """The records behind position `after`, verified."""
@@ -340,14 +354,6 @@ def default_actor() -> str:
         return os.environ.get("SANDKEEP_ACTOR") or getpass.getuser()
     except (KeyError, OSError):
         return f"uid-{os.getuid()}"
-
-
-def check_title(title: str) -> str:
-    """The title without spaces around it. Raises `BadInput` if it is empty, too long or holds control characters."""
-    title = title.strip()
-    if not 1 <= len(title) <= MAX_TITLE or not title.isprintable():
-        raise BadInput(f"a title has 1 to {MAX_TITLE} printable characters on one line; shorten or reword it")
-    return title
 
 
 def _make_key(folder: Path) -> bytes:

@@ -16,12 +16,13 @@ from typing import BinaryIO
 
 import msgspec
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
 from sandkeep.events import BlobStore, Record
 from sandkeep.events.catalogue import Output
-from sandkeep.projections import Checkpoint, registry
+from sandkeep.projections import Changes, Checkpoint, registry
 from sandkeep.sandboxes.execution import Result, content
 
 JSON_OUTPUT_BYTES = 16 << 20
@@ -78,9 +79,19 @@ def task_document(task: registry.Task) -> Document:
         "image": task.image,
         "container": task.container,
         "reason": task.reason,
+        "owner": task.owner,
+        "tags": task.tags,
+        "parent": task.parent,
         "created": moment(task.created_ns),
         "updated": moment(task.updated_ns),
-        "counts": {"executions": task.executions, "failures": task.failures, "checkpoints": task.checkpoints},
+        "counts": {
+            "events": task.events,
+            "executions": task.executions,
+            "failures": task.failures,
+            "checkpoints": task.checkpoints,
+            "output_bytes": task.bytes,
+            "cpu_s": round(task.cpu_ns / 1e9, 6),
+        },
         "pending": [
             {"intent": each.intent, "kind": each.kind, "position": each.position, "since": moment(each.time_ns)}
             for each in task.pending
@@ -148,20 +159,40 @@ def _stream(name: str, output: Output, blobs: BlobStore) -> Document:
     return document
 
 
-def print_tasks(tasks: Iterable[registry.Task]) -> None:
+def changes_document(changes: Changes) -> Document:
+    """What became of a task, for machines."""
+    task = task_document(changes.task)
+    fields = {name: {"before": before, "after": after} for name, (before, after) in changes.fields.items()}
+    return {"change": changes.change, "task": task, "fields": fields}
+
+
+def print_changes(found: Iterable[Changes]) -> None:
+    """A table of what became of tasks."""
+    table = _table("TASK", "CHANGE", "TITLE", "FIELDS")
+    for each in found:
+        fields = (f"{name}: {_short(name, old)} → {_short(name, new)}" for name, (old, new) in each.fields.items())
+        table.add_row(each.task.id, each.change.value, plain(each.task.title), plain(", ".join(fields)))
+    _print(table, "nothing changed")
+
+
+def print_tasks(
+    tasks: Iterable[registry.Task], empty: str = "no tasks yet; 'sandkeep create-task TITLE' makes one"
+) -> None:
     """A table of tasks."""
-    table = _table("TASK", "STATE", "TITLE", "RUNS", "CHECKPOINTS", "PENDING", "UPDATED")
+    table = _table("TASK", "STATE", "TITLE", "OWNER", "TAGS", "RUNS", "CHECKPOINTS", "PENDING", "UPDATED")
     for task in tasks:
         table.add_row(
             task.id,
             Text(task.state, _COLOURS[task.state]),
             plain(task.title),
+            plain(task.owner),
+            plain(" ".join(task.tags)),
             str(task.executions),
             str(task.checkpoints),
             Text(", ".join(pending.kind for pending in task.pending), "yellow"),
             moment(task.updated_ns)[:19].replace("T", " "),
         )
-    _print(table, "no tasks yet; 'sandkeep create-task TITLE' makes one")
+    _print(table, empty)
 
 
 def print_task(task: registry.Task, checkpoints: list[Checkpoint], workspace: str | None) -> None:
@@ -170,12 +201,15 @@ def print_task(task: registry.Task, checkpoints: list[Checkpoint], workspace: st
         "title": plain(task.title),
         "state": Text(task.state, _COLOURS[task.state]),
         "reason": plain(task.reason or ""),
+        "owner": plain(task.owner),
+        "tags": plain(" ".join(task.tags)),
+        "parent": plain(task.parent or ""),
         "source": plain(task.source or ""),
         "commit": plain(task.commit or ""),
         "workspace": plain(workspace or ""),
         "image": plain(task.image),
         "sandbox": plain((task.container or "")[:12]),
-        "runs": Text(f"{task.executions}, of which failed {task.failures}"),
+        "runs": Text(f"{task.executions}, of which failed {task.failures}; {task.bytes} bytes of output"),
         "pending": Text(", ".join(f"{each.kind} since {moment(each.time_ns)}" for each in task.pending), "yellow"),
     }
     table = _table("TASK", task.id)
@@ -234,6 +268,16 @@ def progress() -> Iterator[Callable[[str], None]]:
         return
     with console.status("") as status:
         yield lambda message: status.update(plain(message))
+
+
+@contextlib.contextmanager
+def bar(what: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A callback that is told how far of `total` something has come: a bar on standard error, if that is a terminal."""
+    console = Console(stderr=True)
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as shown:
+        task = shown.add_task(what, total=total)
+        yield lambda done: shown.update(task, completed=done)
 
 
 def _say_slowly(console: Console) -> Callable[[str], None]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, final
@@ -22,7 +22,7 @@ import msgspec
 from sandkeep.events import BadInput, Event, Receipt, Record, SandkeepError
 from sandkeep.events import catalogue as ev
 from sandkeep.projections import Checkpoint, TaskState, checkpoints, registry
-from sandkeep.sandboxes import decider, execution, intent, restore, snapshot, workspace
+from sandkeep.sandboxes import decider, description, execution, intent, restore, snapshot, workspace
 from sandkeep.sandboxes.engine import INTENT, KEEP, TASK, Mounts
 from sandkeep.sandboxes.errors import (
     BadId,
@@ -81,19 +81,17 @@ class Task:
             raise TaskNotFound(f"there is no task {self.id}; 'sandkeep list-tasks' shows those there are")
         return found
 
-    def create(
-        self, title: str, source: Path | None, image: str, image_id: str, progress: Callable[[str], None]
-    ) -> None:
-        """Make the task; `Keep.create_task` has checked everything and calls this once."""
+    def create(self, asked: ev.TaskCreated, image_id: str, progress: Callable[[str], None]) -> None:
+        """Make the task that is `asked` for; `Keep.create_task` has checked everything and calls this once."""
         progress("preparing the workspace")
         with self._keep.working(self.id), intent.held(self._keep.intents) as made:
-            event = ev.TaskCreated(made, title, None if source is None else os.fspath(source), image)
+            event = msgspec.structs.replace(asked, intent=made)
             self._decide(partial(decider.create, event=event))
             try:
                 with self._failing_as(ev.WorkspaceFailed, made):
                     self._spool.mkdir(mode=0o700, parents=True)
                     (self.folder / "memory").mkdir(mode=0o755, parents=True)
-                    commit = workspace.prepare(self.workspace, source)
+                    commit = workspace.prepare(self.workspace, None if asked.source is None else Path(asked.source))
                     workspace.give(self._spool)
                 self._settle(ev.WorkspacePrepared(made, commit))
                 progress("starting the sandbox")
@@ -213,6 +211,10 @@ class Task:
                 raise failure
             self._settle(ev.CheckpointRestored(made, target.id, found))
         return Restored(target.id, target.digest, undo.id)
+
+    def tag(self, *, add: Iterable[str] = (), remove: Iterable[str] = ()) -> None:
+        """Give the task tags, and take tags from it. Raises `BadInput` and `LimitReached`."""
+        self._decide(partial(decider.tag, event=description.tagged(add, remove)))
 
     def history(self, after: int = 0) -> Iterator[Record]:
         """The task's records behind revision `after`."""

@@ -86,7 +86,7 @@ def verify_keep(keep: Keep, progress: Callable[[str], None]) -> KeepReport:
     with keep.projections.reading() as state:
         position = keep.projections.position(state)
         found = keep.projections.digest(state)
-    if keep.projections.digest(keep.projections.as_of(position)) != found:
+    if keep.projections.digest(keep.projections.refold(position)) != found:
         damage.append("projections: they are not what the log makes of them; 'sandkeep replay' rebuilds them")
     return KeepReport(not damage, log.head, log.events, log.checksum, len(seen), tuple(damage), log.notes)
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import lmdb
 import msgspec
 
 from sandkeep.events import Event, LmdbLog, Receipt, Record, schema
@@ -23,6 +24,7 @@ from sandkeep.projections import (
     digest,
     fold,
 )
+from sandkeep.projections.generation import SNAPSHOTS
 from sandkeep.projections.registry import find
 
 WORKER = Path(__file__).with_name("worker.py")
@@ -62,6 +64,18 @@ def keep(folder: Path, projections: Sequence[Projection] = PROJECTIONS, boot_id:
     with contextlib.closing(LmdbLog[StateView](folder / "log", follower=store)) as log, contextlib.closing(store):
         store.open(log)
         yield Keep(log, store)
+
+
+def generations(folder: Path) -> list[Path]:
+    """The folders of the generations there are."""
+    return [path for path in (folder / "projections").iterdir() if path.is_dir() and path.name != SNAPSHOTS]
+
+
+def tamper(folder: Path, key: bytes, value: bytes) -> None:
+    """Change the state of projections that nobody has open."""
+    [path] = generations(folder)
+    with lmdb.open(str(path), map_size=64 << 30) as env, env.begin(write=True) as txn:
+        assert txn.put(key, value)
 
 
 def created(task: str) -> Event:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import tempfile
 from pathlib import Path
 
@@ -26,7 +27,7 @@ class Refused(Exception):
 def decide(command: str, task: Task | None, intent: str) -> list[Event]:
     """What a command on a task leads to: one life cycle, kept by the deciders."""
     if command == "create":
-        return [] if task else [created("x"), ev.WorkspacePrepared("make x", None)]
+        return [] if task else [ev.TaskCreated("make x", "Fix the fixed", None, "image", tags=("fix", "tag"))]
     if task is None:
         raise Refused
     match command, task.state:
@@ -47,6 +48,10 @@ def decide(command: str, task: Task | None, intent: str) -> list[Event]:
             return [ev.CheckpointCreated(intent, "digest", 1, 2, "label")]
         case "complete", TaskState.ACTIVE if not task.pending:
             return [ev.TaskCompleted("done")]
+        case "tag", _:
+            return [ev.TaskTagged(("fixed", "fresh"), ("tag",))]
+        case "untag", _:
+            return [ev.TaskTagged(("tag",), ("fixed", "fresh", "fix"))]
         case "fail", TaskState.CREATED | TaskState.ACTIVE:
             return [ev.TaskFailed("reason")]
         case "clean", TaskState.COMPLETED | TaskState.FAILED:
@@ -57,7 +62,7 @@ def decide(command: str, task: Task | None, intent: str) -> list[Event]:
 COMMANDS = st.tuples(
     st.sampled_from(["a", "b", "ab"]),
     st.sampled_from(["create", "start", "lose", "pause", "resume", "request", "outcome"])
-    | st.sampled_from(["checkpoint", "complete", "fail", "clean"]),
+    | st.sampled_from(["checkpoint", "complete", "fail", "clean", "tag", "untag"]),
 )
 STREAMS = st.sampled_from(["task/a", "task/b", "keep", "image/a"])
 
@@ -68,7 +73,9 @@ def check(keep: Keep) -> None:
     state = MemoryState()
     for position in range(len(records) + 1):
         fold(PROJECTIONS, records[position - 1 : position], state)
-        assert digest(PROJECTIONS, keep.store.as_of(position)) == digest(PROJECTIONS, state)
+        with keep.store.as_of(position) as past:
+            assert digest(PROJECTIONS, past) == digest(PROJECTIONS, keep.store.refold(position))
+            assert digest(PROJECTIONS, past) == digest(PROJECTIONS, state)
     folded, incremental, rebuilt = digest(PROJECTIONS, state), keep.digest(), keep.store.rebuild()
     assert folded == incremental == rebuilt.before == rebuilt.after == keep.digest()
     assert rebuilt.position == len(records)
@@ -95,6 +102,29 @@ def test_after_any_history_of_commands_the_state_is_the_fold_of_the_log(
             for task, command in commands[reopen_at:]:
                 run(keep, task, command)
             check(keep)
+
+
+@settings(deadline=None)
+@given(st.lists(COMMANDS, max_size=40), st.lists(st.integers(1, 7), min_size=1, max_size=5))
+def test_however_many_records_are_folded_at_a_time_the_state_is_the_same(
+    commands: list[tuple[str, str]], sizes: list[int]
+) -> None:
+    with tempfile.TemporaryDirectory() as folder, opened(Path(folder)) as keep:
+        for task, command in commands:
+            run(keep, task, command)
+        facts = list(keep.log.read())
+        single, batched = MemoryState(), MemoryState(MemoryState())
+        for record in facts:
+            for projection in PROJECTIONS:
+                projection.apply(single, record)
+        begin = 0
+        for size in itertools.cycle(sizes):
+            if begin >= len(facts):
+                break
+            fold(PROJECTIONS, facts[begin : begin + size], batched)
+            begin += size
+        assert list(single.scan(b"")) == list(batched.scan(b""))
+        assert digest(PROJECTIONS, single) == keep.digest()
 
 
 @settings(max_examples=40, deadline=None)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from sandkeep.events import Record
 from sandkeep.projections import MemoryState, State, digest, fold
-from sandkeep.projections.store import LmdbState
+from sandkeep.projections.lmdb_state import LmdbState, ReadOnly
 
 from ..events.support import done
 from .support import records
@@ -47,12 +47,46 @@ def test_a_state_in_memory_and_one_in_lmdb_behave_alike(changes: list[tuple[byte
                     state.delete(key)
                 else:
                     state.put(key, value)
+        half = len(changes) // 2
+        overlaid = MemoryState(holding_all(changes[:half]))
+        for key, value in changes[half:]:
+            overlaid.delete(key) if value is None else overlaid.put(key, value)
         for prefix in (b"a/", b"a/1", b"b", b"c", b"\xff"):
-            assert list(memory.scan(prefix)) == list(stored.scan(prefix))
+            for start in (None, prefix, prefix + b"1", prefix + b"\xff"):
+                for descending in (False, True):
+                    expected = list(stored.scan(prefix, start=start, descending=descending))
+                    assert expected == sorted(expected, reverse=descending)
+                    for other in (memory, overlaid, ReadOnly(stored)):
+                        assert list(other.scan(prefix, start=start, descending=descending)) == expected
             assert memory.get(prefix) == stored.get(prefix)
         kept = {key: value for key, value in dict(changes).items() if value is not None and key.startswith(b"a/")}
         assert list(memory.scan(b"a/")) == sorted(kept.items())
         assert digest([Named("a")], memory) == digest([Named("a")], stored)
+
+
+def holding_all(changes: list[tuple[bytes, bytes | None]]) -> MemoryState:
+    state = MemoryState()
+    for key, value in changes:
+        state.delete(key) if value is None else state.put(key, value)
+    return state
+
+
+@given(CHANGES, CHANGES)
+def test_what_was_put_and_not_yet_written_is_read(
+    before: list[tuple[bytes, bytes | None]], after: list[tuple[bytes, bytes | None]]
+) -> None:
+    with tempfile.TemporaryDirectory() as folder, lmdb.open(folder) as env, env.begin(write=True) as txn:
+        stored = LmdbState(txn)
+        for key, value in before:
+            stored.delete(key) if value is None else stored.put(key, value)
+        stored.flush()
+        for key, value in after:
+            stored.delete(key) if value is None else stored.put(key, value)
+        expected = dict(holding_all([*before, *after]).scan(b""))
+        keys = {key for key, _ in [*before, *after]}
+        assert {key: stored.get(key) for key in keys} == {key: expected.get(key) for key in keys}
+        stored.flush()
+        assert dict(txn.cursor()) == expected
 
 
 def test_equal_states_have_equal_digests_however_they_came_about() -> None:

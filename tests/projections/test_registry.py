@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from sandkeep.events import Event, UnknownEvent
 from sandkeep.events import catalogue as ev
 from sandkeep.projections import Registry, Task, TaskState, digest
-from sandkeep.projections.registry import busy, evolve, find, matching, tasks
+from sandkeep.projections.registry import busy, evolve, find, matching, size, tasks
 
 from ..events import strategies
 from .support import created, folded, records
@@ -152,7 +152,7 @@ def test_any_history_folds_and_always_to_the_same_state(history: list[tuple[str,
     every = list(tasks(state))
     streams = {f"task/{task.id}" for task in every}
     assert streams == {stream for stream, event in history if stream.startswith("task/") and is_creation(event)}
-    assert len(every) == len(streams) == len(list(state.scan(b"registry/state/")))
+    assert len(every) == len(streams) == len(list(state.scan(b"registry/task/"))) == size(state)
     assert [find(state, task.id) for task in every] == every
     assert sorted(task.id for task in every if task.pending) == [task.id for task in busy(state)]
 

@@ -17,12 +17,12 @@ import pytest
 from sandkeep.events import Event, LmdbLog, Record
 from sandkeep.events import catalogue as ev
 from sandkeep.events.recovery import Mode, recover
-from sandkeep.projections import MemoryState, ProjectionStore, ProjectionsUnavailable, Registry, State, StateView, fold
-from sandkeep.projections import store as store_module
+from sandkeep.projections import MemoryState, ProjectionStore, ProjectionsUnavailable, Registry, State, StateView
+from sandkeep.projections import generation as generation_module
 from sandkeep.projections.registry import find, tasks
 
 from ..events.support import finish, go, worker
-from .support import PROJECTIONS, WORKER, Keep, created
+from .support import PROJECTIONS, WORKER, Keep, created, generations
 from .support import keep as opened
 
 
@@ -205,7 +205,7 @@ def test_what_is_not_fit_for_use_is_made_anew(tmp_path: Path, damage: Callable[[
     with opened(tmp_path) as keep:
         assert keep.check() == digest
     assert generation(tmp_path) != before
-    assert [path for path in (tmp_path / "projections").iterdir() if path.is_dir()] == [generation(tmp_path)]
+    assert generations(tmp_path) == [generation(tmp_path)]
 
 
 def test_after_another_boot_the_state_is_made_anew(tmp_path: Path) -> None:
@@ -220,10 +220,10 @@ def test_after_another_boot_the_state_is_made_anew(tmp_path: Path) -> None:
 
 
 class Counted:
-    """A second version of the registry, that also counts."""
+    """A later version of the registry, that also counts."""
 
     name = "registry"
-    version = 2
+    version = 99
 
     def apply(self, state: State, record: Record) -> None:
         Registry().apply(state, record)
@@ -310,11 +310,11 @@ def test_closed_projections_refuse_everything(keep: Keep) -> None:
             call()
     assert keep.log.head().position == 1
     with pytest.raises(ProjectionsUnavailable, match="are closed"):
-        ProjectionStore(Path("unused"), PROJECTIONS).as_of(1)
+        ProjectionStore(Path("unused"), PROJECTIONS).refold(1)
 
 
 def test_projections_that_cannot_be_written_store_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store_module, "_MAP_SIZE", 48 << 10)
+    monkeypatch.setattr(generation_module, "MAP_SIZE", 48 << 10)
     with opened(tmp_path) as keep:
         keep.create("a")
         big = ev.TaskCreated(intent="i", title="x" * 60_000, source=None, image="base")
@@ -332,7 +332,7 @@ def test_projections_that_cannot_be_written_store_nothing(tmp_path: Path, monkey
 def test_a_cache_that_fails_at_its_commit_does_not_take_back_the_decision(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store_module, "_MAP_SIZE", 64 << 10)
+    monkeypatch.setattr(generation_module, "MAP_SIZE", 64 << 10)
     with opened(tmp_path) as keep:
         acknowledged: list[int] = []
         with pytest.raises(ProjectionsUnavailable, match="cannot be written"):
@@ -349,7 +349,6 @@ def test_a_cache_that_fails_at_its_commit_does_not_take_back_the_decision(
 def test_the_past_can_be_asked_for(keep: Keep, position: int) -> None:
     for name in "abcd":
         keep.create(name)
-    past = MemoryState()
-    fold(PROJECTIONS, keep.log.read(until=position), past)
-    assert [task.id for task in tasks(keep.store.as_of(position))] == list("abcd")[:position]
-    assert keep.store.digest(keep.store.as_of(position)) == keep.store.digest(past)
+    with keep.store.as_of(position) as past:
+        assert [task.id for task in tasks(past)] == list("abcd")[:position]
+        assert keep.store.digest(past) == keep.store.digest(keep.store.refold(position))

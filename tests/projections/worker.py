@@ -14,6 +14,7 @@ from pathlib import Path
 from sandkeep.events import Event, LmdbLog
 from sandkeep.events import catalogue as ev
 from sandkeep.projections import Checkpoints, ProjectionStore, Registry, StateView
+from sandkeep.projections import store as store_module
 from sandkeep.projections.registry import find
 
 
@@ -34,6 +35,14 @@ def main() -> None:
                 # Listeners are called behind the log's own commit, and before the projections are committed.
                 log.listen(lambda: os.kill(os.getpid(), signal.SIGKILL))
                 decide(log, "last")
+            case "die-rebuilding":
+                vars(store_module)["BATCH"] = 10
+
+                def die(position: int) -> None:
+                    if position >= int(argument):
+                        os.kill(os.getpid(), signal.SIGKILL)
+
+                store.rebuild(die)
             case "rebuild":
                 for _ in range(int(argument)):
                     rebuilt = store.rebuild()

@@ -54,15 +54,16 @@ def test_init_says_where_the_keep_is(cli: Cli, tmp_path: Path) -> None:
 
 
 def test_there_are_no_tasks_at_first(made: Keep, cli: Cli) -> None:
-    assert cli("list-tasks", "--json").json == []
+    assert cli("list-tasks", "--json").json == {"tasks": [], "next": None}
     assert b"no tasks yet" in cli("list-tasks").stdout
 
 
 def test_a_task_is_listed_and_shown(described: str, cli: Cli) -> None:
-    (listed,) = cli("list-tasks", "--json").json
+    (listed,) = cli("list-tasks", "--json").json["tasks"]
     expected = {"id": described, "state": "created", "title": "a\u202etitle", "pending": [], "image": "image"}
     assert expected.items() <= listed.items()
-    assert listed["counts"] == {"executions": 0, "failures": 0, "checkpoints": 1}
+    counts = {"events": 3, "executions": 0, "failures": 0, "checkpoints": 1, "output_bytes": 0, "cpu_s": 0.0}
+    assert listed["counts"] == counts
     shown = cli("show-task", described[:4], "--json").json
     assert listed.items() <= shown.items()
     assert shown["workspace"] is None
@@ -72,7 +73,7 @@ def test_a_task_is_listed_and_shown(described: str, cli: Cli) -> None:
         answer = cli(*arguments)
         assert described.encode() in answer.stdout
         assert b"a\\u202etitle" in answer.stdout
-    assert cli("list-tasks", "--state", "active", "--state", "paused", "--json").json == []
+    assert cli("list-tasks", "--state", "active", "--state", "paused", "--json").json["tasks"] == []
 
 
 def test_the_history_of_a_task_is_shown(described: str, cli: Cli) -> None:
@@ -188,7 +189,7 @@ def test_what_the_operating_system_refuses_is_one_line(made: Keep, cli: Cli, mon
 
 def test_two_processes_may_read_at_once(keep: Keep) -> None:
     answer = run_script("list-tasks", "--json", "--keep", str(keep.path))
-    assert (answer.returncode, answer.stdout, answer.stderr) == (0, b"[]\n", b"")
+    assert (answer.returncode, answer.stdout, answer.stderr) == (0, b'{"tasks":[],"next":null}\n', b"")
 
 
 # ---- the script itself

@@ -56,8 +56,8 @@ def test_a_task_from_beginning_to_end_in_documents(cli: Cli, source: Path) -> No
         assert cli("show-task", task, "--json").json["checkpoints"][0]["id"] == taken["id"]
         assert cli("complete-task", task, "--summary", "done", "--json").json["state"] == "completed"
         assert cli("cleanup-task", task, "--json").json["state"] == "cleaned"
-        assert cli("list-tasks", "--json").json == []
-        assert cli("list-tasks", "--state", "cleaned", "--json").json[0]["id"] == task
+        assert cli("list-tasks", "--json").json["tasks"] == []
+        assert cli("list-tasks", "--state", "cleaned", "--json").json["tasks"][0]["id"] == task
         assert cli("verify", "--json").json["ok"]
         assert cli("replay", "--json").json["ok"]
         history = [record["type"] for record in cli("task-history", task, "--json").json]
@@ -134,14 +134,14 @@ BAD = {
 @pytest.mark.parametrize("case", BAD)
 def test_bad_input_is_one_line_and_leaves_no_half_made_task(task_id: str, cli: Cli, case: str) -> None:
     arguments, code, status = BAD[case]
-    before = cli("list-tasks", *(f"--state={state}" for state in TaskState), "--json").json
+    before = cli("list-tasks", *(f"--state={state}" for state in TaskState), "--json").json["tasks"]
     words = [task_id if word == "TASK" else word for word in arguments]
     answer = cli(*words)
     answer.refused(code, status)
     assert answer.stdout == b""
     document = cli(*with_json(*words)).json
     assert document["error"]["code"] == code
-    after = cli("list-tasks", *(f"--state={state}" for state in TaskState), "--json").json
+    after = cli("list-tasks", *(f"--state={state}" for state in TaskState), "--json").json["tasks"]
     assert [task["id"] for task in after] == [task["id"] for task in before]
     assert all(task["pending"] == [] for task in after)
 

@@ -14,6 +14,7 @@ from sandkeep.events import BadInput
 from sandkeep.events import catalogue as ev
 from sandkeep.sandboxes import Keep
 from sandkeep.sandboxes import keep as module
+from sandkeep.sandboxes.description import check_title
 from sandkeep.sandboxes.errors import KeepExists, KeepFormat, KeepNotFound
 
 from .support import git
@@ -129,7 +130,7 @@ def test_the_actor_is_the_environments_or_the_users(monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.parametrize(("given", "kept"), [(" a b ", "a b"), ("ünï → ok", "ünï → ok"), ("x" * 200, "x" * 200)])
 def test_a_title_is_kept_without_the_spaces_around_it(given: str, kept: str) -> None:
-    assert module.check_title(given) == kept
+    assert check_title(given) == kept
 
 
 def test_replaying_a_keep_gives_the_same_state(keep: Keep) -> None:

@@ -134,7 +134,7 @@ def tamper(keep: Path) -> None:
     """Change the title of the task in the projections, which are a cache, behind everybody's back."""
     (generation,) = [path for path in (keep / "projections").iterdir() if path.is_dir()]
     with lmdb.open(str(generation), map_size=1 << 30) as env, env.begin(write=True) as txn:
-        key = f"registry/task/{TASK}".encode()
+        key = b"registry/task/" + bytes(8)
         value = txn.get(key)
         assert value is not None
         txn.put(key, bytes(value).replace(b"a title", b"A TITLE"))

@@ -70,6 +70,17 @@ def test_listeners_are_called_after_each_commit_until_they_leave(subject: Subjec
     assert heads == [2, 3]
 
 
+@needs(Capability.CLOCK)
+def test_a_time_is_the_last_position_that_was_stored_by_it(subject: Subject) -> None:
+    log = subject.log
+    assert log.position_as_of(2**62) == 0
+    for subject.now, count in ((100, 1), (100, 3), (107, 2), (90, 1), (200, 4)):
+        append(log, *"x" * count)
+    for asked in (-1, 0, 99, 100, 101, 106, 107, 108, 199, 200, 2**62):
+        stored = [record.position for record in log.read() if record.time_ns <= asked]
+        assert log.position_as_of(asked) == max(stored, default=0)
+
+
 @needs(Capability.DAMAGE)
 def test_one_changed_bit_is_found_and_what_is_whole_is_still_read(subject: Subject) -> None:
     for number in range(1, 6):
