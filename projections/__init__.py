@@ -1,6 +1,7 @@
 """What is true now: pure folds over the log, and the store they live in."""
 
 from sandkeep.projections.checkpoints import Checkpoint, Checkpoints
+from sandkeep.projections.locks import Claim, Lock, Locks, Mode
 from sandkeep.projections.projection import MemoryState, Projection, State, StateView, digest, fold
 from sandkeep.projections.registry import Pending, Registry, Task, TaskState
 from sandkeep.projections.store import ProjectionStore, ProjectionsUnavailable, Rebuilt
@@ -8,7 +9,11 @@ from sandkeep.projections.store import ProjectionStore, ProjectionsUnavailable, 
 __all__ = [
     "Checkpoint",
     "Checkpoints",
+    "Claim",
+    "Lock",
+    "Locks",
     "MemoryState",
+    "Mode",
     "Pending",
     "Projection",
     "ProjectionStore",
