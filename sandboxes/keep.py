@@ -48,11 +48,23 @@ from sandkeep.events.log import Head
 from sandkeep.events.mounts import refuse_network
 from sandkeep.events.note import VerifierKey
 from sandkeep.events.subscription import Handler
-from sandkeep.projections import Checkpoints, ProjectionStore, Rebuilt, Registry, StateView, TaskState, registry
+from sandkeep.projections import (
+    Checkpoints,
+    Lock,
+    Locks,
+    ProjectionStore,
+    Rebuilt,
+    Registry,
+    StateView,
+    TaskState,
+    locks,
+    registry,
+)
 from sandkeep.sandboxes import audit, intent, steward, workspace
 from sandkeep.sandboxes.audit import Exported
 from sandkeep.sandboxes.engine import Engine
 from sandkeep.sandboxes.errors import BadId, KeepExists, KeepFormat, KeepNotFound, TaskNotFound
+from sandkeep.sandboxes.locks import LockManager
 from sandkeep.sandboxes.task import Task
 from sandkeep.sandboxes.verification import KeepReport, referenced, verify_keep
 
@@ -92,13 +104,14 @@ class Keep:
         self.blobs = BlobStore(path / "blobs")
         self.intents = path / "run" / "intents"
         self.intents.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self.projections = ProjectionStore(path / "projections", (Registry(), Checkpoints()))
+        self.projections = ProjectionStore(path / "projections", (Registry(), Checkpoints(), Locks()))
         self.log: LmdbLog[StateView] = LmdbLog(
             path / "log", follower=self.projections, journal=path / "journal", doorbells=path / "run" / "doorbells"
         )
         try:
             self.projections.open(self.log)
             self.bus = Bus(self.log)
+            self.locking = LockManager(self)
         except BaseException:
             self.log.close()
             raise
@@ -156,6 +169,7 @@ class Keep:
                 audit.publish_if_due(self)
             except SandkeepError as error:
                 _logger.warning("no checkpoint was published: %s", error)
+        self.locking.close()
         self.bus.close()
         # The log first: a decision that is being made holds a transaction of the projections until it is done.
         self.log.close()
@@ -191,10 +205,11 @@ class Keep:
         task.create(title, origin, name, image_id, progress)
         return task
 
-    def task(self, task_id: str) -> Task:
+    def task(self, task_id: str, fence: int | None = None) -> Task:
         """The task with this id, or with the only id that begins with it (4 digits at least).
 
-        Raises `BadId` and `TaskNotFound`.
+        With the fencing token `fence`, what it does is refused with `StaleFence` once that lock is held no more. Raises
+        `BadId` and `TaskNotFound`.
         """
         if not _ID.fullmatch(task_id):
             raise BadId(
@@ -206,13 +221,18 @@ class Keep:
             raise BadId(f"{task_id} fits {len(found)} tasks; give more digits")
         if not found:
             raise TaskNotFound(f"there is no task {task_id}; 'sandkeep list-tasks' shows those there are")
-        return Task(self, found[0])
+        return Task(self, found[0], fence)
 
     def tasks(self, *states: TaskState) -> list[registry.Task]:
         """What is true of the tasks in any of `states`; of all but the cleaned ones when none is named."""
         wanted = states or tuple(state for state in TaskState if state is not TaskState.CLEANED)
         with self.projections.reading() as state:
             return sorted(registry.tasks(state, *wanted), key=lambda task: task.created_at)
+
+    def locks(self, *, ever: bool = False) -> list[Lock]:
+        """The locks that somebody holds or waits for, by task; with `ever`, all that anybody asked for."""
+        with self.projections.reading() as state:
+            return list(locks.known(state) if ever else locks.live(state))
 
     def events(self, after: int = 0) -> Iterator[Record]:
         """The records behind position `after`, verified."""
