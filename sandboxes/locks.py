@@ -133,9 +133,17 @@ class LockManager:
         token = None
         while token is None:  # again, if this process stood still until its place in the queue had lapsed
             claim = secrets.token_hex(8)
-            revision, token = self._request(task_id, claim, agent, session, mode, lease_ns, timeout_ns != 0)
-            if token is None:
-                token = self._wait(task_id, claim, lease_ns, revision, give_up)
+            try:
+                revision, token = self._request(task_id, claim, agent, session, mode, lease_ns, timeout_ns != 0)
+                if token is None:
+                    token = self._wait(task_id, claim, lease_ns, revision, give_up)
+            except (LockHeld, Deadlock):
+                raise
+            except BaseException:  # interrupted, or the log failed: our place must not hold up the others
+                with contextlib.suppress(SandkeepError):
+                    if (granted := self._withdraw(task_id, claim)) is not None:
+                        self.release(task_id, granted)
+                raise
         renew = partial(self.renew, task_id, claim)
         number = self.heartbeat.add(lease_ns / 1e9 / _RENEWALS, renew) if heartbeat else None
         return Held(self, task_id, claim, token, number)
@@ -189,10 +197,12 @@ class LockManager:
         ]
 
     @contextlib.contextmanager
-    def renewing(self, task_id: str, token: int) -> Iterator[None]:
-        """Renew the lease of `token` now and until the end of the block. Raises `StaleFence` if it is held no more."""
-        with self._keep.projections.reading() as state:
-            claim = decider.live(locks.find(state, task_id), token, self._clock())
+    def renewing(self, task_id: str, token: int | None) -> Iterator[None]:
+        """Renew the lease of `token`, if one is given, now and until the end of the block. Raises `StaleFence`."""
+        claim = self.check(task_id, token)
+        if claim is None:
+            yield
+            return
         self.renew(task_id, claim.id)
         number = self.heartbeat.add(claim.lease_ns / 1e9 / _RENEWALS, partial(self.renew, task_id, claim.id))
         try:
@@ -252,19 +262,10 @@ class LockManager:
         return receipt.revision, None
 
     def _wait(self, task_id: str, claim: str, lease_ns: int, revision: int, give_up: int | None) -> int | None:
-        """Until the claim is granted: its token; None if it lapsed. Raises `LockHeld` when the time to `give_up` has
-        come."""
+        """Until the claim is granted: its token; None if it lapsed. Raises `LockHeld` when it is time to `give_up`."""
         woken = threading.Event()
         with self._woken_by_commits(woken):
-            try:
-                return self._follow(woken, task_id, claim, lease_ns, revision, give_up)
-            except LockHeld:
-                raise
-            except BaseException:  # interrupted, or the log failed: our place must not hold up the others
-                with contextlib.suppress(SandkeepError):
-                    if (token := self._withdraw(task_id, claim)) is not None:
-                        self.release(task_id, token)
-                raise
+            return self._follow(woken, task_id, claim, lease_ns, revision, give_up)
 
     def _follow(
         self, woken: threading.Event, task_id: str, claim: str, lease_ns: int, revision: int, give_up: int | None
