@@ -1,9 +1,9 @@
 """Locks on tasks: acquired with a timeout, held by lease, fenced by token.
 
 Who must wait stands in the log (`LockRequested`), and the transaction that frees the lock grants it to the next one, so
-no wake-up can be lost with a process. A waiter follows the lock's stream: a doorbell says when to look (see
-`events.doorbell`), and it looks once a second without one, since a process can be killed between its commit and the
-ring. It also looks when the next lease ahead of it runs out, and then expires that by itself.
+no wake-up can be lost with a process. A waiter follows the lock's stream: a bell says when to look (see `lock_bells`),
+and it looks once a second without one, since a process can be killed between its commit and the ring. It also looks
+when the next lease ahead of it runs out, and then expires that by itself.
 
 A lease of ours is renewed by a heartbeat. If it is lost nevertheless (the process stood still for too long, somebody
 broke the lock), whatever is done under the old token is refused inside the log's transaction. See `lock_decider`.
@@ -30,6 +30,7 @@ from sandkeep.sandboxes import lock_decider as decider
 from sandkeep.sandboxes.clock import Clock, boot_clock
 from sandkeep.sandboxes.errors import Deadlock, LockHeld, PolicyDenied, TaskNotFound, TaskRefused
 from sandkeep.sandboxes.heartbeat import Heartbeat
+from sandkeep.sandboxes.lock_bells import Bells
 from sandkeep.sandboxes.lock_options import (
     DEFAULT_LEASE_SECONDS,
     MAX_LEASE_SECONDS,
@@ -50,6 +51,9 @@ _RENEWALS = 3
 """In how many parts a lease is renewed: two renewals may fail before it runs out."""
 
 _LOOK_SECONDS = 1.0
+_OWN = (ev.LockRequested, ev.LockRenewed, ev.DeadlockDetected)
+"""What changes nothing for the others in the queue."""
+
 _logger = logging.getLogger(__name__)
 
 
@@ -108,9 +112,7 @@ class LockManager:
         self._keep = keep
         self._clock = clock or boot_clock()
         self._session = secrets.token_hex(8)
-        self._waiters: set[threading.Event] = set()
-        self._listening = threading.Lock()
-        self._unlisten: Callable[[], None] | None = None
+        self._bells = Bells(keep.path / "run" / "locks")
         self.heartbeat = Heartbeat()
         self.may_break: BreakPolicy = who_waits_may_not
 
@@ -235,10 +237,7 @@ class LockManager:
     def close(self) -> None:
         """End the heartbeat and all waiting. What is held is not released, but left to its lease."""
         self.heartbeat.close()
-        with self._listening:
-            if self._unlisten is not None:
-                self._unlisten()
-                self._unlisten = None
+        self._bells.close()
 
     def _request(
         self, task_id: str, claim: str, agent: str, session: str, mode: Mode, lease_ns: int, wait: bool
@@ -263,8 +262,7 @@ class LockManager:
 
     def _wait(self, task_id: str, claim: str, lease_ns: int, revision: int, give_up: int | None) -> int | None:
         """Until the claim is granted: its token; None if it lapsed. Raises `LockHeld` when it is time to `give_up`."""
-        woken = threading.Event()
-        with self._woken_by_commits(woken):
+        with self._bells.heard(task_id) as woken:
             return self._follow(woken, task_id, claim, lease_ns, revision, give_up)
 
     def _follow(
@@ -333,27 +331,19 @@ class LockManager:
         self._decide(task_id, lambda lock, _: decider.expire(lock, self._clock()))
 
     def _decide(self, task_id: str, decision: Callable[[Lock, StateView], list[Event]]) -> Receipt:
+        concerns_others = False
+
         def decide(state: StateView) -> list[Event]:
-            return decision(locks.find(state, task_id), state)
+            nonlocal concerns_others
+            lock = locks.find(state, task_id)
+            events = decision(lock, state)
+            concerns_others = bool(lock.waiting) and not all(isinstance(event, _OWN) for event in events)
+            return events
 
-        return self._keep.log.decide(locks.STREAM + task_id, decide, actor=self._keep.actor)
-
-    @contextlib.contextmanager
-    def _woken_by_commits(self, woken: threading.Event) -> Iterator[None]:
-        """`woken` is set after every commit. The doorbell's socket stays for the next to wait: every new one makes all
-        other processes list theirs again."""
-        self._waiters.add(woken)
-        with self._listening:
-            if self._unlisten is None:
-                self._unlisten = self._keep.log.listen(self._wake)
-        try:
-            yield
-        finally:
-            self._waiters.discard(woken)
-
-    def _wake(self) -> None:
-        for each in tuple(self._waiters):
-            each.set()
+        receipt = self._keep.log.decide(locks.STREAM + task_id, decide, actor=self._keep.actor)
+        if concerns_others:
+            self._bells.ring(task_id)
+        return receipt
 
 
 def _existing(task: registry.Task | None) -> None:

@@ -13,6 +13,7 @@ from sandkeep.events import BadInput, Event, StaleFence
 from sandkeep.events import catalogue as ev
 from sandkeep.projections import Lock, registry
 from sandkeep.sandboxes import Held, Keep, Task, steward
+from sandkeep.sandboxes import locks as locks_module
 from sandkeep.sandboxes.clock import Moment
 from sandkeep.sandboxes.errors import (
     BadTimeout,
@@ -341,3 +342,22 @@ def test_the_command_line_attaches_shows_breaks_and_detaches(keep: Keep, task: T
     assert cli("detach", task.id, "--token", token, "--json").json == {"task": task.id, "token": int(token)}
     assert cli("locks").stdout.decode() == "nobody holds a lock or waits for one\n"
     assert len(cli("locks", "--all", "--json").json) == 1
+
+
+def test_no_lock_holds_up_the_steward(keep: Keep, monkeypatch: pytest.MonkeyPatch) -> None:
+    keep.log.append("task/0123456789ab", [ev.TaskCreated("i", "half made", None, "image")], actor="tester")
+    monkeypatch.setattr(type(keep.engine), "containers", lambda engine, keep: [])
+    task = keep.task("0123456789ab")
+    with task.lock():
+        assert steward.reconcile(keep)[-1] == f"task {task.id}: cleaned up"
+    assert task.state.state == "cleaned"
+
+
+def test_a_waiter_is_woken_by_the_bell_alone(
+    keep: Keep, task: Task, later: Callable[..., Future[Held]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(locks_module, "_LOOK_SECONDS", 3600.0)
+    with keep.locking.acquire(task.id, lease=600):
+        waiting = later(partial(task.lock, agent="next", lease=600))
+        eventually(waits(keep, ["next"]))
+    waiting.result(LONG).release()
