@@ -4,6 +4,7 @@ from sandkeep.projections.changes import Change, Changes, compare
 from sandkeep.projections.checkpoints import Checkpoint, Checkpoints
 from sandkeep.projections.listing import BadCursor, Filter, Page, Sort, list_tasks
 from sandkeep.projections.lmdb_state import ProjectionsUnavailable
+from sandkeep.projections.locks import Claim, Lock, Locks, Mode
 from sandkeep.projections.projection import MemoryState, Projection, State, StateView, digest, fold
 from sandkeep.projections.registry import Pending, Registry, Task, TaskState
 from sandkeep.projections.search import Fit, Found, find_tasks
@@ -16,10 +17,14 @@ __all__ = [
     "Changes",
     "Checkpoint",
     "Checkpoints",
+    "Claim",
     "Filter",
     "Fit",
     "Found",
+    "Lock",
+    "Locks",
     "MemoryState",
+    "Mode",
     "Page",
     "Pending",
     "Projection",

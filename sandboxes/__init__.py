@@ -3,6 +3,8 @@
 from sandkeep.sandboxes.audit import verify_bundle
 from sandkeep.sandboxes.execution import Result
 from sandkeep.sandboxes.keep import Keep
-from sandkeep.sandboxes.task import Restored, Task
+from sandkeep.sandboxes.locks import Held
+from sandkeep.sandboxes.restore import Restored
+from sandkeep.sandboxes.task import Task
 
-__all__ = ["Keep", "Restored", "Result", "Task", "verify_bundle"]
+__all__ = ["Held", "Keep", "Restored", "Result", "Task", "verify_bundle"]

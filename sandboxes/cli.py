@@ -20,10 +20,10 @@ import typer
 from sandkeep.events import BadInput, Record, SandkeepError, recovery
 from sandkeep.events.recovery import Mode
 from sandkeep.projections import registry
-from sandkeep.sandboxes import cli_audit, cli_registry, render
+from sandkeep.sandboxes import cli_audit, cli_locks, cli_registry, render
 from sandkeep.sandboxes.execution import DEFAULT_TIMEOUT_SECONDS
 from sandkeep.sandboxes.keep import FORMAT, Keep, default_actor, identify
-from sandkeep.sandboxes.options import HERE, AsJson, KeepPath, TaskId
+from sandkeep.sandboxes.options import HERE, AsJson, KeepPath, TaskId, Token
 from sandkeep.sandboxes.verification import verify_log
 
 app = typer.Typer(
@@ -37,6 +37,7 @@ app = typer.Typer(
 
 app.add_typer(cli_audit.app)
 app.add_typer(cli_registry.app)
+app.add_typer(cli_locks.app)
 
 
 @app.command("init")
@@ -88,6 +89,7 @@ def execute(
         ),
     ] = None,
     cwd: Annotated[str, typer.Option(metavar="DIR", help="Where to run, inside the workspace.")] = ".",
+    token: Token = None,
     keep: KeepPath = HERE,
     json: AsJson = False,
 ) -> None:
@@ -95,9 +97,10 @@ def execute(
     variables = dict(_variable(each) for each in env or ())
     secrets = {name: _secret(name) for name in secret or ()}
     with Keep.open(keep) as opened:
-        found = opened.task(task)
+        found = opened.task(task, token)
         on_output = None if json else _write
-        result = found.execute(argv, timeout=timeout, env=variables, secrets=secrets, cwd=cwd, on_output=on_output)
+        with opened.locking.renewing(found.id, token):
+            result = found.execute(argv, timeout=timeout, env=variables, secrets=secrets, cwd=cwd, on_output=on_output)
         if json:
             render.print_json(render.result_document(result, opened.blobs))
             return
@@ -131,12 +134,13 @@ def checkpoint(
 def restore_checkpoint(
     task: TaskId,
     checkpoint: Annotated[str, typer.Argument(help="The checkpoint's id, or the beginning of it.")],
+    token: Token = None,
     keep: KeepPath = HERE,
     json: AsJson = False,
 ) -> None:
     """Set a task's workspace back to a checkpoint; what it was before is recorded first, so this can be undone."""
     with Keep.open(keep) as opened, render.progress() as progress:
-        found = opened.task(task)
+        found = opened.task(task, token)
         done = found.restore_checkpoint(checkpoint, progress=lambda files: progress(f"recording files: {files}"))
     if json:
         render.print_json({"task": found.id, "checkpoint": done.checkpoint, "digest": done.digest, "undo": done.undo})
@@ -160,12 +164,13 @@ def complete_task(
     task: TaskId,
     summary: Annotated[str, typer.Option(metavar="TEXT", help="What came of it.")] = "",
     failed: Annotated[bool, typer.Option("--failed", help="It was given up; --summary says why.")] = False,
+    token: Token = None,
     keep: KeepPath = HERE,
     json: AsJson = False,
 ) -> None:
     """End a task: its sandbox is removed; workspace and checkpoints stay until cleanup-task."""
     with Keep.open(keep) as opened:
-        found = opened.task(task)
+        found = opened.task(task, token)
         if failed:
             found.fail(summary)
         else:
@@ -175,10 +180,10 @@ def complete_task(
 
 
 @app.command("cleanup-task")
-def cleanup_task(task: TaskId, keep: KeepPath = HERE, json: AsJson = False) -> None:
+def cleanup_task(task: TaskId, token: Token = None, keep: KeepPath = HERE, json: AsJson = False) -> None:
     """Remove what an ended task has on disk and in Docker. Its history and its checkpoints stay."""
     with Keep.open(keep) as opened:
-        found = opened.task(task)
+        found = opened.task(task, token)
         found.clean_up()
         state = found.state
     _say_state(state, json)

@@ -77,6 +77,30 @@ class TaskBusy(SandkeepError):
     code = "task-busy"
 
 
+class LockHeld(SandkeepError):
+    """Another holds the lock, or is before us in its queue."""
+
+    code = "lock-held"
+
+
+class Deadlock(SandkeepError):
+    """To wait for the lock would close a circle of agents that wait for each other."""
+
+    code = "deadlock"
+
+
+class LockNotHeld(SandkeepError):
+    """Nobody holds the lock, so there is nothing to break."""
+
+    code = "lock-not-held"
+
+
+class PolicyDenied(SandkeepError):
+    """A policy of the keep does not allow that."""
+
+    code = "policy-denied"
+
+
 class KeyUnavailable(SandkeepError):
     """The keep's audit key cannot be read, or is not the one that its log names."""
 

@@ -50,11 +50,14 @@ from sandkeep.events.subscription import Handler
 from sandkeep.projections import (
     Changes,
     Checkpoints,
+    Lock,
+    Locks,
     ProjectionStore,
     Rebuilt,
     Registry,
     StateView,
     TaskState,
+    locks,
     registry,
 )
 from sandkeep.sandboxes import audit, intent, steward, view, workspace
@@ -62,6 +65,7 @@ from sandkeep.sandboxes.audit import Exported
 from sandkeep.sandboxes.description import check_tags, check_title
 from sandkeep.sandboxes.engine import Engine
 from sandkeep.sandboxes.errors import KeepExists, KeepFormat, KeepNotFound
+from sandkeep.sandboxes.locks import LockManager
 from sandkeep.sandboxes.task import Task
 from sandkeep.sandboxes.verification import KeepReport, referenced, verify_keep
 from sandkeep.sandboxes.view import Moment, View
@@ -99,13 +103,14 @@ class Keep:
         self.blobs = BlobStore(path / "blobs")
         self.intents = path / "run" / "intents"
         self.intents.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self.projections = ProjectionStore(path / "projections", (Registry(), Checkpoints()))
+        self.projections = ProjectionStore(path / "projections", (Registry(), Checkpoints(), Locks()))
         self.log: LmdbLog[StateView] = LmdbLog(
             path / "log", follower=self.projections, journal=path / "journal", doorbells=path / "run" / "doorbells"
         )
         try:
             self.projections.open(self.log)
             self.bus = Bus(self.log)
+            self.locking = LockManager(self)
         except BaseException:
             self.log.close()
             raise
@@ -163,6 +168,7 @@ class Keep:
                 audit.publish_if_due(self)
             except SandkeepError as error:
                 _logger.warning("no checkpoint was published: %s", error)
+        self.locking.close()
         self.bus.close()
         # The log first: a decision that is being made holds a transaction of the projections until it is done.
         self.log.close()
@@ -206,13 +212,14 @@ class Keep:
         task.create(ev.TaskCreated("", title, named, name, owner, tags, parent), image_id, progress)
         return task
 
-    def task(self, task_id: str) -> Task:
+    def task(self, task_id: str, fence: int | None = None) -> Task:
         """The task with this id, or with the only id that begins with it (4 digits at least).
 
-        Raises `BadId` and `TaskNotFound`.
+        With the fencing token `fence`, what it does is refused with `StaleFence` once that lock is held no more. Raises
+        `BadId` and `TaskNotFound`.
         """
         with self.projections.reading() as state:
-            return Task(self, view.identified(state, task_id))
+            return Task(self, view.identified(state, task_id), fence)
 
     def tasks(self, *states: TaskState) -> list[registry.Task]:
         """What is true of the tasks in any of `states`; of all but the cleaned ones when none is named."""
@@ -227,6 +234,11 @@ class Keep:
     def changes(self, since: Moment, until: Moment | None = None) -> list[Changes]:
         """The tasks that were created, changed or ended between two moments. Raises `BadMoment`."""
         return view.changes(self, since, until)
+
+    def locks(self, *, ever: bool = False) -> list[Lock]:
+        """The locks that somebody holds or waits for, by task; with `ever`, all that anybody asked for."""
+        with self.projections.reading() as state:
+            return list(locks.known(state) if ever else locks.live(state))
 
     def events(self, after: int = 0) -> Iterator[Record]:
         """The records behind position `after`, verified."""

@@ -11,5 +11,11 @@ KeepPath = Annotated[Path, typer.Option("--keep", metavar="DIR", envvar="SANDKEE
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
 
 TaskId = Annotated[str, typer.Argument(metavar="TASK", help="A task's id, or at least 4 digits of its beginning.")]
+Token = Annotated[
+    int | None,
+    typer.Option(
+        "--token", metavar="N", min=1, envvar="SANDKEEP_TOKEN", help="What 'attach' printed, if one is attached."
+    ),
+]
 
 HERE = Path(".sandkeep")

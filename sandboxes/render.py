@@ -22,7 +22,8 @@ from rich.text import Text
 
 from sandkeep.events import BlobStore, Record
 from sandkeep.events.catalogue import Output
-from sandkeep.projections import Changes, Checkpoint, registry
+from sandkeep.projections import Changes, Checkpoint, Lock, registry
+from sandkeep.sandboxes.clock import Moment
 from sandkeep.sandboxes.execution import Result, content
 
 JSON_OUTPUT_BYTES = 16 << 20
@@ -223,6 +224,30 @@ def print_task(task: registry.Task, checkpoints: list[Checkpoint], workspace: st
             label = plain(each.label).append(f"  {len(each.torn)} torn" if each.torn else "", "red")
             table.add_row(each.id, moment(each.time_ns)[:19].replace("T", " "), str(each.files), str(each.bytes), label)
         _print(table)
+
+
+def print_locks(found: list[Lock], now: Moment) -> None:
+    """Who holds what, who waits, and how contended each lock was."""
+    held = _table("TASK", "AGENT", "", "MODE", "TOKEN", "SINCE", "LEASE LEFT")
+    counted = _table("TASK", "GRANTS", "CONTENDED", "EXPIRED", "BROKEN", "TIMED OUT", "LONGEST WAIT")
+    for lock in found:
+        for each in (*lock.holding, *lock.waiting):
+            left = now.left_ns(each.lease) / 1e9
+            held.add_row(
+                lock.task,
+                plain(each.agent),
+                "holds" if each.token else "waits",
+                each.mode,
+                str(each.token or ""),
+                moment(each.since_ns)[:19].replace("T", " "),
+                f"{left:.0f} s" if left else "over",
+            )
+        counts = lock.counts
+        numbers = (counts.grants, counts.contended, counts.expired, counts.broken, counts.timed_out)
+        counted.add_row(lock.task, *map(str, numbers), f"{counts.longest_wait_ns / 1e9:.3f} s")
+    _print(held, "nobody holds a lock or waits for one")
+    if found:
+        _print(counted)
 
 
 def print_records(records: Iterable[Record]) -> None:

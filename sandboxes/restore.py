@@ -12,13 +12,39 @@ from __future__ import annotations
 import os
 import secrets
 import stat
+from collections.abc import Sequence
 from typing import final
 
+import msgspec
+
 from sandkeep.events import BlobStore
+from sandkeep.projections import Checkpoint
+from sandkeep.sandboxes.errors import BadId, CheckpointNotFound
 from sandkeep.sandboxes.manifest import Entry, Kind, Manifest, blobs_of, load
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+class Restored(msgspec.Struct, frozen=True):
+    """What a restore did: the checkpoint and digest the workspace has now, and the checkpoint that undoes it."""
+
+    checkpoint: str
+    digest: str
+    undo: str
+
+
+def find(taken: Sequence[Checkpoint], prefix: str, task: str) -> Checkpoint:
+    """The one of a task's checkpoints whose id begins with `prefix`. Raises `BadId` and `CheckpointNotFound`."""
+    if not prefix or len(prefix) > 12 or not set(prefix) <= set("0123456789abcdef"):
+        raise BadId(f"{prefix[:40]!r} is no checkpoint id; an id has 12 hexadecimal digits")
+    found = [each for each in taken if each.id.startswith(prefix)]
+    if len(found) != 1:
+        raise CheckpointNotFound(
+            f"{len(found) or 'no'} checkpoints of task {task} have the id {prefix};"
+            f" 'sandkeep show-task {task}' lists them"
+        )
+    return found[0]
 
 
 def check(target: str, blobs: BlobStore) -> None:

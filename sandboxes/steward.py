@@ -2,7 +2,8 @@
 
 An intent whose process is gone gets an outcome; what it had begun is undone or ended. A container that the log does not
 believe in is removed; one that it believes in and the engine lacks is recorded as lost, and the next command starts
-another. Nothing that a living process works on is touched, and no other keep's containers.
+another. Leases of locks that have run out are ended. Nothing that a living process works on is touched, and no other
+keep's containers.
 
 One process at a time does this for a keep; another that comes meanwhile leaves it to the first.
 """
@@ -53,7 +54,7 @@ def reconcile(keep: Keep) -> list[str]:
 def _reconcile(keep: Keep) -> list[str]:
     # What the log believes is read before and after the engine is asked, so that what others start or end meanwhile
     # is neither taken for lost nor for an orphan.
-    done: list[str] = []
+    done = keep.locking.expire()
     for task in keep.busy():
         done += _settle(keep, task)
     live = keep.tasks(TaskState.ACTIVE, TaskState.PAUSED)
@@ -82,7 +83,7 @@ def _settle(keep: Keep, task: registry.Task) -> list[str]:
         done.append(f"task {task.id}: {pending.kind} of position {pending.position} was interrupted")
     if any(pending.kind in ("TaskCreated", "CleanupRequested") for pending in mine):
         keep.decide(task.id, partial(decider.give_up, reason=_INTERRUPTED[1]))
-        keep.task(task.id).clean_up()
+        keep.task(task.id).abandon()
         done.append(f"task {task.id}: cleaned up")
     return done
 

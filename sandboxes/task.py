@@ -25,8 +25,6 @@ from sandkeep.projections import Checkpoint, TaskState, checkpoints, registry
 from sandkeep.sandboxes import decider, description, execution, intent, restore, snapshot, workspace
 from sandkeep.sandboxes.engine import INTENT, KEEP, TASK, Mounts
 from sandkeep.sandboxes.errors import (
-    BadId,
-    CheckpointNotFound,
     CheckpointRefused,
     EngineFailed,
     EngineUnreachable,
@@ -34,10 +32,12 @@ from sandkeep.sandboxes.errors import (
     TaskNotFound,
 )
 from sandkeep.sandboxes.execution import Result, Streamed
+from sandkeep.sandboxes.restore import Restored
 from sandkeep.sandboxes.spool import Spool
 
 if TYPE_CHECKING:
     from sandkeep.sandboxes.keep import Keep
+    from sandkeep.sandboxes.locks import Held
 
 LIMITS = ev.Limits(memory_bytes=2 << 30, nano_cpus=2_000_000_000, pids=512, tmp_bytes=512 << 20)
 """What a sandbox may use, on a machine that has as much."""
@@ -45,25 +45,19 @@ LIMITS = ev.Limits(memory_bytes=2 << 30, nano_cpus=2_000_000_000, pids=512, tmp_
 _MAX_LABEL = 200
 _MAX_TORN = 200
 _MAX_WORDS = 2000
+Decision = Callable[[registry.Task | None], list[Event]]
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-
-
-class Restored(msgspec.Struct, frozen=True):
-    """What a restore did: the checkpoint and digest the workspace has now, and the checkpoint that undoes it."""
-
-    checkpoint: str
-    digest: str
-    undo: str
 
 
 @final
 class Task:
     """A task of an open keep. Made by `Keep.create_task` and `Keep.task`."""
 
-    def __init__(self, keep: Keep, task_id: str) -> None:
+    def __init__(self, keep: Keep, task_id: str, fence: int | None = None) -> None:
         """Use `Keep.task` instead."""
         self._keep = keep
         self.id = task_id
+        self.fence = fence
         self.folder = keep.path / "tasks" / task_id
         self._spool = keep.path / "run" / "spool" / task_id
 
@@ -99,8 +93,22 @@ class Task:
             except (SandkeepError, OSError) as error:
                 reason = _words(error)[1]
                 self._decide(partial(decider.give_up, reason=reason))
-                self._clean_up()
+                self._clean_up(self._decide)
                 raise
+
+    def lock(
+        self,
+        mode: str = "exclusive",
+        *,
+        timeout: float | None = None,
+        lease: float = 60.0,
+        agent: str | None = None,
+        session: str | None = None,
+    ) -> Held:
+        """Hold the task's lock, renewed until it is released; see `LockManager.acquire`."""
+        return self._keep.locking.acquire(
+            self.id, mode=mode, timeout=timeout, lease=lease, agent=agent, session=session
+        )
 
     def execute(
         self,
@@ -134,9 +142,10 @@ class Task:
             request = ev.CommandRequested(command, words, hidden.text(folder), tuple(sorted(env)), int(timeout * 1e9))
             with self._keep.working(self.id):
                 decider.begin(self.state, request)  # refused before a sandbox is started for it
+                self._keep.locking.check(self.id, self.fence)
                 spool = stack.enter_context(Spool(self._spool, command))
                 container = self._sandbox()
-                self._decide(partial(decider.begin, intent=request))
+                self._act(partial(decider.begin, intent=request))
             end_all = partial(self._end_all, container)
             try:
                 code, taken, timed_out = execution.run(
@@ -183,11 +192,12 @@ class Task:
         `BlobMissing` and `BlobDamaged` before anything is touched, `RestoreIncomplete` after.
         """
         self._clear()
-        target = self._find_checkpoint(checkpoint)
+        target = restore.find(self.checkpoints(), checkpoint, self.id)
         blobs = self._keep.blobs
         restore.check(target.digest, blobs)
         with self._keep.working(self.id), intent.held(self._keep.intents) as made:
             decider.restore(self.state, ev.RestoreRequested(made, target.id, ""))  # refused before the work is done
+            self._keep.locking.check(self.id, self.fence)
             # Frozen from the start, so that what runs in the background changes nothing that `undo` does not hold.
             with self._frozen():
                 # A command may have taken its own permission to the workspace away.
@@ -195,7 +205,7 @@ class Task:
                 with self._root() as root:
                     undo = self._checkpoint(root, f"before restoring {target.id}", progress)
                     request = ev.RestoreRequested(made, target.id, undo.id)
-                    self._decide(partial(decider.restore, intent=request))
+                    self._act(partial(decider.restore, intent=request))
                     found, problem = "", "it was changed meanwhile"
                     try:
                         restore.apply(root, undo.digest, target.digest, blobs)
@@ -224,7 +234,7 @@ class Task:
         """Freeze the sandbox; commands are refused until `resume`. Refused with `TaskBusy` while commands run."""
         self._clear()
         with self._keep.working(self.id), intent.held(self._keep.intents) as made:
-            self._decide(partial(decider.pause, intent=ev.PauseRequested(made)))
+            self._act(partial(decider.pause, intent=ev.PauseRequested(made)))
             with self._failing_as(ev.PauseFailed, made):
                 if (container := self.state.container) is not None:
                     self._keep.engine.pause(container)
@@ -234,7 +244,7 @@ class Task:
         """Let a paused task go on."""
         self._clear()
         with self._keep.working(self.id), intent.held(self._keep.intents) as made:
-            self._decide(partial(decider.resume, intent=ev.ResumeRequested(made)))
+            self._act(partial(decider.resume, intent=ev.ResumeRequested(made)))
             with self._failing_as(ev.ResumeFailed, made):
                 if (container := self.state.container) is not None:
                     self._keep.engine.unpause(container)
@@ -253,11 +263,16 @@ class Task:
         if self._clear() and self.state.state is TaskState.CLEANED:
             return  # it had been begun before
         with self._keep.working(self.id):
-            self._clean_up()
+            self._clean_up(self._act)
 
-    def _clean_up(self) -> None:
+    def abandon(self) -> None:
+        """As `clean_up`, for the steward: no lock holds up what a crash has left half made or half removed."""
+        with self._keep.working(self.id):
+            self._clean_up(self._decide)
+
+    def _clean_up(self, decide: Callable[[Decision], Receipt]) -> None:
         with intent.held(self._keep.intents) as made:
-            self._decide(partial(decider.clean_up, intent=ev.CleanupRequested(made)))
+            decide(partial(decider.clean_up, intent=ev.CleanupRequested(made)))
             with self._failing_as(ev.CleanupFailed, made):
                 self._remove_containers()
                 for folder in (self.folder, self._spool):
@@ -271,11 +286,11 @@ class Task:
         for container in self._containers():
             self._keep.engine.remove(container)
 
-    def _end(self, decision: Callable[[registry.Task | None], list[Event]]) -> None:
+    def _end(self, decision: Decision) -> None:
         self._clear()
         with self._keep.working(self.id):
             mine = self._containers()  # asks the engine first: without it nothing could be ended
-            self._decide(decision)
+            self._act(decision)
             container = self.state.container
             for each in mine:
                 self._keep.engine.remove(each)
@@ -346,28 +361,8 @@ class Task:
             secrets.token_hex(6), taken.digest, taken.files, taken.bytes, label, taken.torn[:_MAX_TORN]
         )
         receipt = self._decide(partial(decider.record, event=event))
-        return Checkpoint(
-            event.checkpoint,
-            self.id,
-            event.digest,
-            event.files,
-            event.bytes,
-            label,
-            event.torn,
-            receipt.first,
-            receipt.time_ns,
-        )
-
-    def _find_checkpoint(self, prefix: str) -> Checkpoint:
-        if not prefix or len(prefix) > 12 or not set(prefix) <= set("0123456789abcdef"):
-            raise BadId(f"{prefix[:40]!r} is no checkpoint id; an id has 12 hexadecimal digits")
-        found = [each for each in self.checkpoints() if each.id.startswith(prefix)]
-        if len(found) != 1:
-            raise CheckpointNotFound(
-                f"{len(found) or 'no'} checkpoints of task {self.id} have the id {prefix};"
-                f" 'sandkeep show-task {self.id}' lists them"
-            )
-        return found[0]
+        counted = (event.digest, event.files, event.bytes, label, event.torn)
+        return Checkpoint(event.checkpoint, self.id, *counted, receipt.first, receipt.time_ns)
 
     @contextlib.contextmanager
     def _failing_as(self, failure: type[ev.Failure], made: str) -> Iterator[None]:
@@ -388,8 +383,12 @@ class Task:
     def _settle(self, outcome: ev.Outcome) -> None:
         self._decide(partial(decider.settle, outcome=outcome))
 
-    def _decide(self, decision: Callable[[registry.Task | None], list[Event]]) -> Receipt:
+    def _decide(self, decision: Decision) -> Receipt:
         return self._keep.decide(self.id, decision)
+
+    def _act(self, decision: Decision) -> Receipt:
+        """As `_decide`, for what an agent asks for, if the lock admits it."""
+        return self._keep.locking.act(self.id, decision, self.fence)
 
 
 def _words(error: SandkeepError | OSError) -> tuple[str, str]:

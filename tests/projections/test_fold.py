@@ -64,7 +64,7 @@ COMMANDS = st.tuples(
     st.sampled_from(["create", "start", "lose", "pause", "resume", "request", "outcome"])
     | st.sampled_from(["checkpoint", "complete", "fail", "clean", "tag", "untag"]),
 )
-STREAMS = st.sampled_from(["task/a", "task/b", "keep", "image/a"])
+STREAMS = st.sampled_from(["task/a", "task/b", "lock/a", "lock/a", "lock/b", "keep", "image/a"])
 
 
 def check(keep: Keep) -> None:
