@@ -4,10 +4,13 @@ from sandkeep.projections.checkpoints import Checkpoint, Checkpoints
 from sandkeep.projections.projection import MemoryState, Projection, State, StateView, digest, fold
 from sandkeep.projections.registry import Pending, Registry, Task, TaskState
 from sandkeep.projections.store import ProjectionStore, ProjectionsUnavailable, Rebuilt
+from sandkeep.projections.summary import Decision, Execution, Stats
 
 __all__ = [
     "Checkpoint",
     "Checkpoints",
+    "Decision",
+    "Execution",
     "MemoryState",
     "Pending",
     "Projection",
@@ -17,6 +20,7 @@ __all__ = [
     "Registry",
     "State",
     "StateView",
+    "Stats",
     "Task",
     "TaskState",
     "digest",
