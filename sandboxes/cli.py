@@ -20,10 +20,10 @@ import typer
 from sandkeep.events import BadInput, Record, SandkeepError, recovery
 from sandkeep.events.recovery import Mode
 from sandkeep.projections import TaskState, registry
-from sandkeep.sandboxes import cli_audit, render
+from sandkeep.sandboxes import cli_audit, cli_memory, render
 from sandkeep.sandboxes.execution import DEFAULT_TIMEOUT_SECONDS
 from sandkeep.sandboxes.keep import FORMAT, Keep, default_actor, identify
-from sandkeep.sandboxes.options import HERE, AsJson, KeepPath
+from sandkeep.sandboxes.options import HERE, AsJson, KeepPath, TaskId
 from sandkeep.sandboxes.verification import verify_log
 
 app = typer.Typer(
@@ -36,8 +36,7 @@ app = typer.Typer(
 )
 
 app.add_typer(cli_audit.app)
-
-TaskId = Annotated[str, typer.Argument(metavar="TASK", help="A task's id, or at least 4 digits of its beginning.")]
+app.add_typer(cli_memory.app)
 
 
 @app.command("init")
@@ -167,17 +166,6 @@ def restore_checkpoint(
         render.print_json({"task": found.id, "checkpoint": done.checkpoint, "digest": done.digest, "undo": done.undo})
     else:
         print(f"restored {done.checkpoint}, digest {done.digest}; to undo, restore {done.undo}")
-
-
-@app.command("task-history")
-def task_history(task: TaskId, keep: KeepPath = HERE, json: AsJson = False) -> None:
-    """Show everything that ever happened in a task."""
-    with Keep.open(keep) as opened:
-        records = opened.task(task).history()
-        if json:
-            render.print_json([render.record_document(record) for record in records])
-        else:
-            render.print_records(records)
 
 
 @app.command("complete-task")
