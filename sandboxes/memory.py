@@ -22,6 +22,7 @@ import contextlib
 import fcntl
 import logging
 import os
+import struct
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -188,11 +189,13 @@ class _Folder:
     def mark(self) -> _Mark | None:
         """What was left here the last time, by this version of the library and under this boot; None if not known."""
         try:
-            data = (self._path / "memory.mark").read_bytes()
-            mark = _decode(data[32:])
-        except (FileNotFoundError, msgspec.DecodeError, UnicodeDecodeError):
+            stored = (self._path / "memory.mark").read_bytes()
+            size, digest = _SEAL.unpack_from(stored)
+            data = stored[_SEAL.size : _SEAL.size + size]
+            mark = _decode(data)
+        except (FileNotFoundError, struct.error, msgspec.DecodeError, UnicodeDecodeError):
             return None
-        return mark if blake3(data[32:]).digest() == data[:32] and mark.identity == self._identity else None
+        return mark if blake3(data).digest() == digest and mark.identity == self._identity else None
 
     def judge(self, marked: bool) -> _Judged:
         """Compare all pages with what the log makes of them; `marked` says that they were all there once."""
@@ -203,18 +206,18 @@ class _Folder:
             trails = {name: Compared(stack, self._folder, name) for name in (LOG, DECISIONS)}
             recall = Recall(self._task)
             at = recall if claim == (pages.FORMAT, 0) else None
-            plans = {pages.plan_page(recall)}
+            plans = _Plans(recall)
             for record in self._records(0):
                 before = recall
                 recall, *pieces = pages.advance(recall, record)
                 for trail, piece in zip(trails.values(), pieces, strict=True):
                     trail.take(piece)
                 if recall.plan != before.plan:
-                    plans.add(pages.plan_page(recall))
+                    plans.add(recall)
                 if claim is not None and recall.revision == claim[1]:
                     at = recall
             plan = Compared(stack, self._folder, PLAN)
-            ours = plan.missing or plan.read(max(map(len, plans)) + 1) in plans
+            ours = plan.missing or plan.read(plans.longest + 1) in plans
             if claim is not None and claim[0] != pages.FORMAT:
                 return _Judged(None, {}, ours)  # of another version of the library, and so are the others
             damaged: dict[str, str] = {}
@@ -288,10 +291,18 @@ class _Folder:
             self._replace(PLAN, pages.plan_page(recall))
         self._replace(STATE, pages.state_page(recall))
         seen = {name: self._signature(name) or (0, 0, 0, 0) for name in _watched(plan_is_ours)}
-        data = _encode(_Mark(self._identity, recall, seen, plan_is_ours))
-        with open(self._path / "memory.mark", "wb") as stored:
-            stored.write(blake3(data).digest() + data)
+        self._store(_Mark(self._identity, recall, seen, plan_is_ours))
         return recall
+
+    def _store(self, mark: _Mark) -> None:
+        data = _encode(mark)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        descriptor = os.open(self._path / "memory.mark", flags, 0o600)
+        try:
+            # Over what is there: file systems flush a file that is emptied first when it is closed.
+            os.pwrite(descriptor, _SEAL.pack(len(data), blake3(data).digest()) + data, 0)
+        finally:
+            os.close(descriptor)
 
     def _replace(self, name: str, content: bytes) -> None:
         """Make `content` the page `name`, unless it is that already."""
@@ -306,6 +317,25 @@ class _Folder:
         return self._keep.log.read_stream(registry.STREAM + self._task, after)
 
 
+@final
+class _Plans:
+    """Every plan that a stream has given so far, by digest."""
+
+    def __init__(self, recall: Recall) -> None:
+        self._digests: set[bytes] = set()
+        self.longest = 0
+        self.add(recall)
+
+    def add(self, recall: Recall) -> None:
+        page = pages.plan_page(recall)
+        self._digests.add(blake3(page).digest())
+        self.longest = max(self.longest, len(page))
+
+    def __contains__(self, page: bytes) -> bool:
+        return blake3(page).digest() in self._digests
+
+
+_SEAL = struct.Struct(">Q32s")
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(_Mark).decode
 

@@ -3,6 +3,7 @@ makes the folder what the log makes of it."""
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import secrets
@@ -23,7 +24,7 @@ from ..events import strategies
 from .folders import PAGES, add, contents, described, folder_of, from_nothing
 from .support import stopped_at
 
-CHANGING = {"write", "rename", "unlink", "ftruncate", "fchmod", "fsync", "fdatasync"}
+CHANGING = {"write", "pwrite", "rename", "unlink", "ftruncate", "fchmod", "fsync", "fdatasync"}
 EVENTS = (ev.DecisionRecorded("x", "y" * 500), ev.SandboxStarted("i2", "c"), ev.DecisionRecorded("z"))
 
 
@@ -33,10 +34,12 @@ class Killed(BaseException):
 
 class Dying:
     """The module `os`, until the call that changes something for the `last` time: from the next on, nothing is done any
-    more, as if the process had been killed. Of a write that is cut off, half is done."""
+    more, as if the process had been killed. Of a write that is cut off, half is done. With `error` that one call raises
+    it, and all goes on."""
 
-    def __init__(self, last: int) -> None:
+    def __init__(self, last: int, error: OSError | None = None) -> None:
         self.left = last
+        self.error = error
 
     def __getattr__(self, name: str) -> Any:
         real = getattr(os, name)
@@ -48,23 +51,27 @@ class Dying:
                 return real(*arguments, **options)
             self.left -= 1
             if self.left < 0:
-                if name == "write" and self.left == -1:
-                    real(arguments[0], arguments[1][: len(arguments[1]) // 2])
-                raise Killed
+                if name in ("write", "pwrite") and self.left == -1:
+                    real(arguments[0], arguments[1][: len(arguments[1]) // 2], *arguments[2:])
+                if self.error is None:
+                    raise Killed
+                if self.left == -1:
+                    raise self.error
             return real(*arguments, **options)
 
         return call
 
 
-def dies(last: int, work: Callable[[], object]) -> bool:
-    """Do `work` in a process that dies after `last` changes; whether it has died."""
+def dies(last: int, work: Callable[[], object], error: OSError | None = None) -> bool:
+    """Do `work` in a process that dies after `last` changes, or meets `error` there; whether it did."""
     with pytest.MonkeyPatch.context() as patched:
-        dying = Dying(last)
+        dying = Dying(last, error)
         patched.setattr(memory, "os", dying)
         patched.setattr(page_file, "os", dying)
         try:
             work()
-        except Killed:
+        except (Killed, OSError):
+            assert dying.left < 0
             return True
     return False
 
@@ -151,6 +158,24 @@ def test_a_writer_may_die_while_it_makes_damage_good(shared_keep: Keep, name: st
         assert first.damage == (f"{name} is not what was written",)
         assert first.quarantine is not None
         assert (keep.path / "quarantine" / first.quarantine / name).read_text() == "edited"
+        steps += 1
+    assert steps > 8
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO], ids=["full", "broken"])
+def test_an_error_at_any_step_is_told_and_made_good_the_next_time(shared_keep: Keep, number: int) -> None:
+    keep, steps, failed = shared_keep, 0, True
+    while failed:
+        task = described(keep, secrets.token_hex(6))
+        memory.refresh(keep, task.id)
+        behind(keep, task)
+        failed = dies(steps, lambda task=task: memory.refresh(keep, task.id), OSError(number, "no"))  # type: ignore[misc]
+        check_for_readers(folder_of(task))
+        assert set(contents(folder_of(task))) == PAGES
+        done = memory.refresh(keep, task.id)
+        assert done is not None
+        assert done.damage == ()
+        assert contents(folder_of(task)) == from_nothing(keep, task)
         steps += 1
     assert steps > 8
 
