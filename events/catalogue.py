@@ -268,6 +268,26 @@ class RestoreFailed(Failure, frozen=True):
 
 
 @event(version=1)
+class DecisionRecorded(Event, frozen=True):
+    """Whoever acted decided `text`, for `reason` and against `alternatives`."""
+
+    text: str
+    reason: str = ""
+    alternatives: tuple[str, ...] = ()
+
+
+@event(version=1)
+class MemoryRepaired(Event, frozen=True):
+    """Pages of the task's memory folder were not what had been written there, and were made anew from the log.
+
+    `damage` has a line for each; what was there lies in the folder `quarantine` of that name, if anything was.
+    """
+
+    damage: tuple[str, ...]
+    quarantine: str | None
+
+
+@event(version=1)
 class CleanupRequested(Intent, frozen=True):
     """The task's container and workspace are about to be removed."""
 

@@ -9,6 +9,7 @@ from sandkeep.projections.projection import MemoryState, Projection, State, Stat
 from sandkeep.projections.registry import Pending, Registry, Task, TaskState
 from sandkeep.projections.search import Fit, Found, find_tasks
 from sandkeep.projections.store import BadMoment, ProjectionStore, Rebuilt
+from sandkeep.projections.summary import Decision, Execution, Stats
 
 __all__ = [
     "BadCursor",
@@ -18,6 +19,8 @@ __all__ = [
     "Checkpoint",
     "Checkpoints",
     "Claim",
+    "Decision",
+    "Execution",
     "Filter",
     "Fit",
     "Found",
@@ -35,6 +38,7 @@ __all__ = [
     "Sort",
     "State",
     "StateView",
+    "Stats",
     "Task",
     "TaskState",
     "compare",

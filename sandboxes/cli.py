@@ -20,7 +20,7 @@ import typer
 from sandkeep.events import BadInput, Record, SandkeepError, recovery
 from sandkeep.events.recovery import Mode
 from sandkeep.projections import registry
-from sandkeep.sandboxes import cli_audit, cli_locks, cli_registry, render
+from sandkeep.sandboxes import cli_audit, cli_locks, cli_memory, cli_registry, render
 from sandkeep.sandboxes.execution import DEFAULT_TIMEOUT_SECONDS
 from sandkeep.sandboxes.keep import FORMAT, Keep, default_actor, identify
 from sandkeep.sandboxes.options import HERE, AsJson, KeepPath, TaskId, Token
@@ -38,6 +38,7 @@ app = typer.Typer(
 app.add_typer(cli_audit.app)
 app.add_typer(cli_registry.app)
 app.add_typer(cli_locks.app)
+app.add_typer(cli_memory.app)
 
 
 @app.command("init")
@@ -146,17 +147,6 @@ def restore_checkpoint(
         render.print_json({"task": found.id, "checkpoint": done.checkpoint, "digest": done.digest, "undo": done.undo})
     else:
         print(f"restored {done.checkpoint}, digest {done.digest}; to undo, restore {done.undo}")
-
-
-@app.command("task-history")
-def task_history(task: TaskId, keep: KeepPath = HERE, json: AsJson = False) -> None:
-    """Show everything that ever happened in a task."""
-    with Keep.open(keep) as opened:
-        records = opened.task(task).history()
-        if json:
-            render.print_json([render.record_document(record) for record in records])
-        else:
-            render.print_records(records)
 
 
 @app.command("complete-task")

@@ -56,8 +56,8 @@ def restore(task: Task | None, intent: ev.RestoreRequested) -> list[Event]:
     ]
 
 
-def record(task: Task | None, event: ev.CheckpointCreated) -> list[Event]:
-    """A checkpoint was taken; a workspace that is gone has none."""
+def record(task: Task | None, event: ev.CheckpointCreated | ev.DecisionRecorded | ev.MemoryRepaired) -> list[Event]:
+    """Something of a task is put on record. Once it has been cleaned up it has no workspace, and nothing to decide."""
     return [*_allowed(task, *(state for state in TaskState if state is not TaskState.CLEANED)), event]
 
 

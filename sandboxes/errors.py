@@ -107,6 +107,12 @@ class KeyUnavailable(SandkeepError):
     code = "key-unavailable"
 
 
+class MemoryUnavailable(SandkeepError):
+    """There is no memory folder, or it cannot be written."""
+
+    code = "memory-unavailable"
+
+
 class EngineUnreachable(SandkeepError):
     """No Docker engine answers."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import msgspec
 
@@ -122,7 +122,12 @@ def run(
 
 def content(output: Output, blobs: BlobStore) -> bytes:
     """All bytes of a captured stream. Raises `BlobMissing` and `BlobDamaged`."""
-    return blobs.get(output.blob) if output.blob is not None else output.data or b""
+    return b"".join(chunks(output, blobs))
+
+
+def chunks(output: Output, blobs: BlobStore) -> Iterable[bytes]:
+    """The same in pieces; a blob is only known to be undamaged when the last one has come."""
+    return blobs.chunks(output.blob) if output.blob is not None else (output.data or b"",)
 
 
 def _words(words: Sequence[str], what: str) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ import datetime
 import re
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import BinaryIO
 
 import msgspec
@@ -259,6 +259,21 @@ def print_records(records: Iterable[Record]) -> None:
         console.print(
             line, no_wrap=True, overflow="ellipsis", crop=sys.stdout.isatty(), soft_wrap=not sys.stdout.isatty()
         )
+
+
+def print_rows(columns: Sequence[str], rows: Iterable[Sequence[str | Text]], empty: str = "") -> None:
+    """A table; the line `empty` if it has no rows."""
+    table = _table(*columns)
+    for row in rows:
+        table.add_row(*row)
+    _print(table, empty)
+
+
+def print_lines(lines: Iterable[Text]) -> None:
+    """Lines of text, as long as they are."""
+    console = _console()
+    for line in lines:
+        console.print(line, soft_wrap=True)
 
 
 def summary(record: Record) -> str:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from sandkeep.events import catalogue as ev
 from sandkeep.projections import Pending, TaskState, registry
-from sandkeep.sandboxes import decider
+from sandkeep.sandboxes import decider, memory
 from sandkeep.sandboxes.engine import Found
 from sandkeep.sandboxes.intent import abandoned
 
@@ -80,6 +80,7 @@ def _settle(keep: Keep, task: registry.Task) -> list[str]:
         _undo(keep, task, pending)
         failure = _SETTLED_AS[pending.kind](pending.intent, *_INTERRUPTED)
         keep.decide(task.id, partial(decider.settle, outcome=failure))
+        memory.trail(keep, task.id)
         done.append(f"task {task.id}: {pending.kind} of position {pending.position} was interrupted")
     if any(pending.kind in ("TaskCreated", "CleanupRequested") for pending in mine):
         keep.decide(task.id, partial(decider.give_up, reason=_INTERRUPTED[1]))

@@ -19,19 +19,19 @@ from typing import TYPE_CHECKING, final
 
 import msgspec
 
-from sandkeep.events import BadInput, Event, Receipt, Record, SandkeepError
+from sandkeep.events import BadInput, Event, Receipt, SandkeepError
 from sandkeep.events import catalogue as ev
 from sandkeep.projections import Checkpoint, TaskState, checkpoints, registry
-from sandkeep.sandboxes import decider, description, execution, intent, restore, snapshot, workspace
+from sandkeep.sandboxes import decider, description, execution, intent, memory, restore, snapshot, workspace
 from sandkeep.sandboxes.engine import INTENT, KEEP, TASK, Mounts
 from sandkeep.sandboxes.errors import (
     CheckpointRefused,
     EngineFailed,
     EngineUnreachable,
     RestoreIncomplete,
-    TaskNotFound,
 )
 from sandkeep.sandboxes.execution import Result, Streamed
+from sandkeep.sandboxes.recorded import Recorded
 from sandkeep.sandboxes.restore import Restored
 from sandkeep.sandboxes.spool import Spool
 
@@ -50,13 +50,12 @@ _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 @final
-class Task:
+class Task(Recorded):
     """A task of an open keep. Made by `Keep.create_task` and `Keep.task`."""
 
     def __init__(self, keep: Keep, task_id: str, fence: int | None = None) -> None:
         """Use `Keep.task` instead."""
-        self._keep = keep
-        self.id = task_id
+        super().__init__(keep, task_id)
         self.fence = fence
         self.folder = keep.path / "tasks" / task_id
         self._spool = keep.path / "run" / "spool" / task_id
@@ -65,15 +64,6 @@ class Task:
     def workspace(self) -> Path:
         """The workspace on the host."""
         return self.folder / "workspace"
-
-    @property
-    def state(self) -> registry.Task:
-        """What is true of the task now. Raises `TaskNotFound`."""
-        with self._keep.projections.reading() as state:
-            found = registry.find(state, self.id)
-        if found is None:
-            raise TaskNotFound(f"there is no task {self.id}; 'sandkeep list-tasks' shows those there are")
-        return found
 
     def create(self, asked: ev.TaskCreated, image_id: str, progress: Callable[[str], None]) -> None:
         """Make the task that is `asked` for; `Keep.create_task` has checked everything and calls this once."""
@@ -226,10 +216,6 @@ class Task:
         """Give the task tags, and take tags from it. Raises `BadInput` and `LimitReached`."""
         self._decide(partial(decider.tag, event=description.tagged(add, remove)))
 
-    def history(self, after: int = 0) -> Iterator[Record]:
-        """The task's records behind revision `after`."""
-        return self._keep.log.read_stream(registry.STREAM + self.id, after)
-
     def pause(self) -> None:
         """Freeze the sandbox; commands are refused until `resume`. Refused with `TaskBusy` while commands run."""
         self._clear()
@@ -273,7 +259,7 @@ class Task:
     def _clean_up(self, decide: Callable[[Decision], Receipt]) -> None:
         with intent.held(self._keep.intents) as made:
             decide(partial(decider.clean_up, intent=ev.CleanupRequested(made)))
-            with self._failing_as(ev.CleanupFailed, made):
+            with self._failing_as(ev.CleanupFailed, made), memory.closed(self.folder):
                 self._remove_containers()
                 for folder in (self.folder, self._spool):
                     workspace.remove(folder)
@@ -297,6 +283,7 @@ class Task:
             if container is not None:
                 removed = ev.SandboxRemoved(container)
                 self._decide(partial(decider.lose, event=removed))
+        memory.trail(self._keep, self.id)
 
     def _sandbox(self, image_id: str | None = None) -> str:
         """The task's running container, started if there is none. The caller is `working` on the task."""
@@ -361,6 +348,7 @@ class Task:
             secrets.token_hex(6), taken.digest, taken.files, taken.bytes, label, taken.torn[:_MAX_TORN]
         )
         receipt = self._decide(partial(decider.record, event=event))
+        memory.trail(self._keep, self.id)
         counted = (event.digest, event.files, event.bytes, label, event.torn)
         return Checkpoint(event.checkpoint, self.id, *counted, receipt.first, receipt.time_ns)
 
@@ -382,6 +370,7 @@ class Task:
 
     def _settle(self, outcome: ev.Outcome) -> None:
         self._decide(partial(decider.settle, outcome=outcome))
+        memory.trail(self._keep, self.id)
 
     def _decide(self, decision: Decision) -> Receipt:
         return self._keep.decide(self.id, decision)

@@ -10,6 +10,7 @@ import msgspec
 
 from sandkeep.events import BlobDamaged, BlobMissing, verify
 from sandkeep.events.catalogue import references
+from sandkeep.sandboxes import memory
 from sandkeep.sandboxes.audit import keep_signer, signer
 from sandkeep.sandboxes.errors import KeyUnavailable
 from sandkeep.sandboxes.manifest import blobs_of
@@ -82,6 +83,9 @@ def verify_keep(keep: Keep, progress: Callable[[str], None]) -> KeepReport:
                         _read(keep, blob)
             except (BlobDamaged, BlobMissing) as error:
                 damage.append(f"blobs: position {record.position}: {error}")
+    progress("verifying the memory folders")
+    for task in keep.tasks():
+        damage += [f"memory: task {task.id}: {words}" for words in memory.check(keep, task.id)]
     progress("verifying the projections")
     with keep.projections.reading() as state:
         position = keep.projections.position(state)

@@ -11,12 +11,14 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from sandkeep.sandboxes import Keep, Task, restore, snapshot, spool, workspace
+from sandkeep.sandboxes import Keep, Task, memory, page_file, restore, snapshot, spool, workspace
 from sandkeep.sandboxes.engine import Engine
 
 PLACES: dict[str, object] = {
     "engine": Engine,
     "keep": Keep,
+    "memory": memory,
+    "page": page_file.Page,
     "restore": restore,
     "snapshot": snapshot,
     "spool": spool.Spool,
@@ -69,6 +71,7 @@ def act(keep: Keep, action: str, arguments: list[str]) -> None:
             "checkpoint": task.checkpoint,
             "clean_up": task.clean_up,
             "complete": task.complete,
+            "decide": lambda: task.record_decision("cut short"),
             "pause": task.pause,
             "resume": task.resume,
         }
