@@ -254,12 +254,21 @@ def _identify(known: bytes | None, segments: Sequence[Path]) -> bytes:
 
 
 def _journaled(segments: Sequence[Path], log_id: bytes) -> Iterator[Frame | LogDamaged]:
+    position, checksum = 0, codec.GENESIS
     for path in segments:
         for each in segment.found(path, log_id):
-            if isinstance(each, Entry):
-                yield each.frame
-            elif isinstance(each, LogDamaged):
-                yield each
+            match each:
+                case Entry(frame=frame):
+                    position, checksum = frame.last, frame.checksum
+                    yield frame
+                case LogDamaged():
+                    yield each
+                case segment.Header():
+                    # A log that goes on with this journal believes its headers, so they have to be right as well.
+                    if (each.log, each.first, each.previous) != (log_id.hex(), position + 1, checksum.hex()):
+                        yield LogDamaged(f"{path.name}: the header is not that of what follows position {position}")
+                case segment.Trailer():
+                    pass
 
 
 def _ranges(kept: int, seen: int, rest: Sequence[Frame]) -> tuple[tuple[Span, ...], tuple[Span, ...]]:
