@@ -228,6 +228,17 @@ def test_a_header_that_is_damaged_does_not_keep_the_log_from_being_opened(writte
     whole(written, before)
 
 
+def test_the_journal_of_another_log_does_not_take_the_logs_place(written: Path, tmp_path: Path) -> None:
+    before = records(written)
+    with opened(tmp_path / "other") as log:
+        log.append("task/0", done("foreign"), actor="me")
+    shutil.rmtree(written / "journal")
+    (tmp_path / "other" / "journal").rename(written / "journal")
+    found = try_recovery(written)
+    assert (found.ok, found.recovered, found.kept, found.source) == (True, True, COUNT, "log")
+    whole(written, before)
+
+
 def test_copies_that_are_damaged_in_different_places_make_a_whole_one(written: Path) -> None:
     before = records(written)
     break_frame(written, 2)
