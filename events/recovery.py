@@ -161,7 +161,7 @@ class _Attempt:
         report = verify(self._root / "log", deep=True)
         segments = segment.listed(self._root / "journal")
         with Suspect(self._root / "log") as suspect:
-            log_id = _identify(suspect.log_id, segments)
+            log_id = bytes.fromhex(report.log_id) if report.frames else _identify(suspect.log_id, segments)
             log, copy = _Copy(suspect.frames(log_id)), _Copy(_journaled(segments, log_id))
             with closing(Rebuild(self._new, log_id)) as rebuild:
                 source, forks = _fill(rebuild, log, copy)
@@ -242,7 +242,10 @@ def _fill(rebuild: Rebuild, log: _Copy, copy: _Copy) -> tuple[str, list[str]]:
 
 
 def _identify(known: bytes | None, segments: Sequence[Path]) -> bytes:
-    """The id of the log: the one under which the journal proves itself, or else what the log itself says."""
+    """The id of a log without whole frames: the one under which the journal proves itself, or else what it says.
+
+    A log that has whole frames proves its id by them, and a journal that says otherwise is another log's.
+    """
     ids = [bytes.fromhex(header.log) for path in segments if (header := segment.header(path)) is not None]
     for log_id in dict.fromkeys([*ids, *([known] if known else [])]):
         for path in segments:
@@ -254,12 +257,21 @@ def _identify(known: bytes | None, segments: Sequence[Path]) -> bytes:
 
 
 def _journaled(segments: Sequence[Path], log_id: bytes) -> Iterator[Frame | LogDamaged]:
+    position, checksum = 0, codec.GENESIS
     for path in segments:
         for each in segment.found(path, log_id):
-            if isinstance(each, Entry):
-                yield each.frame
-            elif isinstance(each, LogDamaged):
-                yield each
+            match each:
+                case Entry(frame=frame):
+                    position, checksum = frame.last, frame.checksum
+                    yield frame
+                case LogDamaged():
+                    yield each
+                case segment.Header():
+                    # A log that goes on with this journal believes its headers, so they have to be right as well.
+                    if (each.log, each.first, each.previous) != (log_id.hex(), position + 1, checksum.hex()):
+                        yield LogDamaged(f"{path.name}: the header is not that of what follows position {position}")
+                case segment.Trailer():
+                    pass
 
 
 def _ranges(kept: int, seen: int, rest: Sequence[Frame]) -> tuple[tuple[Span, ...], tuple[Span, ...]]:

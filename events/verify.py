@@ -37,6 +37,11 @@ from sandkeep.events.segment import Entry, Header
 MAX_DAMAGE = 100
 """How many damaged places are listed; more are only counted."""
 
+_BEHIND = b"\xff" * 32
+_FILLER_BYTES = 1900
+_MOST_FILLERS = 50_000
+"""Values of which two fill a page, and how many of them a check of the free pages writes at most."""
+
 
 class LogReport(msgspec.Struct, frozen=True):
     """What a scan found: the last position whose frame is whole, how many events, and each damaged place.
@@ -63,7 +68,7 @@ class LogReport(msgspec.Struct, frozen=True):
 def verify(path: Path, key: VerifierKey | None = None, *, deep: bool = False) -> LogReport:
     """Scan the log in the folder `path`; its notes must be signed with `key`, if one is given.
 
-    If `deep`, also whether LMDB's pages are all accounted for, by way of a copy.
+    If `deep`, also whether LMDB's pages are all accounted for and the free ones are free, by way of copies.
 
     Raises `LogUnavailable` only if the scanning process cannot be started.
     """
@@ -140,9 +145,43 @@ def scan(path: Path, key: VerifierKey | None = None, *, deep: bool = False) -> L
 
 
 def _check_pages(layout: Layout) -> None:
-    """Copy the log compactly, by which LMDB walks every page and misses those that nothing leads to."""
+    """Copy the log compactly, by which LMDB walks every page and misses those that nothing leads to; then have a plain
+    copy written to, because only writers read the list of free pages. Raises `LogDamaged`."""
     with tempfile.TemporaryDirectory(prefix="sandkeep-verify-") as folder:
         layout.env.copy(folder, compact=True)
+    with tempfile.TemporaryDirectory(prefix="sandkeep-verify-") as folder:
+        layout.env.copy(folder)
+        copy = Layout(Path(folder))
+        try:
+            _use_free_pages(copy)
+            damage = _scan(copy, None).damage
+        except (lmdb.Error, LogDamaged) as error:
+            damage = (str(error),)
+        finally:
+            copy.env.close()
+        if damage and _scan(layout, None).ok:
+            raise LogDamaged(f"the list of free pages is damaged: after writing to a copy of the log, {damage[0]}")
+
+
+def _use_free_pages(layout: Layout) -> None:
+    """Write as much as the free pages hold, and behind the end of each database. What is no free page is overwritten by
+    this. LMDB uses a page only in the second transaction after the one that freed it."""
+    databases = [each for each in (layout.frames, layout.streams, layout.keys, layout.fences, layout.notes) if each]
+    turns = 0
+    while turns < 3:
+        try:
+            with layout.writing() as txn:
+                stats = [txn.stat(database) for database in (layout.meta, *databases)]
+                used = sum(each["branch_pages"] + each["leaf_pages"] + each["overflow_pages"] for each in stats)
+                for number in range(min(2 * (layout.env.info()["last_pgno"] - used) + 16, _MOST_FILLERS)):
+                    txn.put(b"filler %d" % number, bytes(_FILLER_BYTES), db=layout.meta)
+                for database in databases:
+                    txn.put(_BEHIND, bytes(_FILLER_BYTES // 10), db=database)
+                    txn.delete(_BEHIND, db=database)
+                txn.commit()
+            turns += 1
+        except lmdb.MapFullError:
+            layout.grow()
 
 
 def _scan(layout: Layout, key: VerifierKey | None) -> LogReport:

@@ -18,7 +18,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sandkeep.events import Event, schema
+from sandkeep.events import BadEvent, Event, UnknownEvent, schema
 from sandkeep.events import catalogue as ev
 
 from .strategies import TYPES, of
@@ -33,9 +33,28 @@ class Shape(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     becomes: dict[str, Any] | None = None
 
 
-def golden(path: Path) -> tuple[str, int, list[Shape]]:
+def golden(path: Path) -> tuple[str, int, list[tuple[Shape, Event]]]:
+    """The type, version and shapes that a golden file fixes, and what each body is now. Raises `BadEvent`, located."""
     name, version, _ = path.name.split(".")
-    return name, int(version), msgspec.json.decode(path.read_bytes(), type=list[Shape])
+    try:
+        shapes = msgspec.json.decode(path.read_bytes(), type=list[Shape])
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise BadEvent(f"{path.name} is no golden file: {error}; restore it, released shapes never change") from error
+    if not shapes:
+        raise BadEvent(f"{path.name} has no shapes; restore it, released shapes never change")
+    return name, int(version), [(shape, body(path, number, shape)) for number, shape in enumerate(shapes, 1)]
+
+
+def body(path: Path, number: int, shape: Shape) -> Event:
+    """What the body of a shape is read as today."""
+    name, version, _ = path.name.split(".")
+    try:
+        event = schema.decode(name, int(version), bytes.fromhex(shape.body))
+    except (BadEvent, ValueError) as error:
+        raise BadEvent(f"{path.name}, shape {number}: {error}") from error
+    if isinstance(event, UnknownEvent):
+        raise BadEvent(f"{path.name}, shape {number}: {name} version {version} can no longer be read")
+    return event
 
 
 @pytest.mark.parametrize("cls", TYPES, ids=lambda cls: cls.__name__)
@@ -56,18 +75,50 @@ def test_every_event_has_a_golden_file_and_every_golden_file_an_event() -> None:
 @pytest.mark.parametrize("path", sorted(GOLDEN.iterdir()), ids=lambda path: path.stem)
 def test_the_released_shapes_can_be_read_and_the_last_is_the_one_written(path: Path) -> None:
     name, version, shapes = golden(path)
-    for shape in shapes:
+    for shape, event in shapes:
         if shape.becomes is not None:
-            event = schema.decode(name, version, bytes.fromhex(shape.body))
             assert msgspec.json.decode(msgspec.json.encode(event)) == shape.becomes
             continue
-        event = schema.decode(name, version, bytes.fromhex(shape.body))
         assert type(event) is schema.registered()[name, version]
         fields = msgspec.json.decode(msgspec.json.encode(event))
         assert fields | shape.fields == fields
-    if shapes[-1].becomes is None:
-        assert schema.encode(event)[2].hex() == shapes[-1].body
-        assert fields == shapes[-1].fields
+    if shape.becomes is None:
+        assert schema.encode(event)[2].hex() == shape.body
+        assert fields == shape.fields
+
+
+def spoilt(content: bytes, how: str) -> bytes:
+    shapes = msgspec.json.decode(content, type=list[dict[str, Any]])
+    match how:
+        case "cut":
+            return content[: len(content) // 2]
+        case "no UTF-8":
+            return content.replace(b'"reason"', b'"\xff"', 1)
+        case "empty":
+            return b"[]"
+        case "no hex":
+            shapes[0]["body"] = "zz" + shapes[0]["body"]
+        case "body cut":
+            shapes[0]["body"] = shapes[0]["body"][:-2]
+        case "other type":
+            shapes[0]["body"] = msgspec.msgpack.encode({"reason": 1}).hex()
+    return msgspec.json.encode(shapes)
+
+
+@pytest.mark.parametrize("how", ["cut", "no UTF-8", "empty", "no hex", "body cut", "other type"])
+def test_a_corrupt_golden_file_is_a_located_error(how: str, tmp_path: Path) -> None:
+    path = tmp_path / "TaskFailed.1.json"
+    path.write_bytes(spoilt((GOLDEN / path.name).read_bytes(), how))
+    with pytest.raises(BadEvent, match=r"TaskFailed\.1\.json") as caught:
+        golden(path)
+    assert caught.value.code == "bad-event"
+
+
+def test_a_golden_file_of_a_version_that_was_forgotten_is_a_located_error(tmp_path: Path) -> None:
+    path = tmp_path / "TaskFailed.7.json"
+    path.write_bytes((GOLDEN / "TaskFailed.1.json").read_bytes())
+    with pytest.raises(BadEvent, match=r"TaskFailed\.7\.json, shape 1: TaskFailed version 7 can no longer be read"):
+        golden(path)
 
 
 @pytest.mark.parametrize("cls", TYPES, ids=lambda cls: cls.__name__)

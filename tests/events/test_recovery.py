@@ -157,6 +157,17 @@ def break_the_key_index(folder: Path) -> None:
         cursor.put(cursor.key(), cursor.value()[:-1] + b"\x07")
 
 
+def break_the_free_pages(folder: Path) -> None:
+    """Name another page as free in LMDB's list of those, which only writers read."""
+    path = folder / "log" / "data.mdb"
+    content = bytearray(path.read_bytes())
+    metas = [content[page : page + 4096] for page in (0, 4096)]
+    newest = max(metas, key=lambda meta: int.from_bytes(meta[144:152], "little"))
+    root = int.from_bytes(newest[80:88], "little")
+    content[4096 * root + 4095] ^= 0x55
+    path.write_bytes(content)
+
+
 def lose_the_identity(folder: Path) -> None:
     with raw(folder / "log", "meta") as txn:
         txn.delete(b"log_id")
@@ -175,6 +186,7 @@ def lose_the_identity(folder: Path) -> None:
             break_the_stream_index,
             break_the_key_index,
         ),
+        break_the_free_pages,
         lose_the_identity,
     ],
     ids=lambda damage: damage.__name__,
@@ -182,7 +194,7 @@ def lose_the_identity(folder: Path) -> None:
 def test_whatever_happens_to_the_log_the_journal_gives_it_back(written: Path, damage: Callable[[Path], None]) -> None:
     before = records(written)
     damage(written)
-    assert not verify(written / "log").ok
+    assert not verify(written / "log", deep=True).ok
     found = try_recovery(written)
     assert (found.ok, found.recovered, found.kept, found.head, found.lost) == (True, True, COUNT, COUNT + 1, ())
     assert found.damage
@@ -201,6 +213,30 @@ def test_whatever_happens_to_the_journal_the_log_gives_it_back(written: Path, co
         path.write_bytes(content)
     assert try_recovery(written).ok
     assert whole(written, before).source == "log"
+
+
+@pytest.mark.parametrize("field", [b'"log":"', b'"previous":"'])
+def test_a_header_that_is_damaged_does_not_keep_the_log_from_being_opened(written: Path, field: bytes) -> None:
+    """It may still be a header: of another log, or of what follows another frame."""
+    before = records(written)
+    path = segment.listed(written / "journal")[-1]
+    content = bytearray(path.read_bytes())
+    content[content.index(field) + len(field)] = ord("e" if content[content.index(field) + len(field)] != 101 else "f")
+    path.write_bytes(content)
+    found = try_recovery(written)
+    assert (found.ok, found.recovered, found.kept) == (True, True, COUNT)
+    whole(written, before)
+
+
+def test_the_journal_of_another_log_does_not_take_the_logs_place(written: Path, tmp_path: Path) -> None:
+    before = records(written)
+    with opened(tmp_path / "other") as log:
+        log.append("task/0", done("foreign"), actor="me")
+    shutil.rmtree(written / "journal")
+    (tmp_path / "other" / "journal").rename(written / "journal")
+    found = try_recovery(written)
+    assert (found.ok, found.recovered, found.kept, found.source) == (True, True, COUNT, "log")
+    whole(written, before)
 
 
 def test_copies_that_are_damaged_in_different_places_make_a_whole_one(written: Path) -> None:

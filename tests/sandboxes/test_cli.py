@@ -105,6 +105,25 @@ def test_help_is_given_when_asked_for_and_when_nothing_is_said(cli: Cli) -> None
 
 # ---- bad input
 
+
+def test_the_journal_of_another_keep_is_refused_and_nothing_is_written(
+    made: Keep, cli: Cli, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    other = tmp_path_factory.mktemp("other") / "keep"
+    Keep.init(other, actor="tester").close()
+    made.close()
+    (foreign,) = (other / "journal").glob("*.jsonl")
+    foreign.replace(made.path / "journal" / foreign.name)
+    files = {path: path.read_bytes() for path in made.path.rglob("*") if path.is_file() and path.name != "lock.mdb"}
+    for verb in (["create-task", "t"], ["list-tasks"], ["events"]):
+        assert "is the journal of another log" in cli(*verb).refused("log-damaged", 1)
+    assert {path: path.read_bytes() for path in files} == files
+    answer = cli("recover", "--json")
+    assert (answer.status, json.loads(answer.stdout)["ok"]) == (0, True)
+    answer = cli("verify", "--deep", "--json")
+    assert answer.status == 0, answer.stdout
+
+
 BAD = {
     "an unknown task": (["show-task", UNKNOWN], "task-not-found", 2),
     "a prefix too short": (["show-task", "012"], "task-not-found", 2),
@@ -136,6 +155,7 @@ BAD = {
     "a state that is none": (["list-tasks", "--state", "bogus"], "bad-usage", 2),
     "a timeout that is no number": (["execute", "x", "--timeout", "soon", "--", "true"], "bad-usage", 2),
     "a position before all": (["events", "--after", "-1"], "bad-usage", 2),
+    "a position beyond all numbers": (["events", "--after", "99999999999999999999"], "bad-input", 2),
 }
 
 
