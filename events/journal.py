@@ -144,9 +144,9 @@ class Journal:
         if header is not None and header.boot == self._boot and _readable(last[1], self._log_id):
             return
         self._cut_fragment(plain[-1])
-        torn = itertools.dropwhile(self._holds, plain)
+        torn = list(itertools.dropwhile(self._holds, plain))
         aside = Quarantine(self._folder.with_name("quarantine"))
-        for path in torn:
+        for path in reversed(torn):  # so that a crash in between leaves no gap
             _logger.warning("%s is damaged; it is moved to %s and written anew from the log", path, aside.folder)
             aside.take(path)
 
@@ -210,6 +210,7 @@ class Journal:
             file.seek(offset)
             aside.keep(f"{path.name}.{offset}", file.read())
             file.truncate(offset)
+            os.fsync(file.fileno())  # or a power loss could bring it back, in the place of what is written next
         _logger.warning("%s had a line that was never committed; it is now in %s", path, aside.folder)
 
     def _put(self, frame: Frame, txn_id: int) -> None:
@@ -242,6 +243,7 @@ class Journal:
         self._open(self._folder / segment.name(first), os.O_CREAT | os.O_EXCL)
         header = Header(segment.FORMAT, self._log_id.hex(), first, self._checksum.hex(), self._boot)
         self._write(segment.encode(header) + b"\n")
+        segment.sync_folder(self._folder)  # or a power loss could take this segment, and leave the ones behind it
 
     def _seal(self) -> None:
         """End the segment that is open. Nothing can be added to it from now on."""

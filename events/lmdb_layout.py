@@ -34,11 +34,12 @@ import lmdb
 import msgspec
 from blake3 import blake3
 
-from sandkeep.events import codec, mapped
+from sandkeep.events import codec, lmdb_file, mapped
 from sandkeep.events.codec import Frame, Record
 from sandkeep.events.errors import LimitReached, LogDamaged, LogUnavailable
 from sandkeep.events.log import Head, Receipt
 from sandkeep.events.mounts import refuse_network
+from sandkeep.events.segment import sync_folder
 
 FORMAT = 1
 """The version of the layout above."""
@@ -52,6 +53,7 @@ MAX_MAP_BYTES = 1 << 46
 MAX_READERS = 1024
 """How many read transactions all processes together may have open."""
 
+_DATABASES = (b"meta", b"frames", b"streams", b"keys", b"fences")
 _CHECK_SECONDS = 60.0
 _U64 = struct.Struct(">Q")
 
@@ -82,17 +84,6 @@ encode_used = msgspec.msgpack.Encoder().encode
 decode_used = msgspec.msgpack.Decoder(Used).decode
 
 
-def is_cut(path: Path) -> bool:
-    """Whether the file of the environment in `path` ends before the last page that it speaks of, which may be one that
-    was never written. Not told of an environment that this process has open, and of what is none."""
-    try:
-        with lmdb.open(os.fspath(path), readonly=True, lock=False, create=False) as env:
-            wanted = (env.info()["last_pgno"] + 1) * env.stat()["psize"]
-        return (path / "data.mdb").stat().st_size < wanted
-    except (lmdb.Error, OSError):
-        return False
-
-
 @final
 class Layout:
     """The open environment of a log and its databases."""
@@ -112,7 +103,7 @@ class Layout:
         refuse_network(path)
         try:
             if create:
-                path.mkdir(mode=0o700, parents=True, exist_ok=True)
+                self._make(path, log_id)
             self.env = lmdb.open(
                 os.fspath(path),
                 map_size=MAP_BYTES,
@@ -128,19 +119,29 @@ class Layout:
             raise LogUnavailable(f"the log in {path} cannot be opened: {error}") from error
         try:
             self._clear_readers()
-            self.meta = self.env.open_db(b"meta", create=create)
-            self.frames = self.env.open_db(b"frames", create=create)
-            self.streams = self.env.open_db(b"streams", create=create)
-            self.keys = self.env.open_db(b"keys", create=create)
-            self.fences = self.env.open_db(b"fences", create=create)
+            self.meta, self.frames, self.streams, self.keys, self.fences = (
+                self.env.open_db(name, create=False) for name in _DATABASES
+            )
             self.notes = self._open_notes(create)
-            self.log_id = self._identify(path, create, log_id)
+            self.log_id = self._identify(path)
         except lmdb.Error as error:
             self.env.close()
             raise LogDamaged(f"{path} holds no whole log: {error}") from error
         except LogDamaged:
             self.env.close()
             raise
+
+    @staticmethod
+    def _make(path: Path, recovered: bytes | None) -> None:
+        """Make what is missing. The names are synced each time: whoever made them may not have come to it."""
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not (path / "data.mdb").exists():
+            entries = {b"format": str(FORMAT).encode(), b"log_id": recovered or secrets.token_bytes(16)}
+            if recovered is not None:
+                entries[b"incarnation"] = secrets.token_bytes(16)
+            lmdb_file.make(path / "data.mdb", [*_DATABASES, b"notes"], entries, map_bytes=MAP_BYTES)
+        sync_folder(path)
+        sync_folder(path.parent)
 
     def _open_notes(self, create: bool) -> lmdb._Database | None:
         """None if there are none, which is so in a log that the first release wrote and nobody has opened since."""
@@ -149,13 +150,8 @@ class Layout:
         except lmdb.NotFoundError:
             return None
 
-    def _identify(self, path: Path, create: bool, recovered: bytes | None) -> bytes:
-        with self.env.begin(db=self.meta, write=create) as txn:
-            if create and txn.stat(self.meta)["entries"] == 0:
-                txn.put(b"format", str(FORMAT).encode())
-                txn.put(b"log_id", recovered or secrets.token_bytes(16))
-                if recovered is not None:
-                    txn.put(b"incarnation", secrets.token_bytes(16))
+    def _identify(self, path: Path) -> bytes:
+        with self.env.begin(db=self.meta) as txn:
             self.incarnation = txn.get(b"incarnation") or b""
             found, log_id = txn.get(b"format"), txn.get(b"log_id")
         if found is None or log_id is None:

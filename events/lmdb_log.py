@@ -81,7 +81,7 @@ class LmdbLog(Generic[View]):
             self._journal = None
             if journal is not None:
                 self._journal = Journal(journal, segment_bytes=segment_bytes)
-                undo.callback(self._journal.close)
+                undo.callback(_abandon, self._journal)
                 self._journal.refuse_if_orphaned(path)
             refuse_if_cut(path)
             self._layout = Layout(path)
@@ -358,6 +358,12 @@ class LmdbLog(Generic[View]):
             page.append(record)
             found = cursor.next()
         return page
+
+
+def _abandon(journal: Journal) -> None:
+    """Close the journal of a log that could not be opened, for a reason that is told already."""
+    with contextlib.suppress(OSError):
+        journal.close()
 
 
 def _check_after(after: int) -> None:

@@ -27,6 +27,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import final
 
+import lmdb
 import msgspec
 
 from sandkeep.events import catalogue as ev
@@ -88,7 +89,7 @@ def recover(root: Path, mode: Mode, *, actor: str) -> Recovery:
             if not attempt.rebuilt:
                 log.append("keep", [attempt.event(done)], actor=actor)
             return msgspec.structs.replace(done, head=log.head().position)
-    except OSError as error:
+    except (lmdb.Error, OSError) as error:
         raise LogUnavailable(
             f"the log cannot be recovered: {error}; make room or give access, and try again"
         ) from error

@@ -29,7 +29,8 @@ from sandkeep.events import (
 )
 from sandkeep.events.codec import Frame, Record
 from sandkeep.events.errors import BadEvent, BadNote, LogDamaged, LogUnavailable
-from sandkeep.events.lmdb_layout import Layout, encode_used, is_cut, position_at, stream_key, uses
+from sandkeep.events.lmdb_file import is_cut
+from sandkeep.events.lmdb_layout import Layout, encode_used, position_at, stream_key, uses
 from sandkeep.events.merkle import Peaks, leaf_hash
 from sandkeep.events.note import Checkpoint, VerifierKey, open_checkpoint
 from sandkeep.events.segment import Entry, Header

@@ -23,7 +23,7 @@ from typing import Literal, final
 import lmdb
 import msgspec
 
-from sandkeep.events.lmdb_layout import is_cut
+from sandkeep.events.lmdb_file import is_cut
 
 _logger = logging.getLogger(__name__)
 

@@ -46,6 +46,7 @@ from sandkeep.events.lmdb_log import check_actor
 from sandkeep.events.log import Head
 from sandkeep.events.mounts import refuse_network
 from sandkeep.events.note import VerifierKey
+from sandkeep.events.segment import sync_folder
 from sandkeep.events.subscription import Handler
 from sandkeep.projections import (
     Changes,
@@ -146,6 +147,8 @@ class Keep:
             file.flush()
             os.fsync(file.fileno())
         temporary.rename(path / "keep.toml")
+        for folder in (path / "keys", path, path.parent):  # or a power loss could take the names away
+            sync_folder(folder)
         return keep
 
     @classmethod

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from contextlib import closing
 from pathlib import Path
 
@@ -15,6 +17,31 @@ LONG = bool(os.environ.get("SANDKEEP_CRASH"))
 """Whether this is `make test-crash`."""
 
 WORKER = Path(__file__).with_name("worker.py")
+SHM = Path("/dev/shm")
+
+_RUN = "import sys; sys.path.append(sys.argv.pop(1)); from tests.crash import {0}; {0}.main()"
+
+
+def finish(errors: Path, *commands: tuple[object, ...]) -> list[str]:
+    """Run modules of this package, by name and with arguments, all at once; what each wrote to its standard output.
+
+    What they write to standard error goes to files in the folder `errors`, and its end is shown if one fails. Coverage
+    is not measured in them: it makes them eight times as slow, and other tests reach the same lines.
+    """
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_PROCESS")}
+    root = Path(__file__).parents[2]
+    processes, outputs = [], []
+    for number, (module, *arguments) in enumerate(commands):
+        command: list[str] = [sys.executable, "-P", "-c", _RUN.format(module), str(root), *map(str, arguments)]
+        with open(errors / f"errors-{number}", "w") as file:
+            processes.append(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=file, text=True, env=environment))
+    for process in processes:
+        outputs.append(process.communicate()[0])
+    for number, process in enumerate(processes):
+        words = (errors / f"errors-{number}").read_text().replace("\r", "\n").splitlines()
+        said = "\n".join(words[-30:])
+        assert process.returncode == 0, f"{commands[number]} ended with status {process.returncode}:\n{said}"
+    return outputs
 
 
 def opened(folder: Path, segment_bytes: int = 1 << 20) -> closing[LmdbLog[None]]:

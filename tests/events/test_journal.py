@@ -12,10 +12,11 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from sandkeep.events import LmdbLog, LogDamaged, LogUnavailable, codec, journal, segment
+from sandkeep.events import LmdbLog, LogDamaged, LogUnavailable, codec, journal, lmdb_log, segment
 from sandkeep.events.codec import Frame
 from sandkeep.events.errors import LogBusy
 from sandkeep.events.lmdb_layout import Published, place
+from sandkeep.events.quarantine import Quarantine
 from sandkeep.events.segment import Entry, Header, Trailer
 
 from .support import done, finish, go, raw, words, worker
@@ -446,3 +447,49 @@ def test_a_journal_that_cannot_be_opened_is_reported(tmp_path: Path) -> None:
     with pytest.raises(LogUnavailable, match="cannot be opened"):
         opened(tmp_path)
     assert not (tmp_path / "log").exists()
+
+
+def test_a_mend_that_is_interrupted_leaves_no_gap(
+    tmp_path: Path, another_boot: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as context:
+        context.setattr(segment, "compress", lambda path: None)
+        with opened(tmp_path, 1) as log:
+            append(log, "1", "2", "3", "4")
+    another_boot()
+    middle = segment.listed(tmp_path / "journal")[1]
+    middle.write_bytes(bytes(middle.stat().st_size))
+    take = Quarantine.take
+    with monkeypatch.context() as context:
+        taken: list[Path] = []
+
+        def once(aside: Quarantine, path: Path) -> None:
+            if taken:
+                raise OSError(errno.EIO, "no")
+            taken.append(path)
+            take(aside, path)
+
+        context.setattr(Quarantine, "take", once)
+        with pytest.raises(LogUnavailable, match="could not be brought to agree"):
+            opened(tmp_path)
+    agree(tmp_path, "1", "2", "3", "4")
+
+
+def test_a_log_that_cannot_be_opened_is_reported_though_its_journal_cannot_be_synced(
+    written: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = newest(written)
+    path.write_bytes(b"".join(lines(written)[:-1]))
+
+    def doorbell(folder: Path) -> None:
+        monkeypatch.setattr(os, "fsync", fail)
+        raise LogUnavailable("no bell")
+
+    def fail(descriptor: int) -> None:
+        raise OSError(errno.EIO, "no")
+
+    monkeypatch.setattr(lmdb_log, "Doorbell", doorbell)
+    with pytest.raises(LogUnavailable, match="no bell"):
+        Log(written / "log", journal=written / "journal", doorbells=written)
+    monkeypatch.undo()
+    agree(written, "1", "2", "3")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -205,3 +206,33 @@ def test_a_path_that_is_no_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "log").write_text("a file")
     with pytest.raises(LogUnavailable, match="cannot be opened"):
         Log(tmp_path / "log")
+
+
+def test_an_empty_file_is_no_log_and_is_not_made_one(written: Path) -> None:
+    (written / "data.mdb").write_bytes(b"")
+    with pytest.raises(LogDamaged, match="holds no whole log"):
+        reopened(written)
+
+
+def test_a_log_is_made_whole_or_not_at_all(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def link(source: str, target: Path) -> None:
+        raise OSError(errno.ENOSPC, "no room")
+
+    with monkeypatch.context() as context:
+        context.setattr(os, "link", link)
+        with pytest.raises(LogUnavailable, match="no room"):
+            Log(path)
+    assert list(path.iterdir()) == []
+
+
+def test_of_two_that_make_a_log_the_slower_takes_up_the_others(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def link(source: str, target: Path) -> None:
+        monkeypatch.undo()
+        with reopened(path) as log:
+            log.append("task/a", done("faster"), actor="me")
+        os.link(source, target)
+
+    monkeypatch.setattr(os, "link", link)
+    with reopened(path) as log:
+        assert words(log.read()) == ["faster"]
+    assert sorted(each.name for each in path.iterdir()) == ["data.mdb", "lock.mdb"]

@@ -101,7 +101,7 @@ def test_the_pages_are_what_this_format_says() -> None:
         "restores": 0,
         "decisions": 1,
     }
-    assert document["digest"] == "845c33f38cf384f0a8d6cfed0b0a3a86ec16519568f89f14caa7f7433b980680"
+    assert document["digest"] == "a68f3728d79f594ccf1672834b9e1436382ab95cab4224fd9d8889cffbcab6fa"
 
 
 def test_the_state_says_how_far_the_other_pages_go() -> None:
