@@ -381,7 +381,7 @@ def test_a_chain_that_is_retried_goes_on_behind_the_record_that_failed(log: Log,
     collector = Collector().of(source.pipe(ops.map(boom), ops.retry()))
     log.append("task/a", done(*"abcdef"), actor="me")
     collector.wait(1, 3, 4, 5, 6)
-    wait_until(lambda: bool(faults))
+    wait_until(lambda: bool(faults))  # told by the thread that failed, when the new one may be done already
     assert [(fault.position, fault.ended) for fault in faults] == [(2, True)]
 
 

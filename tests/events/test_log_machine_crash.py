@@ -238,16 +238,21 @@ class KeepMachine(LogMachine):
     def recovered(self, mode: Mode, where: str) -> Recovery | None:
         """Recover; what is refused, because both copies are hurt, is left as it is, and then allowed. None if neither
         can be read at all."""
-        files = {path: path.read_bytes() for path in self.folder.rglob("*") if path.is_file()}
+        files = self.files()
         try:
             return recover(self.folder, mode, actor="doctor")
         except RecoveryRefused as error:
             assert where == "both"
-            assert {path: path.read_bytes() for path in self.folder.rglob("*") if path.is_file()} == files
+            assert self.files() == files
             if "can be read at all" in str(error):
                 return None
             assert mode == Mode.STRICT
         return self.recovered(Mode.TRUNCATE_TAIL, where)
+
+    def files(self) -> dict[Path, bytes]:
+        """What all files hold but LMDB's locks, which readers write to."""
+        found = (path for path in self.folder.rglob("*") if path.is_file() and path.name != "lock.mdb")
+        return {path: path.read_bytes() for path in found}
 
     def hurt(self, data: st.DataObject, path: Path, *, whole: bool) -> None:
         """Change some bytes of a file, or take away its end, or (`whole`) all of it."""
