@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, final
 
-from sandkeep.projections.bitmap import BUCKET_BITS, CHUNK_BITS, Flips, bitmap_key, touched_key
+from sandkeep.projections.bitmap import BUCKET_BITS, CHUNK_BITS, TOUCHED, Flips, bitmap_key, touched_key
 from sandkeep.projections.projection import State
 from sandkeep.projections.words import neighbourhood, words
 
@@ -60,7 +60,9 @@ def initial(key: bytes) -> str:
 
 @final
 class Indexes:
-    """Changes of the indexes, gathered and then stored in `state`."""
+    """Changes of the indexes of `state`: those of bitmaps and words are gathered until `store`."""
+
+    covers = (b"registry/bits/", TOUCHED, VOCABULARY, NEAR)
 
     def __init__(self, state: State) -> None:
         self._state = state

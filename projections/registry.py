@@ -18,7 +18,7 @@ from sandkeep.events import Event, Record
 from sandkeep.events import catalogue as ev
 from sandkeep.projections import bitmap, index
 from sandkeep.projections.index import number, number_at
-from sandkeep.projections.projection import State, StateView
+from sandkeep.projections.projection import Deferred, State, StateView
 
 STREAM = "task/"
 
@@ -184,7 +184,10 @@ class Registry:
         if not after:
             return
         size = created = number_at(state.get(index.SIZE))
-        indexes = index.Indexes(state)
+        deferred: dict[str, Deferred] | None = getattr(state, "deferred", None)
+        indexes = None if deferred is None else deferred.get(self.name)
+        if not isinstance(indexes, index.Indexes):
+            indexes = index.Indexes(state)
         for task_id, changed in after.items():  # in the order of creation, for those that were created
             found = before[task_id]
             if found is None:
@@ -194,7 +197,10 @@ class Registry:
                 ordinal, old = found
             state.put(index.TASK + number(ordinal), _encode(changed))
             indexes.change(ordinal, old, changed)
-        indexes.store()
+        if deferred is None:
+            indexes.store()
+        else:
+            deferred[self.name] = indexes
         if created != size:
             state.put(index.SIZE, number(created))
 

@@ -2,10 +2,13 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import tempfile
 from pathlib import Path
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from sandkeep.events import (
     BadInput,
