@@ -156,11 +156,22 @@ class _Listing:
             return self._gathered(self._members)
         # How far a walk leads if the members are spread evenly; if they are not, it is given up.
         if registry.size(self._state) * self._enough <= _STEPS * count:
-            steps = list(islice(self._walk(self._members, self._updated), _STEPS + 4 * self._enough + 1))
-            found = [each for each in steps if each is not None]
-            if len(found) >= self._enough or len(steps) <= _STEPS + 4 * self._enough:
-                return found
+            met = self._met_first()
+            if met is not None:
+                return met
         return chain.from_iterable(self._by_title() if self._sort is Sort.TITLE else self._by_time())
+
+    def _met_first(self) -> list[_Placed] | None:
+        """Those that a walk along the whole order meets; None if they are too few to go on like that."""
+        found: list[_Placed] = []
+        for steps, each in enumerate(self._walk(self._members, self._updated)):
+            if each is not None:
+                found.append(each)
+            if len(found) == self._enough:
+                break
+            if steps > _STEPS + 4 * self._enough:
+                return None
+        return found
 
     def _in_order_of_creation(self) -> Iterator[_Placed]:
         found = bitmap.ordinals(self._members, self._span.first, self._span.end, descending=self._descending)
