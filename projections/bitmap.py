@@ -10,7 +10,7 @@ tasks, also one that nothing has.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import final
 
@@ -159,6 +159,11 @@ def of(ordinals: Iterable[int]) -> TaskSet:
     for ordinal in ordinals:
         chunk = ordinal >> CHUNK_BITS
         chunks[chunk] = chunks.get(chunk, 0) | 1 << (ordinal & (CHUNK - 1))
+    return given(chunks)
+
+
+def given(chunks: Mapping[int, int]) -> TaskSet:
+    """The tasks in these chunks, by their numbers."""
     return lambda chunk: chunks.get(chunk, 0)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import final
 
 import msgspec
@@ -38,6 +38,12 @@ class Checkpoints:
 
     name = "checkpoints"
     version = 1
+
+    def apply_all(self, state: State, records: Iterable[Record]) -> None:
+        """As `apply` for each of `records`."""
+        for record in records:
+            if record.type == _CREATED:
+                self.apply(state, record)
 
     def apply(self, state: State, record: Record) -> None:
         # By its name first: this projection is given every record, and decoding an event costs more than all of this.

@@ -6,7 +6,7 @@
     registry/pending/<id>                 there while something is under way in it
     registry/updated/<position>           the ordinal of the task that the event at this position was the last of
     registry/title/<title>, NUL, ordinal  there, in the order of case-folded titles
-    registry/bits/<kind>/<value>, NUL, chunk    which tasks have a state, owner, tag, parent, word, or initial byte of
+    registry/bits/<kind>/<value>, NUL, chunk    which tasks have a state, owner, tag, parent, word, or beginning of
                                           the title (see `bitmap`)
     registry/touched/<chunk>, bucket      which tasks were last updated about a position (see `bitmap.touched_key`)
     registry/vocabulary/<word>            in how many chunks there are tasks with this word
@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, final
 
-from sandkeep.projections.bitmap import BUCKET_BITS, CHUNK_BITS, Flips, bitmap_key, touched_key
+from sandkeep.projections.bitmap import BUCKET_BITS, CHUNK_BITS, TOUCHED, Flips, bitmap_key, touched_key
 from sandkeep.projections.projection import State
 from sandkeep.projections.words import neighbourhood, words
 
@@ -53,14 +53,16 @@ def title_key(title: str, ordinal: int) -> bytes:
     return TITLE + title.casefold().encode()[:_MAX_TITLE_BYTES] + b"\0" + number(ordinal)
 
 
-def initial(key: bytes) -> str:
-    """The value of kind `INITIAL` that those tasks have whose `title_key` begins like this one."""
-    return f"{key[len(TITLE)]:02x}"
+def initial(key: bytes) -> bytes:
+    """How the title begins that this is the `title_key` of; in hex, the task's value of the kind `INITIAL`."""
+    return key[len(TITLE) : len(TITLE) + 2]
 
 
 @final
 class Indexes:
-    """Changes of the indexes, gathered and then stored in `state`."""
+    """Changes of the indexes of `state`: those of bitmaps and words are gathered until `store`."""
+
+    covers = (b"registry/bits/", TOUCHED, VOCABULARY, NEAR)
 
     def __init__(self, state: State) -> None:
         self._state = state
@@ -73,7 +75,7 @@ class Indexes:
             state.put(ID + after.id.encode(), place)
             title = title_key(after.title, ordinal)
             state.put(title, b"")
-            self._flips.flip(bitmap_key(INITIAL, initial(title)), ordinal)
+            self._flips.flip(bitmap_key(INITIAL, initial(title).hex()), ordinal)
             self._flips.flip(bitmap_key(OWNER, after.owner), ordinal)
             if after.parent is not None:
                 self._flips.flip(bitmap_key(PARENT, after.parent), ordinal)

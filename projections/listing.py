@@ -2,9 +2,9 @@
 
 A filter is a set of tasks (see `bitmap`), so its cost does not depend on how many tasks there are, nor on how many pass
 one part of it and fail another. In the order of creation, which is that of the bits, a page is read off the set. In the
-other orders, a few members are all read and sorted; more are met soon by whoever walks the order's index. Where they
-are not, because they all stand at its end, the walk is given up for bitmaps that tell the order roughly: by when about
-tasks were updated, or how their titles begin. Members are then read part by part.
+other orders, a few members are all read and sorted, and many are met soon by whoever walks the order's index. In
+between, and where many all stand at its end, bitmaps tell the order roughly, by when about tasks were updated or how
+their titles begin, and members are read part by part.
 
 A *cursor* names the place where a page ended, not how many tasks came before it. What is created or ended between two
 pages moves nothing else; a task that is updated meanwhile moves in the order of updates, as it must. To page through
@@ -20,6 +20,7 @@ from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 from itertools import chain, islice
 from operator import itemgetter
+from typing import final
 
 import msgspec
 from blake3 import blake3
@@ -37,8 +38,10 @@ MAX_PAGE = 1000
 
 _FEW = 800
 _STEPS = 1500
-_TITLE_AT = len(index.TITLE)
 _CURSOR_BYTES = 512
+
+
+_Placed = tuple[bytes, Task]
 
 
 class BadCursor(BadInput):
@@ -108,7 +111,7 @@ def list_tasks(
     listing = blake3(repr((wanted, sort, reverse)).encode("utf-8", "surrogatepass")).digest(8)
     place = None if cursor is None else _place(cursor, listing, sort)
     descending = reverse if sort is Sort.TITLE else not reverse
-    found = list(islice(_matches(state, wanted, sort, descending, place, limit + 1), limit + 1))
+    found = list(islice(_Listing(state, wanted, sort, descending, place, limit + 1).matches(), limit + 1))
     if len(found) <= limit:
         return Page(tuple(task for _, task in found), None)
     end = _Cursor(listing, found[limit - 1][0])
@@ -128,118 +131,139 @@ def _place(cursor: str, listing: bytes, sort: Sort) -> bytes:
     return found.place
 
 
-def _matches(
-    state: StateView, wanted: Filter, sort: Sort, descending: bool, place: bytes | None, enough: int
-) -> Iterable[tuple[bytes, Task]]:
-    """The tasks behind `place`, each with its own place, in order: the first `enough` at least."""
-    updated = _updated(state, wanted)
-    span = _created(state, wanted)
-    if place is not None and sort is not Sort.TITLE:
-        # What is before the place needs no looking at.
-        bounds = span if sort is Sort.CREATED else updated
-        met = number_at(place)
-        bounds = (
-            _Span(bounds.first, min(bounds.end, met)) if descending else _Span(max(bounds.first, met + 1), bounds.end)
-        )
-        span, updated = (bounds, updated) if sort is Sort.CREATED else (span, bounds)
-    members = bitmap.remembered(bitmap.all_of([bitmap.between(span.first, span.end), *_sets(state, wanted, updated)]))
-    if sort is Sort.CREATED:
-        return _in_order_of_creation(state, members, span, updated, descending)
-    candidates = list(islice(bitmap.ordinals(members, span.first, span.end), _FEW + 1))
-    if len(candidates) > _FEW:
-        walked = _walked(state, members, sort, updated, descending, place, enough)
-        if walked is not None:
-            return walked
-        parts = _by_time(state, members, span, updated, descending)
-        if sort is Sort.TITLE:
-            parts = _by_initial(state, members, span, updated, descending, place)
-        return chain.from_iterable(parts)
-    return _sorted(state, candidates, sort, updated, descending, place)
+@final
+class _Listing:
+    """What one call of `list_tasks` looks for: the tasks behind `place`, each given with its own place, in order."""
 
+    def __init__(
+        self, state: StateView, wanted: Filter, sort: Sort, descending: bool, place: bytes | None, enough: int
+    ) -> None:
+        self._state, self._sort, self._descending, self._place, self._enough = state, sort, descending, place, enough
+        self._updated, self._span = _updated(state, wanted), _created(state, wanted)
+        if place is not None and sort is Sort.CREATED:
+            self._span = _behind(self._span, number_at(place), descending)
+        elif place is not None and sort is Sort.UPDATED:
+            self._updated = _behind(self._updated, number_at(place), descending)
+        bounds = bitmap.between(self._span.first, self._span.end)
+        self._members = bitmap.remembered(bitmap.all_of([bounds, *_sets(state, wanted, self._updated)]))
 
-def _in_order_of_creation(
-    state: StateView, members: TaskSet, span: _Span, updated: _Span, descending: bool
-) -> Iterator[tuple[bytes, Task]]:
-    for ordinal in bitmap.ordinals(members, span.first, span.end, descending=descending):
-        task = registry.created(state, ordinal)
-        if updated.first <= task.updated_at < updated.end:
-            yield number(ordinal), task
+    def matches(self) -> Iterable[_Placed]:
+        """All of them, or at least the first that are `enough`."""
+        if self._sort is Sort.CREATED:
+            return self._in_order_of_creation()
+        count = self._count(self._members)
+        if count <= _FEW:
+            return self._gathered(self._members)
+        # How far a walk leads if the members are spread evenly; if they are not, it is given up.
+        if registry.size(self._state) * self._enough <= _STEPS * count:
+            met = self._met_first()
+            if met is not None:
+                return met
+        return chain.from_iterable(self._by_title() if self._sort is Sort.TITLE else self._by_time())
 
+    def _met_first(self) -> list[_Placed] | None:
+        """Those that a walk along the whole order meets; None if they are too few to go on like that."""
+        found: list[_Placed] = []
+        for steps, each in enumerate(self._walk(self._members, self._updated)):
+            if each is not None:
+                found.append(each)
+            if len(found) == self._enough:
+                break
+            if steps > _STEPS + 4 * self._enough:
+                return None
+        return found
 
-def _walked(
-    state: StateView,
-    members: TaskSet,
-    sort: Sort,
-    updated: _Span,
-    descending: bool,
-    place: bytes | None,
-    enough: int,
-) -> list[tuple[bytes, Task]] | None:
-    """The members met first along the order's index; None if too few were met to go on like that."""
-    prefix, start = index.TITLE, None if place is None else index.TITLE + place
-    if sort is Sort.UPDATED:
-        prefix, start = index.UPDATED, index.UPDATED + number(max(updated.end - 1, 0) if descending else updated.first)
-    found: list[tuple[bytes, Task]] = []
-    for steps, (key, value) in enumerate(state.scan(prefix, start=start, descending=descending)):
-        if steps > _STEPS + 4 * enough:
+    def _in_order_of_creation(self) -> Iterator[_Placed]:
+        found = bitmap.ordinals(self._members, self._span.first, self._span.end, descending=self._descending)
+        return filter(None, (self._placed(ordinal) for ordinal in found))
+
+    def _by_time(self) -> Iterator[Iterable[_Placed]]:
+        """The members by when about they were last updated."""
+        buckets: dict[int, dict[int, int]] = {}
+        for chunk in self._chunks():
+            wanted = self._members(chunk)
+            for bucket, bits in self._touched(chunk) if wanted else ():
+                if bits & wanted:
+                    buckets.setdefault(bucket, {})[chunk] = bits & wanted
+        for bucket in sorted(buckets, reverse=self._descending):
+            first = bucket << bitmap.BUCKET_BITS
+            times = _Span(max(self._updated.first, first), min(self._updated.end, first + bitmap.BUCKET))
+            members = bitmap.given(buckets[bucket])
+            yield self._part(members, bitmap.BUCKET, self._walk(members, times))
+
+    def _touched(self, chunk: int) -> Iterator[tuple[int, int]]:
+        return bitmap.touched(self._state, chunk, self._updated.first, self._updated.end)
+
+    def _by_title(self) -> Iterator[Iterable[_Placed]]:
+        """The members by how their titles begin."""
+        start = None if self._place is None else index.TITLE + self._place
+        while (at := next(self._titles(start), None)) is not None:
+            begun = index.initial(at[0])
+            group = bitmap.remembered(bitmap.having(self._state, index.INITIAL, begun.hex()))
+            members = bitmap.remembered(bitmap.all_of([self._members, group]))
+            walk = self._walk(members, self._updated, begun, start)
+            yield self._part(members, self._count(group), walk)
+            later = begun if self._descending else (int.from_bytes(begun, "big") + 1).to_bytes(len(begun), "big")
+            start = index.TITLE + later
+
+    def _part(self, members: TaskSet, size: int, walk: Iterator[_Placed | None]) -> Iterable[_Placed]:
+        """The members among `size` tasks that are neighbours in the order: walked, or gathered if that costs less."""
+        count = self._count(members)
+        # Reading a task costs about as much as three steps.
+        return filter(None, walk) if size * self._enough < 3 * count * count else self._gathered(members)
+
+    def _walk(
+        self, members: TaskSet, updated: _Span, begun: bytes = b"", start: bytes | None = None
+    ) -> Iterator[_Placed | None]:
+        """The members along the order's index, and None for each step that leads to none."""
+        if self._sort is Sort.UPDATED:
+            edge = max(updated.end - 1, 0) if self._descending else updated.first
+            entries = self._state.scan(index.UPDATED, start=index.UPDATED + number(edge), descending=self._descending)
+            places = ((number_at(key[-8:]), number_at(value)) for key, value in entries)
+            for position, ordinal in places:
+                if not updated.first <= position < updated.end:
+                    return
+                yield self._placed(ordinal) if bitmap.contains(members, ordinal) else None
+            return
+        if start is None and self._place is not None:
+            start = index.TITLE + self._place
+        for key, _ in self._titles(start, begun):
+            ordinal = number_at(key[-8:])
+            yield self._placed(ordinal) if bitmap.contains(members, ordinal) else None
+
+    def _titles(self, start: bytes | None, begun: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
+        prefix = index.TITLE + begun
+        if start is not None and not start.startswith(prefix):
+            start = None
+        return self._state.scan(prefix, start=start, descending=self._descending)
+
+    def _gathered(self, members: TaskSet) -> list[_Placed]:
+        """All of the members, sorted."""
+        ordinals = bitmap.ordinals(members, self._span.first, self._span.end)
+        found = filter(None, (self._placed(ordinal) for ordinal in ordinals))
+        return sorted(found, key=itemgetter(0), reverse=self._descending)
+
+    def _placed(self, ordinal: int) -> _Placed | None:
+        """The task and its place, unless it was updated at another time or is not behind the place to begin from."""
+        task = registry.created(self._state, ordinal)
+        if not self._updated.first <= task.updated_at < self._updated.end:
             return None
-        ordinal = number_at(value if sort is Sort.UPDATED else key[-8:])
-        if not bitmap.contains(members, ordinal) or key[len(prefix) :] == place:
-            continue
-        task = registry.created(state, ordinal)
-        if updated.first <= task.updated_at < updated.end:
-            found.append((key[len(prefix) :], task))
-        if len(found) == enough:
-            break
-    return found
+        if self._sort is not Sort.TITLE:
+            return number(task.updated_at if self._sort is Sort.UPDATED else ordinal), task
+        place = index.title_key(task.title, ordinal)[len(index.TITLE) :]
+        met = self._place
+        behind = met is None or (place < met if self._descending else place > met)
+        return (place, task) if behind else None
+
+    def _count(self, members: TaskSet) -> int:
+        return sum(members(chunk).bit_count() for chunk in self._chunks())
+
+    def _chunks(self) -> range:
+        return range(self._span.first >> bitmap.CHUNK_BITS, ((self._span.end - 1) >> bitmap.CHUNK_BITS) + 1)
 
 
-def _by_time(
-    state: StateView, members: TaskSet, span: _Span, updated: _Span, descending: bool
-) -> Iterator[Iterable[tuple[bytes, Task]]]:
-    """The members in the order of updates, by when about they were last updated."""
-    buckets: dict[int, list[tuple[int, int]]] = {}
-    for chunk in _chunks(span):
-        wanted = members(chunk)
-        for bucket, bits in bitmap.touched(state, chunk, updated.first, updated.end) if wanted else ():
-            if bits & wanted:
-                buckets.setdefault(bucket, []).append((chunk, bits & wanted))
-    for bucket in sorted(buckets, reverse=descending):
-        found = [
-            (chunk << bitmap.CHUNK_BITS) + offset for chunk, bits in buckets[bucket] for offset in bitmap.offsets(bits)
-        ]
-        yield _sorted(state, found, Sort.UPDATED, updated, descending, None)
-
-
-def _by_initial(
-    state: StateView, members: TaskSet, span: _Span, updated: _Span, descending: bool, place: bytes | None
-) -> Iterator[Iterable[tuple[bytes, Task]]]:
-    """The members in the order of titles, by how the titles begin."""
-    start = None if place is None else index.TITLE + place
-    while (at := next(state.scan(index.TITLE, start=start, descending=descending), None)) is not None:
-        first = at[0][_TITLE_AT]
-        these = bitmap.all_of([members, bitmap.having(state, index.INITIAL, index.initial(at[0]))])
-        found = bitmap.ordinals(these, span.first, span.end)
-        yield _sorted(state, found, Sort.TITLE, updated, descending, place)
-        start = index.TITLE + bytes([first if descending else first + 1])
-
-
-def _sorted(
-    state: StateView, candidates: Iterable[int], sort: Sort, updated: _Span, descending: bool, place: bytes | None
-) -> list[tuple[bytes, Task]]:
-    """Those of `candidates` that were updated in time and are behind `place`, in order."""
-    found = []
-    for ordinal in candidates:
-        task = registry.created(state, ordinal)
-        key = number(task.updated_at) if sort is Sort.UPDATED else index.title_key(task.title, ordinal)[_TITLE_AT:]
-        behind = place is None or (key < place if descending else key > place)
-        if behind and updated.first <= task.updated_at < updated.end:
-            found.append((key, task))
-    return sorted(found, key=itemgetter(0), reverse=descending)
-
-
-def _chunks(span: _Span) -> range:
-    return range(span.first >> bitmap.CHUNK_BITS, ((span.end - 1) >> bitmap.CHUNK_BITS) + 1)
+def _behind(span: _Span, met: int, descending: bool) -> _Span:
+    return _Span(span.first, min(span.end, met)) if descending else _Span(max(span.first, met + 1), span.end)
 
 
 def _sets(state: StateView, wanted: Filter, updated: _Span) -> list[TaskSet]:

@@ -3,6 +3,9 @@ be there.
 
 Keys are few and values small, and the same ones change again and again while records are folded. So changes gather in
 memory, and reach the pages in key order, which costs LMDB much less. Used by one thread at a time.
+
+A projection may leave part of its work until then as well (see `projection.Deferred`): a thousand decisions in one
+transaction change the same few bitmaps, which no decision reads.
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ from typing import final
 import lmdb
 
 from sandkeep.events import SandkeepError
-from sandkeep.projections.projection import StateView, prefix_end
+from sandkeep.projections.projection import Deferred, StateView, prefix_end
 
 
 class ProjectionsUnavailable(SandkeepError):
@@ -61,8 +64,11 @@ class LmdbState:
         self._txn = txn
         self._stored = LmdbView(txn)
         self._changes: dict[bytes, bytes | None] = {}
+        self.deferred: dict[str, Deferred] = {}
 
     def get(self, key: bytes) -> bytes | None:
+        if self.deferred and any(key.startswith(each.covers) for each in self.deferred.values()):
+            self._settle()
         return self._changes[key] if key in self._changes else self._stored.get(key)
 
     def scan(
@@ -79,6 +85,7 @@ class LmdbState:
 
     def flush(self) -> None:
         """Write what was changed into the transaction. Raises `lmdb.Error`."""
+        self._settle()
         with self._txn.cursor() as cursor:
             for key in sorted(self._changes):
                 value = self._changes[key]
@@ -87,6 +94,12 @@ class LmdbState:
                 elif cursor.set_key(key):
                     cursor.delete()
         self._changes.clear()
+
+    def _settle(self) -> None:
+        """Have done what was left for later. It reads and writes this state."""
+        deferred, self.deferred = self.deferred, {}
+        for each in deferred.values():
+            each.store()
 
 
 @final

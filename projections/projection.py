@@ -63,6 +63,20 @@ class Projection(Protocol):
         """Advance `state` by `record`."""
 
 
+class Deferred(Protocol):
+    """Work that a projection has left for later, in a state that has `deferred`: a dict of these by projection.
+
+    Such a state has it stored before anything of it is read, and before the state is written.
+    """
+
+    @property
+    def covers(self) -> tuple[bytes, ...]:
+        """What the keys that it will read or change begin with."""
+
+    def store(self) -> None:
+        """Do it."""
+
+
 class BatchProjection(Projection, Protocol):
     """A projection that folds many records for less than each of them alone costs; `fold` sees that it can."""
 

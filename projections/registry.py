@@ -9,7 +9,7 @@ Listing by them is in `listing`, finding by words in `search`.
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, final
 
 import msgspec
@@ -18,7 +18,7 @@ from sandkeep.events import Event, Record
 from sandkeep.events import catalogue as ev
 from sandkeep.projections import bitmap, index
 from sandkeep.projections.index import number, number_at
-from sandkeep.projections.projection import State, StateView
+from sandkeep.projections.projection import Deferred, State, StateView
 
 STREAM = "task/"
 
@@ -101,49 +101,42 @@ def evolve(task: Task | None, record: Record, event: Event) -> Task | None:
         pending = (*pending, Pending(event.intent, record.type, record.position, record.time_ns))
     elif isinstance(event, ev.Outcome):
         pending = tuple(waiting for waiting in pending if waiting.intent != event.intent)
+    change = _CHANGES.get(type(event))
     return msgspec.structs.replace(
         task,
         pending=pending,
         updated_ns=record.time_ns,
         updated_at=record.position,
         events=task.events + 1,
-        **_change(task, event),
+        **(change(task, event) if change is not None else {}),
     )
 
 
-def _change(task: Task, event: Event) -> dict[str, Any]:
-    """The fields of `task` that `event` sets."""
-    match event:
-        case ev.CommandExecuted(exit_code=exit_code, stdout=stdout, stderr=stderr, cpu_ns=cpu_ns):
-            return {
-                "executions": task.executions + 1,
-                "failures": task.failures + (exit_code != 0),
-                "cpu_ns": _counted(task.cpu_ns + cpu_ns),
-                "bytes": _counted(task.bytes + stdout.size + stderr.size),
-            }
-        case ev.CommandFailed():
-            return {"executions": task.executions + 1, "failures": task.failures + 1}
-        case ev.CheckpointCreated():
-            return {"checkpoints": task.checkpoints + 1}
-        case ev.WorkspacePrepared(commit=commit):
-            return {"commit": commit}
-        case ev.SandboxStarted(container=container):
-            return {"container": container, "state": TaskState.ACTIVE}
-        case ev.SandboxLost() | ev.SandboxRemoved():
-            return {"container": None}
-        case ev.TaskTagged(added=added, removed=removed):
-            return {"tags": tuple(sorted({*task.tags, *added} - {*removed}))}
-        case ev.TaskPaused():
-            return {"state": TaskState.PAUSED}
-        case ev.TaskResumed():
-            return {"state": TaskState.ACTIVE}
-        case ev.TaskCompleted():
-            return {"state": TaskState.COMPLETED}
-        case ev.TaskFailed(reason=reason):
-            return {"state": TaskState.FAILED, "reason": reason}
-        case ev.TaskCleaned():
-            return {"state": TaskState.CLEANED, "container": None}
-    return {}
+def _executed(task: Task, event: ev.CommandExecuted) -> dict[str, Any]:
+    return {
+        "executions": task.executions + 1,
+        "failures": task.failures + (event.exit_code != 0),
+        "cpu_ns": _counted(task.cpu_ns + event.cpu_ns),
+        "bytes": _counted(task.bytes + event.stdout.size + event.stderr.size),
+    }
+
+
+_CHANGES: dict[type[Event], Callable[[Task, Any], dict[str, Any]]] = {
+    ev.CommandExecuted: _executed,
+    ev.CommandFailed: lambda task, event: {"executions": task.executions + 1, "failures": task.failures + 1},
+    ev.CheckpointCreated: lambda task, event: {"checkpoints": task.checkpoints + 1},
+    ev.WorkspacePrepared: lambda task, event: {"commit": event.commit},
+    ev.SandboxStarted: lambda task, event: {"container": event.container, "state": TaskState.ACTIVE},
+    ev.SandboxLost: lambda task, event: {"container": None},
+    ev.SandboxRemoved: lambda task, event: {"container": None},
+    ev.TaskTagged: lambda task, event: {"tags": tuple(sorted({*task.tags, *event.added} - {*event.removed}))},
+    ev.TaskPaused: lambda task, event: {"state": TaskState.PAUSED},
+    ev.TaskResumed: lambda task, event: {"state": TaskState.ACTIVE},
+    ev.TaskCompleted: lambda task, event: {"state": TaskState.COMPLETED},
+    ev.TaskFailed: lambda task, event: {"state": TaskState.FAILED, "reason": event.reason},
+    ev.TaskCleaned: lambda task, event: {"state": TaskState.CLEANED, "container": None},
+}
+"""The fields that an event sets, by its type: looked up, because most events set none and a rebuild meets millions."""
 
 
 def _counted(total: int) -> int:
@@ -184,7 +177,10 @@ class Registry:
         if not after:
             return
         size = created = number_at(state.get(index.SIZE))
-        indexes = index.Indexes(state)
+        deferred: dict[str, Deferred] | None = getattr(state, "deferred", None)
+        indexes = None if deferred is None else deferred.get(self.name)
+        if not isinstance(indexes, index.Indexes):
+            indexes = index.Indexes(state)
         for task_id, changed in after.items():  # in the order of creation, for those that were created
             found = before[task_id]
             if found is None:
@@ -194,7 +190,10 @@ class Registry:
                 ordinal, old = found
             state.put(index.TASK + number(ordinal), _encode(changed))
             indexes.change(ordinal, old, changed)
-        indexes.store()
+        if deferred is None:
+            indexes.store()
+        else:
+            deferred[self.name] = indexes
         if created != size:
             state.put(index.SIZE, number(created))
 
