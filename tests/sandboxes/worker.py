@@ -13,10 +13,12 @@ from pathlib import Path
 
 from sandkeep.sandboxes import Keep, Task, restore, snapshot, spool, workspace
 from sandkeep.sandboxes.engine import Engine
+from sandkeep.sandboxes.locks import LockManager
 
 PLACES: dict[str, object] = {
     "engine": Engine,
     "keep": Keep,
+    "locks": LockManager,
     "restore": restore,
     "snapshot": snapshot,
     "spool": spool.Spool,
