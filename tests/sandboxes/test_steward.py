@@ -124,7 +124,7 @@ def test_only_this_keeps_orphans_are_removed(keep: Keep, task: Task, tmp_path: P
 
 
 def test_the_container_of_an_ended_task_is_removed(keep: Keep, task: Task) -> None:
-    killed_at("after:task._decide", "complete", keep, task.id)
+    killed_at("after:task._act", "complete", keep, task.id)
     assert (task.state.state, len(containers(keep.id))) == (TaskState.COMPLETED, 1)
     later(keep)
     assert containers(keep.id) == []
@@ -159,7 +159,7 @@ def test_a_creation_cut_off_leaves_no_half_made_task(keep: Keep, source: Path, s
     assert_agreement(keep)
 
 
-EXECUTE = ("after:keep.decide", "before:engine.run", "after:engine.run", "before:task._settle", "after:task._settle")
+EXECUTE = ("after:locks.act", "before:engine.run", "after:engine.run", "before:task._settle", "after:task._settle")
 
 
 @pytest.mark.parametrize("step", EXECUTE)
@@ -203,7 +203,7 @@ def killing_meanwhile(keep: Keep, task: Task, number: signal.Signals) -> subproc
 
 RESTORE = (
     "after:task._checkpoint",
-    "after:keep.decide#2",
+    "after:locks.act",
     "before:engine.pause",
     "after:engine.pause",
     "after:restore._delete",
@@ -232,7 +232,7 @@ def test_a_restore_cut_off_is_settled_and_can_be_completed(keep: Keep, task: Tas
         assert listing(task.workspace) == changed
 
 
-CLEANUP = ("after:keep.decide", "before:workspace.remove", "after:workspace.remove", "before:task._settle")
+CLEANUP = ("after:locks.act", "before:workspace.remove", "after:workspace.remove", "before:task._settle")
 
 
 @pytest.mark.parametrize("step", CLEANUP)
@@ -301,7 +301,7 @@ def test_a_crash_stands_in_nobodys_way(keep: Keep, task: Task, verb: str) -> Non
     checkpoint = task.checkpoint()
     if verb == "clean_up":
         task.complete()
-        killed_at("after:keep.decide", "clean_up", keep, task.id)
+        killed_at("after:locks.act", "clean_up", keep, task.id)
     else:
         killed_at("before:engine.run", "execute", keep, task.id, "true")
     verbs: dict[str, Callable[[], object]] = {

@@ -13,10 +13,12 @@ from pathlib import Path
 
 from sandkeep.sandboxes import Keep, Task, memory, page_file, restore, snapshot, spool, workspace
 from sandkeep.sandboxes.engine import Engine
+from sandkeep.sandboxes.locks import LockManager
 
 PLACES: dict[str, object] = {
     "engine": Engine,
     "keep": Keep,
+    "locks": LockManager,
     "memory": memory,
     "page": page_file.Page,
     "restore": restore,
