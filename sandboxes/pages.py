@@ -102,6 +102,7 @@ def state_page(recall: Recall) -> bytes:
     task = recall.task
     document: dict[str, Any] = {"format": FORMAT, "task": recall.id}
     if task is not None:
+        # Not the document of the doors: whatever they come to show would make pages of before pass for damaged.
         document |= {
             "title": task.title,
             "state": task.state,

@@ -213,6 +213,11 @@ def replaced_by_a_link(path: Path) -> None:
     path.symlink_to("/etc/passwd")
 
 
+def replaced_by_a_link_to_itself(path: Path) -> None:
+    moved = path.rename(path.parent.parent / path.name)
+    path.symlink_to(moved)
+
+
 def replaced_by_a_folder(path: Path) -> None:
     path.unlink()
     path.mkdir()
@@ -254,6 +259,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "cut": (lambda path: os.truncate(path, path.stat().st_size - 1), "is cut short"),
     "longer": (lambda path: path.open("ab").write(b"x\n"), "is not what was written"),
     "link": (replaced_by_a_link, "is not what was written"),
+    "link to the same": (replaced_by_a_link_to_itself, "is not what was written"),
     "folder": (replaced_by_a_folder, "is not what was written"),
     "socket": (replaced_by_a_socket, "is not what was written"),
     "pipe": (replaced_by_a_pipe, "is not what was written"),
@@ -337,6 +343,16 @@ def test_pages_of_another_format_are_made_anew_and_are_no_damage(
 def test_a_mark_that_is_cut_short_is_no_damage(keep: Keep, task: Task, folder: Path, kept: int) -> None:
     mark = task.folder / "memory.mark"
     mark.write_bytes(mark.read_bytes()[:kept])
+    add(keep, task.id, DECISION)
+    assert refresh(keep, task).damage == ()
+    assert contents(folder) == from_nothing(keep, task)
+
+
+def test_a_mark_that_is_damaged_is_not_believed(keep: Keep, task: Task, folder: Path) -> None:
+    mark = task.folder / "memory.mark"
+    stored = mark.read_bytes()
+    mark.write_bytes(stored.replace(b"a title", b"another"))
+    assert mark.read_bytes() != stored
     add(keep, task.id, DECISION)
     assert refresh(keep, task).damage == ()
     assert contents(folder) == from_nothing(keep, task)

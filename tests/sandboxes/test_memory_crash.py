@@ -162,6 +162,39 @@ def test_a_writer_may_die_while_it_makes_damage_good(shared_keep: Keep, name: st
     assert steps > 8
 
 
+@pytest.mark.parametrize("rebuilding", [False, True], ids=["refresh", "rebuild"])
+def test_what_a_page_holds_is_durable_before_it_is_relied_upon(shared_keep: Keep, rebuilding: bool) -> None:
+    """For a power loss: files are synced before they get their names, and before state.json speaks of them."""
+    task = described(shared_keep, secrets.token_hex(6))
+    memory.refresh(shared_keep, task.id)
+    behind(shared_keep, task)
+    unsynced: set[int] = set()
+    named: list[str] = []
+
+    class Watching:
+        def __getattr__(self, name: str) -> Any:
+            real = getattr(os, name)
+
+            def call(*arguments: Any, **options: Any) -> Any:
+                if name == "write":
+                    unsynced.add(arguments[0])
+                elif name == "fdatasync":
+                    unsynced.remove(arguments[0])
+                elif name == "rename":
+                    assert not unsynced
+                    named.append(arguments[1])
+                return real(*arguments, **options)
+
+            return call if callable(real) and not isinstance(real, type) else real
+
+    with pytest.MonkeyPatch.context() as patched:
+        for module in (memory, page_file):
+            patched.setattr(module, "os", Watching())
+        (memory.rebuild if rebuilding else memory.refresh)(shared_keep, task.id)
+    assert named == ["log.jsonl", "decisions.md", "plan.md", "state.json"][0 if rebuilding else 2 :]
+    assert not unsynced
+
+
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO], ids=["full", "broken"])
 def test_an_error_at_any_step_is_told_and_made_good_the_next_time(shared_keep: Keep, number: int) -> None:
     keep, steps, failed = shared_keep, 0, True
