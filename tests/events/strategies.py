@@ -15,7 +15,10 @@ from sandkeep.events import catalogue as ev
 TEXT = st.text(max_size=12)
 """Text that UTF-8 can hold: Hypothesis leaves out surrogates by default."""
 
-TYPES = sorted((cls for cls in schema.registered().values() if cls.__module__ == ev.__name__), key=lambda c: c.__name__)
+TYPES = sorted(
+    (cls for cls in schema.registered().values() if cls.__module__.startswith(f"{ev.__name__}.")),
+    key=lambda c: c.__name__,
+)
 """Every event type of the catalogue."""
 
 

@@ -1,0 +1,132 @@
+"""The events of sandkeep: every fact that can stand in a log.
+
+A change to the world outside takes two of them: an `Intent` before it, an `Outcome` naming that intent after it. An
+intent without an outcome is how a crash shows, and what reconciliation looks for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from sandkeep.events.catalogue.common import INLINE_BYTES, Failure, Intent, Limits, Outcome, Output, Span
+from sandkeep.events.catalogue.keep import HandlerFailed, KeepCreated, LogRecovered
+from sandkeep.events.catalogue.lock import (
+    Claimed,
+    DeadlockDetected,
+    Lease,
+    LockBroken,
+    LockExpired,
+    LockGranted,
+    LockReleased,
+    LockRenewed,
+    LockRequested,
+    LockTimedOut,
+    Wait,
+)
+from sandkeep.events.catalogue.task import (
+    CheckpointCreated,
+    CheckpointRestored,
+    CleanupFailed,
+    CleanupRequested,
+    CommandExecuted,
+    CommandFailed,
+    CommandRequested,
+    DecisionRecorded,
+    MemoryRepaired,
+    PauseFailed,
+    PauseRequested,
+    RestoreFailed,
+    RestoreRequested,
+    ResumeFailed,
+    ResumeRequested,
+    SandboxFailed,
+    SandboxLost,
+    SandboxRemoved,
+    SandboxRequested,
+    SandboxStarted,
+    TaskCleaned,
+    TaskCompleted,
+    TaskCreated,
+    TaskFailed,
+    TaskPaused,
+    TaskResumed,
+    TaskTagged,
+    WorkspaceFailed,
+    WorkspacePrepared,
+)
+from sandkeep.events.schema import Event
+
+__all__ = [
+    "INLINE_BYTES",
+    "CheckpointCreated",
+    "CheckpointRestored",
+    "Claimed",
+    "CleanupFailed",
+    "CleanupRequested",
+    "CommandExecuted",
+    "CommandFailed",
+    "CommandRequested",
+    "DeadlockDetected",
+    "DecisionRecorded",
+    "Failure",
+    "HandlerFailed",
+    "Intent",
+    "KeepCreated",
+    "Lease",
+    "Limits",
+    "LockBroken",
+    "LockExpired",
+    "LockGranted",
+    "LockReleased",
+    "LockRenewed",
+    "LockRequested",
+    "LockTimedOut",
+    "LogRecovered",
+    "MemoryRepaired",
+    "Outcome",
+    "Output",
+    "PauseFailed",
+    "PauseRequested",
+    "Reference",
+    "RestoreFailed",
+    "RestoreRequested",
+    "ResumeFailed",
+    "ResumeRequested",
+    "SandboxFailed",
+    "SandboxLost",
+    "SandboxRemoved",
+    "SandboxRequested",
+    "SandboxStarted",
+    "Span",
+    "TaskCleaned",
+    "TaskCompleted",
+    "TaskCreated",
+    "TaskFailed",
+    "TaskPaused",
+    "TaskResumed",
+    "TaskTagged",
+    "Wait",
+    "WorkspaceFailed",
+    "WorkspacePrepared",
+    "references",
+]
+
+
+class Reference(NamedTuple):
+    """Content that something vouches for: a blob of `size` bytes, or (`tree`) a manifest and all that it refers to."""
+
+    digest: str
+    size: int
+    tree: bool = False
+
+
+def references(event: Event) -> Iterator[Reference]:
+    """The content that an event vouches for."""
+    match event:
+        case CommandExecuted():
+            for output in (event.stdout, event.stderr):
+                if output.blob is not None:
+                    yield Reference(output.blob, output.size)
+        case CheckpointCreated():
+            yield Reference(event.digest, 0, tree=True)
