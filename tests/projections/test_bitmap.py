@@ -31,6 +31,17 @@ def test_a_chunk_is_stored_and_read(offsets: set[int]) -> None:
     assert list(bitmap.offsets(bits, descending=True)) == sorted(offsets, reverse=True)
 
 
+@given(st.sets(st.integers(0, 300), min_size=30), st.lists(st.integers(0, 400), max_size=20))
+def test_bits_are_flipped_one_at_a_time_as_well_as_all_at_once(ordinals: set[int], later: list[int]) -> None:
+    state = holding(*ordinals)
+    for ordinal in later:
+        flips = Flips()
+        flips.flip(KEY, ordinal)
+        list(flips.store(state))
+        ordinals = ordinals ^ {ordinal}
+        assert list(state.scan(b"")) == list(holding(*ordinals).scan(b""))
+
+
 @given(ORDINALS, ORDINALS)
 def test_the_stored_form_follows_from_the_set_alone(one: set[int], other: set[int]) -> None:
     state, flips = holding(*one), Flips()

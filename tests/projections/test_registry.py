@@ -1,12 +1,16 @@
 from __future__ import annotations
 
+import tempfile
+
+import lmdb
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from sandkeep.events import Event, UnknownEvent
 from sandkeep.events import catalogue as ev
-from sandkeep.projections import Registry, Task, TaskState, digest
+from sandkeep.projections import Registry, Task, TaskState, digest, fold
+from sandkeep.projections.lmdb_state import LmdbState
 from sandkeep.projections.registry import busy, evolve, find, matching, size, tasks
 
 from ..events import strategies
@@ -135,6 +139,19 @@ def test_tasks_are_told_by_state_in_order_of_creation() -> None:
     assert [task.id for task in tasks(state, TaskState.CREATED)] == rest
     assert [task.id for task in tasks(state, TaskState.FAILED, TaskState.ACTIVE)] == ["150", "250"]
     assert [task.id for task in tasks(state)] == [*rest, "250", "150"]
+
+
+def test_what_is_left_for_later_is_done_before_it_is_read() -> None:
+    with tempfile.TemporaryDirectory() as folder, lmdb.open(folder) as env, env.begin(write=True) as txn:
+        state = LmdbState(txn)
+        for number, record in enumerate(records([(f"task/{name}", created(name)) for name in "abc"]), 1):
+            fold([Registry()], [record], state)
+            assert len(state.deferred) == 1
+            assert len(list(tasks(state))) == number
+            assert state.deferred == {}
+        fold([Registry()], records([("task/d", created("d"))]), state)
+        state.flush()
+        assert txn.get(b"registry/vocabulary/d") == (1).to_bytes(8, "big")
 
 
 def test_ids_are_found_by_their_beginning() -> None:

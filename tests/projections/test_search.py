@@ -60,6 +60,12 @@ def test_words_are_found_in_any_order_in_title_and_tags() -> None:
     assert found(state, "nothing") == []
 
 
+def test_words_that_two_edits_lead_between_are_not_similar() -> None:
+    state = folded([made("a", "bcdefg")])  # a form in common with "abcdef", which lacks one letter of each
+    assert found(state, "abcdef") == []
+    assert found(state, "bcdeg") == [("a", "similar")]
+
+
 def test_an_id_is_found_by_its_beginning_before_all_else() -> None:
     state = folded([made("0123456789ab", "x"), made("0123ffffffff", "y"), made("ffff", "about 0123")])
     assert found(state, "0123") == [("0123456789ab", "id"), ("0123ffffffff", "id"), ("ffff", "words")]

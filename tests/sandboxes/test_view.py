@@ -120,6 +120,12 @@ def test_what_became_of_the_tasks_is_told_field_by_field(lived: Keep) -> None:
         lived.changes(5, 4)
 
 
+def test_a_task_ends_once(lived: Keep) -> None:
+    lived.log.append(f"task/{TWO}", [ev.TaskCleaned("i")], actor="tester")
+    assert [(each.change, each.task.id) for each in lived.changes(7)] == [(Change.CHANGED, TWO)]
+    assert lived.changes(6)[-1].change is Change.ENDED
+
+
 def test_tags_are_given_and_taken_once(lived: Keep) -> None:
     task, head = Task(lived, ONE), lived.head().position
     task.tag(add=["new"], remove=["never"])
