@@ -127,7 +127,12 @@ class LockManager:
         session: str | None = None,
         heartbeat: bool = True,
     ) -> Held:
-        """Hold the task's lock, waiting for it; see `Task.lock`."""
+        """Hold the task's lock, waiting `timeout` seconds for it at most: 0 is to try only once, None to wait for ever.
+
+        It is held for `lease` seconds at a time, renewed by the `heartbeat` unless that is left out. `agent` is whose
+        it is, by default the keep's actor; `session` is who waits, by default this thread. Raises `LockHeld` when the
+        time is up, `Deadlock` at once, `TaskNotFound`, `TaskRefused`, `LimitReached`, `BadInput` and `BadTimeout`.
+        """
         mode, lease_ns, timeout_ns = check_mode(mode), check_lease(lease), check_timeout(timeout)
         agent = check_actor(agent or self._keep.actor)
         session = session or f"{self._session}-{threading.get_ident():x}"

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable
+from concurrent.futures import Future
 from functools import partial
 
 import pytest
@@ -65,10 +65,22 @@ def task(keep: Keep) -> Task:
 
 
 @pytest.fixture
-def later() -> Iterator[Callable[[Callable[[], Held]], Future[Held]]]:
-    """Runs something on another thread, and gives what it returns or raises."""
-    with ThreadPoolExecutor() as threads:
-        yield threads.submit
+def later() -> Callable[[Callable[[], Held]], Future[Held]]:
+    """Runs something on a thread that holds up nobody, and gives what it returns or raises."""
+
+    def start(work: Callable[[], Held]) -> Future[Held]:
+        future: Future[Held] = Future()
+
+        def run() -> None:
+            try:
+                future.set_result(work())
+            except Exception as error:  # noqa: BLE001 - it is raised where the result is asked for
+                future.set_exception(error)
+
+        threading.Thread(target=run, daemon=True).start()
+        return future
+
+    return start
 
 
 def lock_of(keep: Keep) -> Lock:
