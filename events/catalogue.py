@@ -6,7 +6,7 @@ intent without an outcome is how a crash shows, and what reconciliation looks fo
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import msgspec
@@ -270,6 +270,84 @@ class HandlerFailed(Event, frozen=True):
     halted: bool
 
 
+class Version(msgspec.Struct, frozen=True):
+    """What is at a path. `digest` is of a file's content, a link's target or a branch's commit; empty if not kept."""
+
+    kind: str
+    digest: str
+    size: int
+    mode: int
+
+
+class Change(msgspec.Struct, frozen=True):
+    """A path and what was and is there; None for nothing. `renamed` is where the same content went to."""
+
+    path: str
+    before: Version | None
+    after: Version | None
+    renamed: str = ""
+
+
+class Rule(msgspec.Struct, frozen=True):
+    """How conflicts are settled at the paths that `pattern` matches."""
+
+    pattern: str
+    strategy: str
+
+
+@event(version=1)
+class PathsChanged(Event, frozen=True):
+    """The workspace was found changed since position `since`, while the commands `intents` of `agents` ran in it.
+
+    With several, it is not known which of them it was; with none, it was nobody's command. What was there before is
+    kept.
+    """
+
+    agents: tuple[str, ...]
+    intents: tuple[str, ...]
+    since: int
+    changes: tuple[Change, ...]
+
+
+@event(version=1)
+class ConflictDetected(Event, frozen=True):
+    """`agents` wrote `ours` at `path` without having seen `theirs`, which `others` had written there.
+
+    They knew it as `base`, unless not `based`: then that is not known any more.
+    """
+
+    conflict: str
+    kind: str
+    path: str
+    agents: tuple[str, ...]
+    others: tuple[str, ...]
+    strategy: str
+    base: Version | None
+    ours: Version | None
+    theirs: Version | None
+    based: bool
+    renamed: str = ""
+
+
+@event(version=1)
+class ConflictResolved(Event, frozen=True):
+    """`before` gave way to `result`, by the strategy, or by whoever chose it."""
+
+    conflict: str
+    path: str
+    strategy: str
+    taken: str
+    before: Version | None
+    result: Version | None
+
+
+@event(version=1)
+class ConflictPolicySet(Event, frozen=True):
+    """From now on the first of these rules that matches settles a conflict."""
+
+    rules: tuple[Rule, ...]
+
+
 class Reference(NamedTuple):
     """Content that something vouches for: a blob of `size` bytes, or (`tree`) a manifest and all that it refers to."""
 
@@ -287,3 +365,15 @@ def references(event: Event) -> Iterator[Reference]:
                     yield Reference(output.blob, output.size)
         case CheckpointCreated():
             yield Reference(event.digest, 0, tree=True)
+        case PathsChanged():
+            yield from _kept(change.before for change in event.changes)
+        case ConflictDetected():
+            yield from _kept((event.base, event.ours, event.theirs))
+        case ConflictResolved():
+            yield from _kept((event.before, event.result))
+
+
+def _kept(versions: Iterable[Version | None]) -> Iterator[Reference]:
+    for version in versions:
+        if version is not None and version.digest:
+            yield Reference(version.digest, version.size)

@@ -1,6 +1,7 @@
 """What is true now: pure folds over the log, and the store they live in."""
 
 from sandkeep.projections.checkpoints import Checkpoint, Checkpoints
+from sandkeep.projections.conflicts import Conflict, ConflictKind, Conflicts, Strategy
 from sandkeep.projections.projection import MemoryState, Projection, State, StateView, digest, fold
 from sandkeep.projections.registry import Pending, Registry, Task, TaskState
 from sandkeep.projections.store import ProjectionStore, ProjectionsUnavailable, Rebuilt
@@ -8,6 +9,9 @@ from sandkeep.projections.store import ProjectionStore, ProjectionsUnavailable, 
 __all__ = [
     "Checkpoint",
     "Checkpoints",
+    "Conflict",
+    "ConflictKind",
+    "Conflicts",
     "MemoryState",
     "Pending",
     "Projection",
@@ -17,6 +21,7 @@ __all__ = [
     "Registry",
     "State",
     "StateView",
+    "Strategy",
     "Task",
     "TaskState",
     "digest",

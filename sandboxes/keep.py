@@ -48,9 +48,21 @@ from sandkeep.events.log import Head
 from sandkeep.events.mounts import refuse_network
 from sandkeep.events.note import VerifierKey
 from sandkeep.events.subscription import Handler
-from sandkeep.projections import Checkpoints, ProjectionStore, Rebuilt, Registry, StateView, TaskState, registry
+from sandkeep.projections import (
+    Checkpoints,
+    Conflict,
+    Conflicts,
+    ProjectionStore,
+    Rebuilt,
+    Registry,
+    StateView,
+    TaskState,
+    conflicts,
+    registry,
+)
 from sandkeep.sandboxes import audit, intent, steward, workspace
 from sandkeep.sandboxes.audit import Exported
+from sandkeep.sandboxes.conflict import TaskConflicts
 from sandkeep.sandboxes.engine import Engine
 from sandkeep.sandboxes.errors import BadId, KeepExists, KeepFormat, KeepNotFound, TaskNotFound
 from sandkeep.sandboxes.task import Task
@@ -92,7 +104,7 @@ class Keep:
         self.blobs = BlobStore(path / "blobs")
         self.intents = path / "run" / "intents"
         self.intents.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self.projections = ProjectionStore(path / "projections", (Registry(), Checkpoints()))
+        self.projections = ProjectionStore(path / "projections", (Registry(), Checkpoints(), Conflicts()))
         self.log: LmdbLog[StateView] = LmdbLog(
             path / "log", follower=self.projections, journal=path / "journal", doorbells=path / "run" / "doorbells"
         )
@@ -213,6 +225,15 @@ class Keep:
         wanted = states or tuple(state for state in TaskState if state is not TaskState.CLEANED)
         with self.projections.reading() as state:
             return sorted(registry.tasks(state, *wanted), key=lambda task: task.created_at)
+
+    def conflicts(self, task_id: str) -> TaskConflicts:
+        """The conflicts among the agents that work on a task. Raises as `task` does."""
+        return TaskConflicts(self, self.task(task_id).id)
+
+    def conflicts_of(self, agent: str) -> list[Conflict]:
+        """The open conflicts that an agent has a side in, of all tasks."""
+        with self.projections.reading() as state:
+            return list(conflicts.concerning(state, agent))
 
     def events(self, after: int = 0) -> Iterator[Record]:
         """The records behind position `after`, verified."""

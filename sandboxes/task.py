@@ -22,7 +22,7 @@ import msgspec
 from sandkeep.events import BadInput, Event, Receipt, Record, SandkeepError
 from sandkeep.events import catalogue as ev
 from sandkeep.projections import Checkpoint, TaskState, checkpoints, registry
-from sandkeep.sandboxes import decider, execution, intent, restore, snapshot, workspace
+from sandkeep.sandboxes import conflict, decider, execution, intent, restore, snapshot, workspace
 from sandkeep.sandboxes.engine import INTENT, KEEP, TASK, Mounts
 from sandkeep.sandboxes.errors import (
     BadId,
@@ -138,6 +138,7 @@ class Task:
                 decider.begin(self.state, request)  # refused before a sandbox is started for it
                 spool = stack.enter_context(Spool(self._spool, command))
                 container = self._sandbox()
+                conflict.begin(self._keep, self.id)
                 self._decide(partial(decider.begin, intent=request))
             end_all = partial(self._end_all, container)
             try:
@@ -157,8 +158,9 @@ class Task:
                 end_all()
                 self._settle(ev.CommandFailed(command, "interrupted", "the caller ended it"))
                 raise
+            news = conflict.end(self._keep, self.id, command)
             self._settle(ev.CommandExecuted(command, code, int(taken * 1e9), timed_out, stdout, stderr))
-        return Result(command, code, taken, timed_out, stdout, stderr)
+        return Result(command, code, taken, timed_out, stdout, stderr, news)
 
     def checkpoint(self, label: str = "", *, progress: Callable[[int], None] = lambda files: None) -> Checkpoint:
         """Record the whole workspace, durably, and return the checkpoint.

@@ -14,6 +14,7 @@ from sandkeep.events import Event, LmdbLog, Receipt, Record, schema
 from sandkeep.events import catalogue as ev
 from sandkeep.projections import (
     Checkpoints,
+    Conflicts,
     MemoryState,
     Projection,
     ProjectionStore,
@@ -26,7 +27,7 @@ from sandkeep.projections import (
 from sandkeep.projections.registry import find
 
 WORKER = Path(__file__).with_name("worker.py")
-PROJECTIONS: tuple[Projection, ...] = (Registry(), Checkpoints())
+PROJECTIONS: tuple[Projection, ...] = (Registry(), Checkpoints(), Conflicts())
 
 
 class Keep(NamedTuple):

@@ -13,13 +13,13 @@ from pathlib import Path
 
 from sandkeep.events import Event, LmdbLog
 from sandkeep.events import catalogue as ev
-from sandkeep.projections import Checkpoints, ProjectionStore, Registry, StateView
+from sandkeep.projections import Checkpoints, Conflicts, ProjectionStore, Registry, StateView
 from sandkeep.projections.registry import find
 
 
 def main() -> None:
     verb, folder, argument = sys.argv[1:]
-    store = ProjectionStore(Path(folder) / "projections", (Registry(), Checkpoints()), "boot")
+    store = ProjectionStore(Path(folder) / "projections", (Registry(), Checkpoints(), Conflicts()), "boot")
     with contextlib.closing(LmdbLog[StateView](Path(folder) / "log", follower=store)) as log, contextlib.closing(store):
         store.open(log)
         print("ready", flush=True)
