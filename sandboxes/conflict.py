@@ -258,6 +258,8 @@ class _Work:
             return
         try:
             self._put(event, event.conflict, event.strategy, taken)
+        except ConflictRefused:
+            return  # it stays open, as one does that cannot be merged
         except (SandkeepError, OSError) as error:
             _logger.warning("conflict %s of task %s stays open: %s", event.conflict, self._task, error)
 
