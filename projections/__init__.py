@@ -2,6 +2,7 @@
 
 from sandkeep.projections.changes import Change, Changes, compare
 from sandkeep.projections.checkpoints import Checkpoint, Checkpoints
+from sandkeep.projections.conflicts import Conflict, ConflictKind, Conflicts, Strategy
 from sandkeep.projections.listing import BadCursor, Filter, Page, Sort, list_tasks
 from sandkeep.projections.lmdb_state import ProjectionsUnavailable
 from sandkeep.projections.locks import Claim, Lock, Locks, Mode
@@ -19,6 +20,9 @@ __all__ = [
     "Checkpoint",
     "Checkpoints",
     "Claim",
+    "Conflict",
+    "ConflictKind",
+    "Conflicts",
     "Decision",
     "Execution",
     "Filter",
@@ -39,6 +43,7 @@ __all__ = [
     "State",
     "StateView",
     "Stats",
+    "Strategy",
     "Task",
     "TaskState",
     "compare",

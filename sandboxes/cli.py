@@ -20,7 +20,7 @@ import typer
 from sandkeep.events import BadInput, Record, SandkeepError, recovery
 from sandkeep.events.recovery import Mode
 from sandkeep.projections import registry
-from sandkeep.sandboxes import cli_audit, cli_locks, cli_memory, cli_registry, render
+from sandkeep.sandboxes import cli_audit, cli_conflicts, cli_locks, cli_memory, cli_registry, render
 from sandkeep.sandboxes.execution import DEFAULT_TIMEOUT_SECONDS
 from sandkeep.sandboxes.keep import FORMAT, Keep, default_actor, identify
 from sandkeep.sandboxes.options import HERE, AsJson, KeepPath, TaskId, Token
@@ -39,6 +39,7 @@ app.add_typer(cli_audit.app)
 app.add_typer(cli_registry.app)
 app.add_typer(cli_locks.app)
 app.add_typer(cli_memory.app)
+app.add_typer(cli_conflicts.app)
 
 
 @app.command("init")
@@ -109,6 +110,8 @@ def execute(
         print(f"sandkeep: the command was ended after {timeout:g} s", file=sys.stderr)
     if result.stdout.truncated or result.stderr.truncated:
         print("sandkeep: the command was ended because it wrote too much", file=sys.stderr)
+    if result.news:
+        print(f"sandkeep: {render.plain(str(result.news))}", file=sys.stderr)
     raise typer.Exit(result.exit_code)
 
 

@@ -41,6 +41,12 @@ class CheckpointNotFound(BadInput):
     code = "checkpoint-not-found"
 
 
+class ConflictNotFound(BadInput):
+    """The task has no such conflict."""
+
+    code = "conflict-not-found"
+
+
 class NotARepository(BadInput):
     """The source is not the top folder of a git repository that can be cloned."""
 
@@ -147,3 +153,9 @@ class RestoreIncomplete(SandkeepError):
     """The workspace is not what the checkpoint says; nothing of what it was before is lost."""
 
     code = "restore-incomplete"
+
+
+class ConflictRefused(SandkeepError):
+    """The conflict cannot be settled like that; nothing was changed."""
+
+    code = "conflict-refused"

@@ -11,6 +11,7 @@ import msgspec
 
 from sandkeep.events import BadInput, BlobStore
 from sandkeep.events.catalogue import Output
+from sandkeep.sandboxes.conflict import News
 from sandkeep.sandboxes.engine import Engine
 from sandkeep.sandboxes.errors import BadTimeout, CommandNotFound, OutsideWorkspace
 from sandkeep.sandboxes.secrets import Secrets
@@ -36,7 +37,8 @@ _STREAM_SECONDS = 0.05
 
 
 class Result(msgspec.Struct, frozen=True):
-    """What a command did. `stdout` and `stderr` hold small output themselves and name the blob of a larger one."""
+    """What a command did. `stdout` and `stderr` hold small output themselves and name the blob of a larger one; `news`
+    is what other agents did, if several work on the task."""
 
     command: str
     exit_code: int
@@ -44,6 +46,7 @@ class Result(msgspec.Struct, frozen=True):
     timed_out: bool
     stdout: Output
     stderr: Output
+    news: News | None = None
 
 
 def check_argv(argv: Sequence[str]) -> tuple[str, ...]:

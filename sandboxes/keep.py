@@ -51,6 +51,8 @@ from sandkeep.events.subscription import Handler
 from sandkeep.projections import (
     Changes,
     Checkpoints,
+    Conflict,
+    Conflicts,
     Lock,
     Locks,
     ProjectionStore,
@@ -58,11 +60,13 @@ from sandkeep.projections import (
     Registry,
     StateView,
     TaskState,
+    conflicts,
     locks,
     registry,
 )
 from sandkeep.sandboxes import audit, intent, steward, view, workspace
 from sandkeep.sandboxes.audit import Exported
+from sandkeep.sandboxes.conflict import TaskConflicts
 from sandkeep.sandboxes.description import check_tags, check_title
 from sandkeep.sandboxes.engine import Engine
 from sandkeep.sandboxes.errors import KeepExists, KeepFormat, KeepNotFound
@@ -104,7 +108,7 @@ class Keep:
         self.blobs = BlobStore(path / "blobs")
         self.intents = path / "run" / "intents"
         self.intents.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self.projections = ProjectionStore(path / "projections", (Registry(), Checkpoints(), Locks()))
+        self.projections = ProjectionStore(path / "projections", (Registry(), Checkpoints(), Locks(), Conflicts()))
         self.log: LmdbLog[StateView] = LmdbLog(
             path / "log", follower=self.projections, journal=path / "journal", doorbells=path / "run" / "doorbells"
         )
@@ -242,6 +246,15 @@ class Keep:
         """The locks that somebody holds or waits for, by task; with `ever`, all that anybody asked for."""
         with self.projections.reading() as state:
             return list(locks.known(state) if ever else locks.live(state))
+
+    def conflicts(self, task_id: str) -> TaskConflicts:
+        """The conflicts among the agents that work on a task. Raises as `task` does."""
+        return TaskConflicts(self, self.task(task_id).id)
+
+    def conflicts_of(self, agent: str) -> list[Conflict]:
+        """The open conflicts that an agent has a side in, of all tasks."""
+        with self.projections.reading() as state:
+            return list(conflicts.concerning(state, agent))
 
     def events(self, after: int = 0) -> Iterator[Record]:
         """The records behind position `after`, verified."""

@@ -22,7 +22,7 @@ from rich.text import Text
 
 from sandkeep.events import BlobStore, Record
 from sandkeep.events.catalogue import Output
-from sandkeep.projections import Changes, Checkpoint, Lock, registry
+from sandkeep.projections import Changes, Checkpoint, Conflict, Lock, registry
 from sandkeep.sandboxes.clock import Moment
 from sandkeep.sandboxes.execution import Result, content
 
@@ -115,6 +115,13 @@ def checkpoint_document(checkpoint: Checkpoint) -> Document:
     }
 
 
+def conflict_document(conflict: Conflict) -> Document:
+    """A conflict, for machines. Each side's content is the blob of that digest."""
+    hidden = ("time_ns", "based")
+    document: Document = {name: value for name, value in msgspec.structs.asdict(conflict).items() if name not in hidden}
+    return document | {"detected": moment(conflict.time_ns), "resolved_at": conflict.resolved_at or None}
+
+
 def record_document(record: Record) -> Document:
     """A record, for machines. Bytes in it are base64."""
     return {
@@ -142,6 +149,9 @@ def result_document(result: Result, blobs: BlobStore) -> Document:
     }
     for name, output in (("stdout", result.stdout), ("stderr", result.stderr)):
         document |= _stream(name, output, blobs)
+    if result.news is not None:
+        news = result.news
+        document["news"] = {"changed": news.changed, "conflicts": [conflict_document(each) for each in news.conflicts]}
     return document
 
 

@@ -9,6 +9,7 @@ The workspace is hostile: every step goes through the descriptor of the folder a
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import stat
@@ -21,6 +22,7 @@ from sandkeep.events import BlobStore
 from sandkeep.projections import Checkpoint
 from sandkeep.sandboxes.errors import BadId, CheckpointNotFound
 from sandkeep.sandboxes.manifest import Entry, Kind, Manifest, blobs_of, load
+from sandkeep.sandboxes.workspace import owner
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -63,6 +65,43 @@ def apply(root: int, present: str, target: str, blobs: BlobStore) -> None:
         _Restore(blobs).folder(root, load(present, blobs), load(target, blobs))
 
 
+def put(root: int, path: bytes, entry: Entry | None, blobs: BlobStore) -> None:
+    """Put one file or link where `path` leads below the folder open as `root`, with the folders that it lacks; None
+    removes what is there. Owners are the workspace's.
+
+    Raises `BlobMissing`, `BlobDamaged` and `OSError`: a folder at the path is never removed.
+    """
+    *parents, name = path.split(b"/")
+    folder = os.dup(root)
+    try:
+        for parent in parents:
+            if entry is not None:
+                with contextlib.suppress(FileExistsError):
+                    os.mkdir(parent, 0o755, dir_fd=folder)
+                    if os.getuid() == 0:
+                        os.chown(parent, *owner(), dir_fd=folder, follow_symlinks=False)
+            inner = os.open(parent, _FOLDER, dir_fd=folder)
+            os.close(folder)
+            folder = inner
+        if entry is None:
+            os.unlink(name, dir_fd=folder)
+            return
+        _replace(folder, msgspec.structs.replace(entry, name=name), blobs)
+    finally:
+        os.close(folder)
+
+
+def _replace(folder: int, entry: Entry, blobs: BlobStore) -> None:
+    """Put `entry`, which is no folder, in the place of whatever but a folder has its name."""
+    temporary = f".sandkeep-{secrets.token_hex(8)}".encode()
+    try:
+        _make(folder, temporary, entry, blobs)
+        os.rename(temporary, entry.name, src_dir_fd=folder, dst_dir_fd=folder)
+    except BaseException:
+        _delete(folder, temporary)
+        raise
+
+
 @final
 class _Restore:
     def __init__(self, blobs: BlobStore) -> None:
@@ -86,13 +125,7 @@ class _Restore:
             descriptor = os.open(new.name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
             _finish(descriptor, new)
         else:
-            temporary = f".sandkeep-{secrets.token_hex(8)}".encode()
-            try:
-                self._make(folder, temporary, new)
-                os.rename(temporary, new.name, src_dir_fd=folder, dst_dir_fd=folder)
-            except BaseException:
-                _delete(folder, temporary)
-                raise
+            _replace(folder, new, self._blobs)
 
     def _subfolder(self, folder: int, old: Entry | None, new: Entry) -> None:
         if old is None:
@@ -110,23 +143,24 @@ class _Restore:
             raise
         _finish(descriptor, new)
 
-    def _make(self, folder: int, name: bytes, entry: Entry) -> None:
-        if entry.kind is Kind.FILE:
-            descriptor = os.open(name, _NEW_FILE, 0o600, dir_fd=folder)
-            with open(descriptor, "wb", closefd=False) as file:
-                for chunk in self._blobs.chunks(entry.content):
-                    file.write(chunk)
-            _finish(descriptor, entry)
-            return
-        if entry.kind is Kind.LINK:
-            os.symlink(entry.target, name, dir_fd=folder)
-        else:
-            os.mknod(name, (stat.S_IFIFO if entry.kind is Kind.FIFO else stat.S_IFSOCK) | entry.mode, dir_fd=folder)
-            # The umask may have taken bits away; the name is ours and new, so it is no link.
-            os.chmod(name, entry.mode, dir_fd=folder)
-        if os.getuid() == 0:
-            os.chown(name, entry.uid, entry.gid, dir_fd=folder, follow_symlinks=False)
-        os.utime(name, ns=(entry.mtime_ns, entry.mtime_ns), dir_fd=folder, follow_symlinks=False)
+
+def _make(folder: int, name: bytes, entry: Entry, blobs: BlobStore) -> None:
+    if entry.kind is Kind.FILE:
+        descriptor = os.open(name, _NEW_FILE, 0o600, dir_fd=folder)
+        with open(descriptor, "wb", closefd=False) as file:
+            for chunk in blobs.chunks(entry.content):
+                file.write(chunk)
+        _finish(descriptor, entry)
+        return
+    if entry.kind is Kind.LINK:
+        os.symlink(entry.target, name, dir_fd=folder)
+    else:
+        os.mknod(name, (stat.S_IFIFO if entry.kind is Kind.FIFO else stat.S_IFSOCK) | entry.mode, dir_fd=folder)
+        # The umask may have taken bits away; the name is ours and new, so it is no link.
+        os.chmod(name, entry.mode, dir_fd=folder)
+    if os.getuid() == 0:
+        os.chown(name, entry.uid, entry.gid, dir_fd=folder, follow_symlinks=False)
+    os.utime(name, ns=(entry.mtime_ns, entry.mtime_ns), dir_fd=folder, follow_symlinks=False)
 
 
 def _finish(descriptor: int, entry: Entry) -> None:

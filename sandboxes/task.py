@@ -22,7 +22,17 @@ import msgspec
 from sandkeep.events import BadInput, Event, Receipt, SandkeepError
 from sandkeep.events import catalogue as ev
 from sandkeep.projections import Checkpoint, TaskState, checkpoints, registry
-from sandkeep.sandboxes import decider, description, execution, intent, memory, restore, snapshot, workspace
+from sandkeep.sandboxes import (
+    conflict,
+    decider,
+    description,
+    execution,
+    intent,
+    memory,
+    restore,
+    snapshot,
+    workspace,
+)
 from sandkeep.sandboxes.engine import INTENT, KEEP, TASK, Mounts
 from sandkeep.sandboxes.errors import (
     CheckpointRefused,
@@ -135,6 +145,7 @@ class Task(Recorded):
                 self._keep.locking.check(self.id, self.fence)
                 spool = stack.enter_context(Spool(self._spool, command))
                 container = self._sandbox()
+                conflict.begin(self._keep, self.id)
                 self._act(partial(decider.begin, intent=request))
             end_all = partial(self._end_all, container)
             try:
@@ -154,8 +165,9 @@ class Task(Recorded):
                 end_all()
                 self._settle(ev.CommandFailed(command, "interrupted", "the caller ended it"))
                 raise
+            news = conflict.end(self._keep, self.id, command)
             self._settle(ev.CommandExecuted(command, code, int(taken * 1e9), timed_out, stdout, stderr))
-        return Result(command, code, taken, timed_out, stdout, stderr)
+        return Result(command, code, taken, timed_out, stdout, stderr, news)
 
     def checkpoint(self, label: str = "", *, progress: Callable[[int], None] = lambda files: None) -> Checkpoint:
         """Record the whole workspace, durably, and return the checkpoint.

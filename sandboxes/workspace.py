@@ -129,8 +129,9 @@ def inside(path: str) -> PurePosixPath:
     return found
 
 
-def _git(*arguments: str, source: Path) -> subprocess.CompletedProcess[str]:
-    environment = {
+def git_environment() -> dict[str, str]:
+    """The variables that git runs with: nothing of the user's, and no configuration but a repository's own."""
+    return {
         "PATH": os.environ.get("PATH", os.defpath),
         "HOME": "/nonexistent",
         "LC_ALL": "C",
@@ -139,6 +140,9 @@ def _git(*arguments: str, source: Path) -> subprocess.CompletedProcess[str]:
         "GIT_TERMINAL_PROMPT": "0",
         "GIT_OPTIONAL_LOCKS": "0",
     }
+
+
+def _git(*arguments: str, source: Path) -> subprocess.CompletedProcess[str]:
     # The caller chose this source, so git's check of who owns it would only forbid what was asked for.
     trusted = (
         "-c",
@@ -150,7 +154,7 @@ def _git(*arguments: str, source: Path) -> subprocess.CompletedProcess[str]:
     )
     return subprocess.run(
         (*_GIT, *trusted, *arguments),
-        env=environment,
+        env=git_environment(),
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,

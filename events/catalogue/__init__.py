@@ -6,10 +6,19 @@ intent without an outcome is how a crash shows, and what reconciliation looks fo
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from sandkeep.events.catalogue.common import INLINE_BYTES, Failure, Intent, Limits, Outcome, Output, Span
+from sandkeep.events.catalogue.conflict import (
+    Change,
+    ConflictDetected,
+    ConflictPolicySet,
+    ConflictResolved,
+    PathsChanged,
+    Rule,
+    Version,
+)
 from sandkeep.events.catalogue.keep import HandlerFailed, KeepCreated, LogRecovered
 from sandkeep.events.catalogue.lock import (
     Claimed,
@@ -59,6 +68,7 @@ from sandkeep.events.schema import Event
 
 __all__ = [
     "INLINE_BYTES",
+    "Change",
     "CheckpointCreated",
     "CheckpointRestored",
     "Claimed",
@@ -67,6 +77,9 @@ __all__ = [
     "CommandExecuted",
     "CommandFailed",
     "CommandRequested",
+    "ConflictDetected",
+    "ConflictPolicySet",
+    "ConflictResolved",
     "DeadlockDetected",
     "DecisionRecorded",
     "Failure",
@@ -86,6 +99,7 @@ __all__ = [
     "MemoryRepaired",
     "Outcome",
     "Output",
+    "PathsChanged",
     "PauseFailed",
     "PauseRequested",
     "Reference",
@@ -93,6 +107,7 @@ __all__ = [
     "RestoreRequested",
     "ResumeFailed",
     "ResumeRequested",
+    "Rule",
     "SandboxFailed",
     "SandboxLost",
     "SandboxRemoved",
@@ -106,6 +121,7 @@ __all__ = [
     "TaskPaused",
     "TaskResumed",
     "TaskTagged",
+    "Version",
     "Wait",
     "WorkspaceFailed",
     "WorkspacePrepared",
@@ -130,3 +146,15 @@ def references(event: Event) -> Iterator[Reference]:
                     yield Reference(output.blob, output.size)
         case CheckpointCreated():
             yield Reference(event.digest, 0, tree=True)
+        case PathsChanged():
+            yield from _kept(change.before for change in event.changes)
+        case ConflictDetected():
+            yield from _kept((event.base, event.ours, event.theirs))
+        case ConflictResolved():
+            yield from _kept((event.before, event.result))
+
+
+def _kept(versions: Iterable[Version | None]) -> Iterator[Reference]:
+    for version in versions:
+        if version is not None and version.digest:
+            yield Reference(version.digest, version.size)

@@ -293,3 +293,34 @@ def test_a_sweep_removes_what_a_killed_writer_left(store: BlobStore, root: Path)
     age(left, 2 * HOUR)
     assert store.sweep(keeping(), HOUR) == (1, 4)
     assert files(root) == [fresh]
+
+
+def test_what_a_cache_holds_can_be_adopted_and_outlives_it(tmp_path: Path, store: BlobStore) -> None:
+    cache = BlobStore(tmp_path / "cache", synced=False)
+    one, two, damaged = (cache.put(content) for content in (b"one", b"two" * 1000, b"damaged"))
+    (tmp_path / "cache" / damaged[:2] / damaged[2:]).write_bytes(b"torn")
+    there = store.put(b"there")
+    assert store.adopt(cache, [one, two, damaged, "0" * 64, there, one]) == {one, two, there}
+    assert damaged not in store
+    assert cache.sweep(lambda digest: False, -1)[0] == 3
+    assert [store.get(digest) for digest in (one, two)] == [b"one", b"two" * 1000]
+    assert store.sweep(lambda digest: digest != two, 3600) == (0, 0)
+
+
+def test_what_is_adopted_is_synced_and_what_is_cached_is_not(
+    tmp_path: Path, store: BlobStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[str] = []
+    fsync = os.fsync
+
+    def noting(descriptor: int) -> None:
+        synced.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", noting)
+    cache = BlobStore(tmp_path / "cache", synced=False)
+    digest = cache.put(b"content")
+    assert synced == []
+    store.adopt(cache, [digest])
+    assert str(tmp_path / "cache" / digest[:2] / digest[2:]) in synced
+    assert any(path.endswith(digest[:2]) for path in synced)

@@ -15,6 +15,7 @@ from sandkeep.events import Event, LmdbLog, Receipt, Record, schema
 from sandkeep.events import catalogue as ev
 from sandkeep.projections import (
     Checkpoints,
+    Conflicts,
     Locks,
     MemoryState,
     Projection,
@@ -29,7 +30,7 @@ from sandkeep.projections.generation import SNAPSHOTS
 from sandkeep.projections.registry import find
 
 WORKER = Path(__file__).with_name("worker.py")
-PROJECTIONS: tuple[Projection, ...] = (Registry(), Checkpoints(), Locks())
+PROJECTIONS: tuple[Projection, ...] = (Registry(), Checkpoints(), Locks(), Conflicts())
 
 
 class Keep(NamedTuple):

@@ -1,0 +1,143 @@
+"""Branches and submodule pointers of a workspace's repository, read as data.
+
+The repository is hostile: git itself is never run in it, since its configuration and hooks could make git run anything.
+Only the top folder's own `.git` is looked at, only if it is a folder, and no link is followed. What cannot be read is
+not there.
+
+A branch is listed as `.git/refs/heads/<name>`, a submodule under its path with a slash behind it, so that neither can
+be taken for a file; the content of both is the commit's id and a newline.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+import zlib
+from collections.abc import Iterator
+
+HEADS = b".git/refs/heads/"
+"""What the names of branches begin with."""
+
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_COMMIT = re.compile(rb"([0-9a-f]{40}|[0-9a-f]{64})\n?")
+_PACKED = re.compile(rb"^([0-9a-f]{40}|[0-9a-f]{64}) refs/heads/(\S+)$", re.MULTILINE)
+_PARENT = re.compile(rb"^parent ([0-9a-f]{40}|[0-9a-f]{64})$", re.MULTILINE)
+_GITLINK = 0o160000
+_MAX_BYTES = 64 << 20
+_MAX_COMMIT_BYTES = 1 << 20
+_MAX_COMMITS = 1000
+_MAX_DEPTH = 20
+
+
+def pointers(root: int) -> dict[bytes, bytes]:
+    """The branches and submodule pointers of the repository in the folder open as `root`, and the commits they name."""
+    try:
+        git = os.open(b".git", _FOLDER, dir_fd=root)
+    except OSError:
+        return {}
+    try:
+        found = {HEADS + name: commit for commit, name in _PACKED.findall(_read(git, b"packed-refs"))}
+        found |= dict(_loose(git, (b"refs", b"heads"), HEADS))
+        return found | dict(_submodules(_read(git, b"index")))
+    finally:
+        os.close(git)
+
+
+def packed(root: int, branch: bytes) -> bool:
+    """Whether git's packed list names this branch (with `HEADS` before it), so that its own file is not all of it."""
+    try:
+        git = os.open(b".git", _FOLDER, dir_fd=root)
+    except OSError:
+        return False
+    try:
+        return any(HEADS + name == branch for _, name in _PACKED.findall(_read(git, b"packed-refs")))
+    finally:
+        os.close(git)
+
+
+def follows(root: int, later: bytes, earlier: bytes) -> bool:
+    """Whether the commit `later` has `earlier` among its forebears, as far as loose objects can tell."""
+    waiting, seen = [later], {later}
+    while waiting and len(seen) <= _MAX_COMMITS:
+        commit = waiting.pop()
+        if commit == earlier:
+            return True
+        for parent in _PARENT.findall(_object(root, commit).partition(b"\n\n")[0]):
+            if parent not in seen:
+                seen.add(parent)
+                waiting.append(parent)
+    return False
+
+
+def _object(root: int, digest: bytes) -> bytes:
+    data = _read(root, b".git", b"objects", digest[:2], digest[2:])
+    try:
+        return zlib.decompressobj().decompress(data, _MAX_COMMIT_BYTES)
+    except zlib.error:
+        return b""
+
+
+def _loose(git: int, folders: tuple[bytes, ...], prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
+    try:
+        folder = _open_folder(git, folders)
+    except OSError:
+        return
+    try:
+        names = sorted(os.fsencode(name) for name in os.listdir(folder))
+        for name in names:
+            try:
+                is_folder = stat.S_ISDIR(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode)
+            except FileNotFoundError:
+                continue
+            if is_folder and len(folders) < _MAX_DEPTH:
+                yield from _loose(folder, (name,), prefix + name + b"/")
+            elif found := _COMMIT.fullmatch(_read(folder, name)):
+                yield prefix + name, found[1]
+    finally:
+        os.close(folder)
+
+
+def _submodules(index: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """The gitlinks in an index of version 2 or 3, as git's `index-format` has it; none of any other."""
+    if index[:4] != b"DIRC" or int.from_bytes(index[4:8], "big") not in (2, 3) or len(index) < 12:
+        return
+    place = 12
+    for _ in range(int.from_bytes(index[8:12], "big")):
+        flags = int.from_bytes(index[place + 60 : place + 62], "big")
+        name_at = place + (64 if flags & 0x4000 else 62)
+        end = index.find(b"\0", name_at)
+        if end < 0:
+            return
+        if int.from_bytes(index[place + 24 : place + 28], "big") == _GITLINK:
+            yield index[name_at:end] + b"/", index[place + 40 : place + 60].hex().encode()
+        place += (end - place + 8) // 8 * 8
+
+
+def _open_folder(folder: int, names: tuple[bytes, ...]) -> int:
+    found = os.dup(folder)
+    try:
+        for name in names:
+            inner = os.open(name, _FOLDER, dir_fd=found)
+            os.close(found)
+            found = inner
+    except BaseException:
+        os.close(found)
+        raise
+    return found
+
+
+def _read(folder: int, *path: bytes) -> bytes:
+    """A regular file below an open folder; empty if it is none, or too large."""
+    try:
+        parent = _open_folder(folder, path[:-1])
+        try:
+            descriptor = os.open(path[-1], _FILE, dir_fd=parent)
+        finally:
+            os.close(parent)
+    except OSError:
+        return b""
+    with open(descriptor, "rb") as file:
+        found = os.fstat(descriptor)
+        return file.read() if stat.S_ISREG(found.st_mode) and found.st_size <= _MAX_BYTES else b""
