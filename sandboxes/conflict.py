@@ -32,7 +32,7 @@ from sandkeep.sandboxes.collision import Collision
 from sandkeep.sandboxes.errors import ConflictNotFound, ConflictRefused
 from sandkeep.sandboxes.manifest import Kind
 from sandkeep.sandboxes.shadow import POINTER, Shadow
-from sandkeep.sandboxes.survey import Survey
+from sandkeep.sandboxes.survey import Run, Survey
 
 if TYPE_CHECKING:
     from sandkeep.sandboxes.keep import Keep
@@ -161,14 +161,15 @@ class _Work:
             return self._look(known)
 
     def _look(self, bases: dict[str, int]) -> News:
-        position = self._keep.head().position
         before = self._shadow.load()
+        ran, now = self._commands(before)
         files = self._shadow.look(before)
-        revision, ran, runs = self._commands(before)
+        self._now = msgspec.structs.replace(now, files=files)
         changed = survey.changes(before.files, files) if before else []
-        authors = tuple(sorted(set(ran.values())))
-        self._now = Survey(position, revision, runs, files)
-        found = self._collisions(changed, authors, bases)
+        authors = tuple(sorted({run.agent for run in ran.values()}))
+        # What an agent was told by another of its commands, one that began before that cannot know.
+        knew = {agent: min(run.base for run in ran.values() if run.agent == agent) for agent in authors}
+        found = self._collisions(changed, authors, knew)
         events = self._changed_events(before.position if before else 0, changed, authors, tuple(sorted(ran)))
         events += [self._conflict_event(each, authors) for each in found]
         detected = [event for event in events if isinstance(event, ev.ConflictDetected)]
@@ -180,20 +181,22 @@ class _Work:
             self._shadow.sweep(files.values())
         return self._news(bases, {event.conflict for event in detected})
 
-    def _commands(self, before: Survey | None) -> tuple[int, dict[str, str], dict[str, str]]:
-        """The task's revision, the commands that ran since the survey `before`, and those that still run."""
-        revision = before.revision if before else 0
-        ran = dict(before.running) if before else {}
-        ended = {self._ending}
+    def _commands(self, before: Survey | None) -> tuple[dict[str, Run], Survey]:
+        """The commands that ran since the survey `before`, and a survey of those that still run."""
+        now = before or Survey(0, 0, {}, {}, {})
+        ran, told, revision, ended = dict(now.running), dict(now.told), now.revision, {self._ending}
         for record in self._keep.log.read_stream(self._stream, revision):
             revision = record.revision
             if record.type in ("CommandRequested", "CommandExecuted", "CommandFailed"):
                 event = record.event
                 if isinstance(event, ev.CommandRequested):
-                    ran[event.intent] = record.actor
+                    ran[event.intent] = Run(record.actor, told.setdefault(record.actor, record.position))
                 elif isinstance(event, ev.Outcome):
                     ended.add(event.intent)
-        return revision, ran, {intent: agent for intent, agent in ran.items() if intent not in ended}
+                    if record.type == "CommandExecuted":
+                        told[record.actor] = record.position
+        runs = {intent: run for intent, run in ran.items() if intent not in ended}
+        return ran, Survey(self._keep.head().position, revision, runs, told, {})
 
     def _collisions(self, changed: list[Change], authors: tuple[str, ...], bases: dict[str, int]) -> list[Collision]:
         with self._keep.projections.reading() as state:
