@@ -22,8 +22,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, final
 
 import msgspec
+from reactivex import Observable
+from reactivex import operators as ops
 
-from sandkeep.events import BadInput, BlobStore, Event, SandkeepError
+from sandkeep.events import BadInput, BlobStore, Event, Record, SandkeepError
 from sandkeep.events import catalogue as ev
 from sandkeep.events.catalogue import Change, Rule, Version
 from sandkeep.projections import Conflict, ConflictKind, StateView, Strategy, TaskState, conflicts, registry
@@ -99,6 +101,15 @@ class TaskConflicts:
         """The open conflicts, oldest first; also those that were `settled`, if asked for."""
         with self._keep.projections.reading() as state:
             return list((conflicts.conflicts if settled else conflicts.open_conflicts)(state, self._task))
+
+    def live(self) -> Observable[Record]:
+        """The records of this task's conflicts, detected and settled, in whatever process. See `Bus.live`."""
+        stream, told = registry.STREAM + self._task, ("ConflictDetected", "ConflictResolved")
+
+        def concerns(record: Record) -> bool:
+            return record.stream == stream and record.type in told
+
+        return self._keep.bus.live().pipe(ops.filter(concerns))
 
     def rules(self) -> tuple[Rule, ...]:
         """What settles conflicts: the first rule whose pattern matches; `three-way` where none does."""

@@ -6,7 +6,6 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from reactivex import operators as ops
 
 from sandkeep.sandboxes import Keep, Task
 
@@ -55,8 +54,7 @@ def test_two_agents_collide_and_a_person_settles_it(
 
 def test_the_agent_that_ends_last_collides_with_the_one_beside_it(keep: Keep, task: Task) -> None:
     told = threading.Event()
-    conflicts = keep.bus.live().pipe(ops.filter(lambda record: record.type == "ConflictDetected"))
-    conflicts.subscribe(lambda record: told.set())
+    keep.conflicts(task.id).live().subscribe(lambda record: told.set())
     shell(task, "seq 9 >file")
     keep.conflicts(task.id).set_rules([])
     with ThreadPoolExecutor(1) as pool:
