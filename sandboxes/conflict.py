@@ -22,8 +22,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, final
 
 import msgspec
+from reactivex import Observable
+from reactivex import operators as ops
 
-from sandkeep.events import BadInput, BlobStore, Event, SandkeepError
+from sandkeep.events import BadInput, BlobStore, Event, Record, SandkeepError
 from sandkeep.events import catalogue as ev
 from sandkeep.events.catalogue import Change, Rule, Version
 from sandkeep.projections import Conflict, ConflictKind, StateView, Strategy, TaskState, conflicts, registry
@@ -32,7 +34,7 @@ from sandkeep.sandboxes.collision import Collision
 from sandkeep.sandboxes.errors import ConflictNotFound, ConflictRefused
 from sandkeep.sandboxes.manifest import Kind
 from sandkeep.sandboxes.shadow import POINTER, Shadow
-from sandkeep.sandboxes.survey import Survey
+from sandkeep.sandboxes.survey import Run, Survey
 
 if TYPE_CHECKING:
     from sandkeep.sandboxes.keep import Keep
@@ -100,6 +102,15 @@ class TaskConflicts:
         with self._keep.projections.reading() as state:
             return list((conflicts.conflicts if settled else conflicts.open_conflicts)(state, self._task))
 
+    def live(self) -> Observable[Record]:
+        """The records of this task's conflicts, detected and settled, in whatever process. See `Bus.live`."""
+        stream, told = registry.STREAM + self._task, ("ConflictDetected", "ConflictResolved")
+
+        def concerns(record: Record) -> bool:
+            return record.stream == stream and record.type in told
+
+        return self._keep.bus.live().pipe(ops.filter(concerns))
+
     def rules(self) -> tuple[Rule, ...]:
         """What settles conflicts: the first rule whose pattern matches; `three-way` where none does."""
         with self._keep.projections.reading() as state:
@@ -161,14 +172,15 @@ class _Work:
             return self._look(known)
 
     def _look(self, bases: dict[str, int]) -> News:
-        position = self._keep.head().position
         before = self._shadow.load()
+        ran, now = self._commands(before)
         files = self._shadow.look(before)
-        revision, ran, runs = self._commands(before)
+        self._now = msgspec.structs.replace(now, files=files)
         changed = survey.changes(before.files, files) if before else []
-        authors = tuple(sorted(set(ran.values())))
-        self._now = Survey(position, revision, runs, files)
-        found = self._collisions(changed, authors, bases)
+        authors = tuple(sorted({run.agent for run in ran.values()}))
+        # What an agent was told by another of its commands, one that began before that cannot know.
+        knew = {agent: min(run.base for run in ran.values() if run.agent == agent) for agent in authors}
+        found = self._collisions(changed, authors, knew)
         events = self._changed_events(before.position if before else 0, changed, authors, tuple(sorted(ran)))
         events += [self._conflict_event(each, authors) for each in found]
         detected = [event for event in events if isinstance(event, ev.ConflictDetected)]
@@ -180,20 +192,22 @@ class _Work:
             self._shadow.sweep(files.values())
         return self._news(bases, {event.conflict for event in detected})
 
-    def _commands(self, before: Survey | None) -> tuple[int, dict[str, str], dict[str, str]]:
-        """The task's revision, the commands that ran since the survey `before`, and those that still run."""
-        revision = before.revision if before else 0
-        ran = dict(before.running) if before else {}
-        ended = {self._ending}
+    def _commands(self, before: Survey | None) -> tuple[dict[str, Run], Survey]:
+        """The commands that ran since the survey `before`, and a survey of those that still run."""
+        now = before or Survey(0, 0, {}, {}, {})
+        ran, told, revision, ended = dict(now.running), dict(now.told), now.revision, {self._ending}
         for record in self._keep.log.read_stream(self._stream, revision):
             revision = record.revision
             if record.type in ("CommandRequested", "CommandExecuted", "CommandFailed"):
                 event = record.event
                 if isinstance(event, ev.CommandRequested):
-                    ran[event.intent] = record.actor
+                    ran[event.intent] = Run(record.actor, told.setdefault(record.actor, record.position))
                 elif isinstance(event, ev.Outcome):
                     ended.add(event.intent)
-        return revision, ran, {intent: agent for intent, agent in ran.items() if intent not in ended}
+                    if record.type == "CommandExecuted":
+                        told[record.actor] = record.position
+        runs = {intent: run for intent, run in ran.items() if intent not in ended}
+        return ran, Survey(self._keep.head().position, revision, runs, told, {})
 
     def _collisions(self, changed: list[Change], authors: tuple[str, ...], bases: dict[str, int]) -> list[Collision]:
         with self._keep.projections.reading() as state:

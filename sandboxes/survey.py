@@ -48,13 +48,21 @@ class Seen(msgspec.Struct, frozen=True, array_like=True):
     version: Version
 
 
+class Run(msgspec.Struct, frozen=True, array_like=True):
+    """A command that runs: whose it is, and up to which position its agent knew what others did when it began."""
+
+    agent: str
+    base: int
+
+
 class Survey(msgspec.Struct, frozen=True):
-    """A workspace at one moment: the log's `position`, the task's `revision`, and the commands that ran from then on,
-    with their agents."""
+    """A workspace at one moment: the log's `position`, the task's `revision`, the commands that ran from then on, up to
+    where each agent had been told what others did, and what was there."""
 
     position: int
     revision: int
-    running: dict[str, str]
+    running: dict[str, Run]
+    told: dict[str, int]
     files: dict[str, Seen]
 
 

@@ -115,6 +115,16 @@ def test_the_one_that_ends_last_collides_with_the_one_it_ran_beside(two: Team) -
     assert two.content(found.base) == lines().encode()
 
 
+def test_what_an_agent_was_told_meanwhile_an_older_command_of_it_cannot_know(two: Team) -> None:
+    slow = two.begin("ann")
+    two.write("bob", "file", lines(l2="bob"))
+    two.attach("ann")
+    two.put("file", lines(l2="ann"))
+    two.end("ann", slow)
+    (found,) = two.found()
+    assert (found.agents, found.others, two.content(found.base)) == (("ann",), ("bob",), lines().encode())
+
+
 def test_with_several_at_work_only_what_is_certain_collides(two: Team) -> None:
     ann, bob = two.begin("ann"), two.begin("bob")
     two.put("file", "either's")

@@ -146,7 +146,9 @@ def test_what_lies_deeper_than_a_checkpoint_goes_is_left_out(tmp_path: Path, blo
 def test_a_survey_that_is_damaged_begins_anew(tmp_path: Path) -> None:
     file = tmp_path / "survey"
     assert survey.load(file) is None
-    found = survey.Survey(3, 2, {"c": "ann"}, {"p": Seen((1, 2), Version("file", "d", 1, 2))})
+    found = survey.Survey(
+        3, 2, {"c": survey.Run("ann", 1)}, {"ann": 1}, {"p": Seen((1, 2), Version("file", "d", 1, 2))}
+    )
     survey.save(file, found)
     assert survey.load(file) == found
     for damage in (b"", b"\xc1", file.read_bytes()[:-1]):
