@@ -158,7 +158,7 @@ class Journal:
     def _resume(self, layout: Layout, txn: lmdb.Transaction[bytes], head: int, checksum: bytes) -> int:
         """Find the last line that the log may have, take up its checksum, and return its position. The newest segment
         is left open if it may be written to."""
-        self._checksum = codec.GENESIS
+        mine, self._checksum = self._checksum, codec.GENESIS
         listed = segment.listed(self._folder)
         if not listed:
             return 0
@@ -174,7 +174,8 @@ class Journal:
         elif isinstance(entry, Entry) and entry.frame.first == head + 1 and entry.frame.previous == checksum:
             if entry.txn != txn.id() or not layout.consecutive():
                 raise LogDamaged(f"the log has lost position {head + 1}, which its journal holds; {_ADVICE}")
-            self._cut(path, lines[-1][0])
+            # This process knows of its own: the map was full at the commit, and is tried again.
+            self._cut(path, lines[-1][0], keep=entry.frame.checksum != mine)
             entry = decode_line(lines[-2][1], self._log_id)
         if isinstance(entry, Entry):
             position, self._checksum = entry.frame.last, entry.frame.checksum
@@ -204,14 +205,15 @@ class Journal:
         if not last.endswith(b"\n"):
             self._cut(path, offset)
 
-    def _cut(self, path: Path, offset: int) -> None:
-        aside = Quarantine(self._folder.with_name("quarantine"))
+    def _cut(self, path: Path, offset: int, *, keep: bool = True) -> None:
         with open(path, "r+b") as file:
-            file.seek(offset)
-            aside.keep(f"{path.name}.{offset}", file.read())
+            if keep:
+                aside = Quarantine(self._folder.with_name("quarantine"))
+                file.seek(offset)
+                aside.keep(f"{path.name}.{offset}", file.read())
+                _logger.warning("%s had a line that was never committed; it is now in %s", path, aside.folder)
             file.truncate(offset)
             os.fsync(file.fileno())  # or a power loss could bring it back, in the place of what is written next
-        _logger.warning("%s had a line that was never committed; it is now in %s", path, aside.folder)
 
     def _put(self, frame: Frame, txn_id: int) -> None:
         if self._end >= self._limit and frame.first > segment.first_of(self._path):

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import lmdb
 import msgspec
 import pytest
 
@@ -175,7 +176,8 @@ def test_a_log_that_is_open_cuts_it_too(written: Path) -> None:
         with log._layout.writing() as txn:
             head = log._layout.head(txn)
             checksum = codec.checksum(head.checksum, log.log_id, 5, 1, b"x")
-            log._journal._put(Frame(5, 1, head.checksum, checksum, b"x"), txn.id())
+            with newest(written).open("ab") as file:  # another process, which died then
+                file.write(segment.encode_line(5, 1, txn.id(), head.checksum, checksum, b"x"))
         append(log, "5")
     agree(written, "1", "2", "3", "4", "5")
     assert len(quarantined(written)) == 1
@@ -493,3 +495,40 @@ def test_a_log_that_cannot_be_opened_is_reported_though_its_journal_cannot_be_sy
         Log(written / "log", journal=written / "journal", doorbells=written)
     monkeypatch.undo()
     agree(written, "1", "2", "3")
+
+
+def test_a_map_that_is_full_at_the_commit_leaves_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with opened(tmp_path) as log:
+        append(log, "1")
+        layout = log._layout
+        writing, grown = layout.writing, list[int]()
+
+        class Full:
+            """A transaction that finds no room when it is committed."""
+
+            def __init__(self, txn: lmdb.Transaction[bytes]) -> None:
+                self._txn = txn
+
+            def commit(self) -> None:
+                if grown:
+                    self._txn.commit()
+                else:
+                    raise lmdb.MapFullError("full")
+
+            def __getattr__(self, name: str) -> object:
+                return getattr(self._txn, name)
+
+        @contextlib.contextmanager
+        def full() -> Iterator[Full]:
+            with writing() as txn:
+                yield Full(txn)
+
+        monkeypatch.setattr(layout, "writing", full)
+        monkeypatch.setattr(layout, "grow", lambda: grown.append(len(lines(tmp_path))))
+        append(log, "2", "3")
+    assert grown == [3]  # the line of the commit that failed was there
+    agree(tmp_path, "1", "2", "3")
+    assert quarantined(tmp_path) == []
+    assert caplog.records == []
