@@ -320,6 +320,8 @@ class _Work:
             )
         if found[0].taken:
             raise ConflictRefused(f"conflict {found[0].id} is settled already: {found[0].taken} was taken")
+        if not (self._folder / "workspace").is_dir():
+            raise ConflictRefused(f"task {self._task} has no workspace any more; its record says what was on each side")
         with Shadow(self._folder, self._keep.blobs) as self._shadow:
             now = self._shadow.load()
             if now is None:

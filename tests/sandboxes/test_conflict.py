@@ -420,7 +420,10 @@ def test_a_cleaned_task_keeps_only_its_record(two: Team) -> None:
     two.write("bob", "file", "bob's")
     two.write("ann", "file", "ann's")
     two.keep.log.append(f"task/{TASK}", [ev.TaskCleaned("i")], actor="eve")
+    two.workspace.rename(two.keep.path / "gone")
     assert two.keep.task(TASK).state.state is TaskState.CLEANED
+    with pytest.raises(ConflictRefused, match="no workspace any more"):
+        two.conflicts.resolve(two.found()[0].id, "ours")
     assert (two.conflicts.list(), len(two.found()), two.keep.conflicts_of("ann")) == ([], 1, [])
     with two.keep.projections.reading() as state:
         assert {key.split(b"/")[1] for key, _ in state.scan(b"conflicts/")} == {b"all"}
