@@ -1,8 +1,8 @@
-"""An agent of its own: `lock_worker.py KEEP NAME TASKS SECONDS LEASE`.
+"""An agent of its own: `lock_worker.py KEEP NAME TASKS LEASE`.
 
-Until SECONDS are over it takes the lock of one of the TASKS (separated by commas) after the other, writes a few words
-under its token, and releases it. It writes a line of JSON to `KEEP/../history/NAME` before and after each of these,
-with the boot clock's time, and the position that an acknowledged write was given.
+Until there is a file `KEEP/../end` it takes the lock of one of the TASKS (separated by commas) after the other, writes
+a few words under its token, and releases it. It writes a line of JSON to `KEEP/../history/NAME` before and after each
+of these, with the boot clock's time, and the position that an acknowledged write was given.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ def write(keep: Keep, held: Held, word: str) -> int:
 
 
 def main() -> None:
-    path, name, tasks, seconds, lease = sys.argv[1:]
+    path, name, tasks, lease = sys.argv[1:]
     history = History(Path(path).parent / "history" / name)
-    end = time.monotonic() + float(seconds)
+    end = Path(path).parent / "end"
     words = itertools.count()
     with Keep.open(path, actor=name) as keep:
         history.tell("ready")
-        while time.monotonic() < end:
+        while not end.exists():
             task = random.choice(tasks.split(","))
             mode = random.choice(("exclusive", "exclusive", "collaborative"))
             history.tell("ask", task=task)
@@ -63,7 +63,7 @@ def main() -> None:
                         word = f"{name}-{next(words)}"
                         position = write(keep, held, word)
                         history.tell("wrote", task=task, token=held.token, word=word, position=position)
-                        time.sleep(random.uniform(0, 0.005))
+                        time.sleep(random.uniform(0, 0.02))
                 history.tell("released", task=task, token=held.token)
             except StaleFence:
                 history.tell("lost", task=task, token=held.token)

@@ -39,7 +39,7 @@ def make(path: Path) -> None:
 
 
 def start(path: Path, name: str) -> subprocess.Popen[bytes]:
-    arguments = [str(path), name, ",".join(TASKS), str(SECONDS), str(LEASE)]
+    arguments = [str(path), name, ",".join(TASKS), str(LEASE)]
     return subprocess.Popen([sys.executable, "-P", WORKER, *arguments])
 
 
@@ -50,24 +50,36 @@ def told(folder: Path, name: str) -> list[dict[str, Any]]:
 
 
 def disturb(running: dict[str, subprocess.Popen[bytes]], history: Path) -> tuple[int, set[str]]:
-    """Stop processes past their lease and let them go on, and kill a few; how many were stopped, and who was killed."""
+    """Stop processes past their lease and let them go on, and kill a few; how many were stopped, and who was killed.
+
+    It goes on until one that was stopped as a holder has found that it is none any more.
+    """
     deadline = time.monotonic() + PATIENCE
     while not all((history / name).exists() and told(history, name) for name in running):
         assert time.monotonic() < deadline, "a process did not begin"
         time.sleep(0.05)
     stopped, killed = 0, set[str]()
-    end = time.monotonic() + SECONDS * 0.8
-    while time.monotonic() < end:
-        name = random.choice(sorted(set(running) - killed))
+    begun = time.monotonic()
+    while time.monotonic() < begun + SECONDS or not any("lost" in last(history, name, 1000) for name in running):
+        assert time.monotonic() < begun + SECONDS + PATIENCE, "nobody lost a lock"
+        alive = sorted(set(running) - killed)
+        name = random.choice(alive)
         if len(killed) < PROCESSES // 5 and random.random() < 0.2:
             running[name].kill()
             killed.add(name)
             continue
+        # Rather one that holds a lock: it is to go on in the belief that it still does.
+        name = next((each for each in alive if last(history, each, 1) & {"held", "wrote"}), name)
         running[name].send_signal(signal.SIGSTOP)
         time.sleep(LEASE * random.uniform(0.2, 2))
         running[name].send_signal(signal.SIGCONT)
         stopped += 1
     return stopped, killed
+
+
+def last(history: Path, name: str, count: int) -> set[str]:
+    """What the last lines of a process tell of."""
+    return {line["what"] for line in told(history, name)[-count:]}
 
 
 def judge(records: list[Record], acknowledged: dict[str, tuple[int, int]]) -> dict[str, int]:
@@ -108,6 +120,7 @@ def test_mutual_exclusion_holds_whoever_is_stopped_or_killed(tmp_path: Path) -> 
     running = {f"agent-{number}": start(path, f"agent-{number}") for number in range(PROCESSES)}
     try:
         stopped, killed = disturb(running, history)
+        (tmp_path / "end").touch()
         for name, process in running.items():
             status = process.wait(PATIENCE)
             assert status == (-signal.SIGKILL if name in killed else 0), f"{name} ended with {status}"
