@@ -12,7 +12,7 @@ import typer
 
 from sandkeep.projections import Claim, Lock, Mode
 from sandkeep.sandboxes import render
-from sandkeep.sandboxes.clock import Moment, boot_clock
+from sandkeep.sandboxes.clock import BootTime, boot_clock
 from sandkeep.sandboxes.keep import Keep
 from sandkeep.sandboxes.options import HERE, AsJson, KeepPath, TaskId, Token
 
@@ -96,7 +96,7 @@ def list_locks(
         render.print_locks(found, now)
 
 
-def _document(lock: Lock, now: Moment) -> render.Document:
+def _document(lock: Lock, now: BootTime) -> render.Document:
     counts = lock.counts
     return {
         "task": lock.task,
@@ -118,7 +118,7 @@ def _document(lock: Lock, now: Moment) -> render.Document:
     }
 
 
-def _claim(claim: Claim, now: Moment) -> render.Document:
+def _claim(claim: Claim, now: BootTime) -> render.Document:
     return {
         "agent": claim.agent,
         "mode": claim.mode,

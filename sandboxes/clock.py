@@ -17,7 +17,7 @@ from sandkeep.events.catalogue import Lease
 from sandkeep.events.journal import this_boot
 
 
-class Moment(msgspec.Struct, frozen=True):
+class BootTime(msgspec.Struct, frozen=True):
     """A reading of the boot clock."""
 
     boot: str
@@ -36,11 +36,11 @@ class Moment(msgspec.Struct, frozen=True):
         return self.left_ns(lease) == 0
 
 
-Clock: TypeAlias = Callable[[], Moment]
+Clock: TypeAlias = Callable[[], BootTime]
 """Reads the boot clock. Injected wherever a lease is judged, so that tests can set it."""
 
 
 def boot_clock() -> Clock:
     """The clock of this machine."""
     boot = this_boot()
-    return lambda: Moment(boot, time.clock_gettime_ns(time.CLOCK_BOOTTIME))
+    return lambda: BootTime(boot, time.clock_gettime_ns(time.CLOCK_BOOTTIME))

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable
 from sandkeep.events import Event, LimitReached, StaleFence
 from sandkeep.events import catalogue as ev
 from sandkeep.projections.locks import Claim, Lock, LockEvent, Mode, evolve, excludes
-from sandkeep.sandboxes.clock import Moment
+from sandkeep.sandboxes.clock import BootTime
 from sandkeep.sandboxes.errors import LockHeld, LockNotHeld
 
 MAX_CLAIMS = 256
@@ -25,7 +25,7 @@ Waiting = Callable[[str], Iterable[Lock]]
 """The locks that a session waits for."""
 
 
-def request(lock: Lock, asked: ev.LockRequested, waiting: Waiting, wait: bool, now: Moment) -> list[Event]:
+def request(lock: Lock, asked: ev.LockRequested, waiting: Waiting, wait: bool, now: BootTime) -> list[Event]:
     """A claim on the lock: granted at once if it can be, else queued if it may `wait`; else refused with `LockHeld`.
 
     A claim that would wait for its own session, through whatever others, is not queued but is a `DeadlockDetected`.
@@ -44,7 +44,7 @@ def request(lock: Lock, asked: ev.LockRequested, waiting: Waiting, wait: bool, n
     return [*before, asked]
 
 
-def renew(lock: Lock, claim: str, now: Moment) -> list[Event]:
+def renew(lock: Lock, claim: str, now: BootTime) -> list[Event]:
     """Whoever made the claim is alive. Raises `StaleFence` if it neither holds nor waits any more."""
     found = lock.find(claim)
     if found is None or now.over(found.lease):
@@ -53,13 +53,13 @@ def renew(lock: Lock, claim: str, now: Moment) -> list[Event]:
     return [*before, ev.LockRenewed(claim, now.lease(found.lease_ns))]
 
 
-def release(lock: Lock, token: int, now: Moment) -> list[Event]:
+def release(lock: Lock, token: int, now: BootTime) -> list[Event]:
     """The holder is done; the next ones are granted. Raises `StaleFence` if it holds no more."""
     claim = live(lock, token, now)
     return _granting(lock, [*_expired(lock, now), ev.LockReleased(claim.id)], now)
 
 
-def withdraw(lock: Lock, claim: str, now: Moment) -> list[Event]:
+def withdraw(lock: Lock, claim: str, now: BootTime) -> list[Event]:
     """Who waits has waited long enough. Nothing of it if the claim was granted meanwhile, or has ended."""
     found = lock.find(claim)
     gone: list[Event] = []
@@ -68,7 +68,7 @@ def withdraw(lock: Lock, claim: str, now: Moment) -> list[Event]:
     return _granting(lock, [*_expired(lock, now), *gone], now)
 
 
-def take_away(lock: Lock, reason: str, token: int | None, now: Moment) -> list[Event]:
+def take_away(lock: Lock, reason: str, token: int | None, now: BootTime) -> list[Event]:
     """The lock is taken from all holders, or from the one with `token`. Raises `LockNotHeld`."""
     before = _expired(lock, now)
     holding = [each for each in _after(lock, before).holding if token in (None, each.token)]
@@ -80,12 +80,12 @@ def take_away(lock: Lock, reason: str, token: int | None, now: Moment) -> list[E
     return _granting(lock, [*before, *(ev.LockBroken(each.id, reason) for each in holding)], now)
 
 
-def expire(lock: Lock, now: Moment) -> list[Event]:
+def expire(lock: Lock, now: BootTime) -> list[Event]:
     """Whatever time alone has brought about: leases that ran out, and the grants that follow."""
     return _granting(lock, _expired(lock, now), now)
 
 
-def admit(lock: Lock, token: int | None, now: Moment) -> None:
+def admit(lock: Lock, token: int | None, now: BootTime) -> None:
     """Refuse an act on the task: with a `token`, unless that is of a live grant (`StaleFence`); without, if somebody
     holds the lock exclusively (`LockHeld`)."""
     if token is not None:
@@ -94,7 +94,7 @@ def admit(lock: Lock, token: int | None, now: Moment) -> None:
         raise LockHeld(f"{held_by(lock, now)}, or give the token if it is yours")
 
 
-def live(lock: Lock, token: int, now: Moment) -> Claim:
+def live(lock: Lock, token: int, now: BootTime) -> Claim:
     """The claim that holds the lock by this fencing token. Raises `StaleFence`."""
     found = lock.holder(token)
     if found is None:
@@ -107,7 +107,7 @@ def live(lock: Lock, token: int, now: Moment) -> Claim:
     return found
 
 
-def held_by(lock: Lock, now: Moment) -> str:
+def held_by(lock: Lock, now: BootTime) -> str:
     """Who is in the way, since when, until when, and what to do."""
     holders = [each for each in lock.holding if not now.over(each.lease)]
     names = ", ".join(
@@ -121,16 +121,16 @@ def held_by(lock: Lock, now: Moment) -> str:
     )
 
 
-def _expired(lock: Lock, now: Moment) -> list[Event]:
+def _expired(lock: Lock, now: BootTime) -> list[Event]:
     return [ev.LockExpired(each.id) for each in (*lock.holding, *lock.waiting) if now.over(each.lease)]
 
 
-def _granting(lock: Lock, events: list[Event], now: Moment) -> list[Event]:
+def _granting(lock: Lock, events: list[Event], now: BootTime) -> list[Event]:
     """`events`, and the grants that they make possible."""
     return [*events, *_grants(_after(lock, events), now)] if events and lock.waiting else events
 
 
-def _grants(lock: Lock, now: Moment) -> list[Event]:
+def _grants(lock: Lock, now: BootTime) -> list[Event]:
     grants: list[Event] = []
     for claim in lock.waiting:
         if not lock.admits(claim.mode):
@@ -140,7 +140,7 @@ def _grants(lock: Lock, now: Moment) -> list[Event]:
     return grants
 
 
-def _grant(claim: Claim | ev.LockRequested, now: Moment) -> Event:
+def _grant(claim: Claim | ev.LockRequested, now: BootTime) -> Event:
     name = claim.id if isinstance(claim, Claim) else claim.claim
     return ev.LockGranted(name, claim.agent, claim.session, claim.mode, claim.lease_ns, now.lease(claim.lease_ns))
 
@@ -156,7 +156,7 @@ def _after(lock: Lock, events: Iterable[Event]) -> Lock:
 _NOT_YET = 2**63 - 1
 
 
-def _cycle(asked_of: Lock, asked: ev.LockRequested, waiting: Waiting, now: Moment) -> tuple[ev.Wait, ...]:
+def _cycle(asked_of: Lock, asked: ev.LockRequested, waiting: Waiting, now: BootTime) -> tuple[ev.Wait, ...]:
     """The waits, if any, by which `asked`, the last in its queue, would wait for its own session: a shortest circle."""
     seen: set[str] = set()
     paths: deque[tuple[tuple[ev.Wait, ...], Lock, Claim]] = deque([((), asked_of, asked_of.waiting[-1])])

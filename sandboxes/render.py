@@ -23,7 +23,7 @@ from rich.text import Text
 from sandkeep.events import BlobStore, Record
 from sandkeep.events.catalogue import Output
 from sandkeep.projections import Changes, Checkpoint, Conflict, Lock, registry
-from sandkeep.sandboxes.clock import Moment
+from sandkeep.sandboxes.clock import BootTime
 from sandkeep.sandboxes.execution import Result, content
 
 JSON_OUTPUT_BYTES = 16 << 20
@@ -236,7 +236,7 @@ def print_task(task: registry.Task, checkpoints: list[Checkpoint], workspace: st
         _print(table)
 
 
-def print_locks(found: list[Lock], now: Moment) -> None:
+def print_locks(found: list[Lock], now: BootTime) -> None:
     """Who holds what, who waits, and how contended each lock was."""
     held = _table("TASK", "AGENT", "", "MODE", "TOKEN", "SINCE", "LEASE LEFT")
     counted = _table("TASK", "GRANTS", "CONTENDED", "EXPIRED", "BROKEN", "TIMED OUT", "LONGEST WAIT")

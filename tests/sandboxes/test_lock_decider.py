@@ -9,10 +9,10 @@ from sandkeep.events import catalogue as ev
 from sandkeep.projections import Lock, Mode
 from sandkeep.projections.locks import LockEvent, evolve
 from sandkeep.sandboxes import lock_decider as decider
-from sandkeep.sandboxes.clock import Moment
+from sandkeep.sandboxes.clock import BootTime
 from sandkeep.sandboxes.errors import LockHeld, LockNotHeld
 
-NOW = Moment("boot", 1000)
+NOW = BootTime("boot", 1000)
 LEASE = 100
 
 
@@ -115,10 +115,10 @@ def test_there_is_a_most_that_may_wait(world: World) -> None:
 def test_a_holder_whose_lease_is_over_is_followed_by_the_next_whoever_comes(world: World) -> None:
     world.ask("a")
     world.ask("b")
-    world.now = Moment("boot", NOW.ns + LEASE - 1)
+    world.now = BootTime("boot", NOW.ns + LEASE - 1)
     assert decider.expire(world.lock(), world.now) == []
     world.store(decider.renew(world.lock(), "bx", world.now))
-    world.now = Moment("boot", NOW.ns + LEASE)
+    world.now = BootTime("boot", NOW.ns + LEASE)
     assert world.ask("c") == ["LockExpired ax", "LockGranted bx", "LockRequested cx"]
     with pytest.raises(StaleFence, match="the claim on the lock of task x has ended"):
         decider.renew(world.lock(), "ax", world.now)
@@ -126,7 +126,7 @@ def test_a_holder_whose_lease_is_over_is_followed_by_the_next_whoever_comes(worl
 
 def test_a_lease_is_over_before_anybody_says_so(world: World) -> None:
     world.ask("a")
-    late = Moment("boot", NOW.ns + LEASE)
+    late = BootTime("boot", NOW.ns + LEASE)
     for refused in (decider.admit, decider.release):
         with pytest.raises(StaleFence, match="the lease of fencing token 1 of task x ran out; acquire the lock again"):
             refused(world.lock(), 1, late)
@@ -140,7 +140,7 @@ def test_a_lease_is_over_before_anybody_says_so(world: World) -> None:
 @pytest.mark.parametrize("ns", [0, NOW.ns, NOW.ns + 10 * LEASE])
 def test_a_lease_of_another_boot_is_over_whatever_the_clock_says(world: World, ns: int) -> None:
     world.ask("a")
-    world.now = Moment("the next boot", ns)
+    world.now = BootTime("the next boot", ns)
     with pytest.raises(StaleFence):
         decider.admit(world.lock(), 1, world.now)
     assert world.ask("b") == ["LockExpired ax", "LockGranted bx"]
@@ -149,10 +149,10 @@ def test_a_lease_of_another_boot_is_over_whatever_the_clock_says(world: World, n
 def test_one_who_died_waiting_does_not_hold_up_the_queue(world: World) -> None:
     for name in "abc":
         world.ask(name)
-    world.now = Moment("boot", NOW.ns + LEASE - 1)
+    world.now = BootTime("boot", NOW.ns + LEASE - 1)
     world.store(decider.renew(world.lock(), "ax", world.now))
     world.store(decider.renew(world.lock(), "cx", world.now))
-    world.now = Moment("boot", NOW.ns + LEASE)
+    world.now = BootTime("boot", NOW.ns + LEASE)
     assert world.release() == ["LockExpired bx", "LockReleased ax", "LockGranted cx"]
 
 
@@ -188,10 +188,10 @@ def test_who_is_before_us_in_a_queue_can_close_the_circle(world: World) -> None:
 
 def test_what_has_run_out_closes_no_circle(world: World) -> None:
     world.ask("a", task="x")
-    world.now = Moment("boot", NOW.ns + LEASE // 2)
+    world.now = BootTime("boot", NOW.ns + LEASE // 2)
     world.ask("b", task="x")
     world.ask("b", task="y")
-    world.now = Moment("boot", NOW.ns + LEASE)
+    world.now = BootTime("boot", NOW.ns + LEASE)
     assert world.ask("a", task="y") == ["LockRequested ay"]
 
 

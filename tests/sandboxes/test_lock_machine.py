@@ -18,7 +18,7 @@ from sandkeep.events import Event, Record, StaleFence, schema
 from sandkeep.events import catalogue as ev
 from sandkeep.projections import Lock, Locks, MemoryState, Mode, digest, fold, locks
 from sandkeep.sandboxes import lock_decider as decider
-from sandkeep.sandboxes.clock import Moment
+from sandkeep.sandboxes.clock import BootTime
 from sandkeep.sandboxes.errors import LockHeld, LockNotHeld
 
 TASKS = st.sampled_from(["x", "x", "y", "z"])
@@ -56,8 +56,8 @@ class LockMachine(RuleBasedStateMachine):
     # What the world is.
 
     @property
-    def now(self) -> Moment:
-        return Moment(f"boot {self.boot}", self.ns)
+    def now(self) -> BootTime:
+        return BootTime(f"boot {self.boot}", self.ns)
 
     def lock(self, task: str) -> Lock:
         return locks.find(self.state, task)

@@ -14,7 +14,7 @@ from sandkeep.events import catalogue as ev
 from sandkeep.projections import Lock, registry
 from sandkeep.sandboxes import Held, Keep, Task, steward
 from sandkeep.sandboxes import locks as locks_module
-from sandkeep.sandboxes.clock import Moment
+from sandkeep.sandboxes.clock import BootTime
 from sandkeep.sandboxes.errors import (
     BadTimeout,
     Deadlock,
@@ -37,8 +37,8 @@ class FakeClock:
     def __init__(self) -> None:
         self.boot, self.ns = "boot", 10**9
 
-    def __call__(self) -> Moment:
-        return Moment(self.boot, self.ns)
+    def __call__(self) -> BootTime:
+        return BootTime(self.boot, self.ns)
 
     def pass_seconds(self, seconds: float) -> None:
         self.ns += int(seconds * 1e9)
