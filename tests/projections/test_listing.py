@@ -48,19 +48,26 @@ LATER: st.SearchStrategy[Event] = st.one_of(
     ),
 )
 STREAMS = st.sampled_from([f"task/{name}" for name in "abcdefgh"])
-HISTORIES = st.lists(st.tuples(STREAMS, CREATIONS | LATER), max_size=40)
-TIMES = st.none() | st.integers(0, 4100)
-FILTERS = st.builds(
-    Filter,
-    states=st.lists(st.sampled_from(TaskState), max_size=2).map(tuple),
-    owner=st.none() | st.sampled_from([*OWNERS, "me"]),
-    tags=st.lists(st.sampled_from(TAGS), max_size=2).map(tuple),
-    parent=st.none() | st.sampled_from(["p", "q"]),
-    text=st.sampled_from(["", "fix", "fix par", "PARSER the", "über", "urg", "la", "none such"]),
-    created_since=TIMES,
-    created_before=TIMES,
-    updated_since=TIMES,
-    updated_before=TIMES,
+HISTORIES = st.builds(
+    lambda created, later: [(f"task/{name}", event) for name, event in zip("abcdefgh", created, strict=False)] + later,
+    st.lists(CREATIONS, min_size=2, max_size=8),
+    st.lists(st.tuples(STREAMS, LATER | CREATIONS), max_size=30),
+)
+TIMES = st.integers(0, 4100)
+PARTS: dict[str, st.SearchStrategy[object]] = {
+    "states": st.lists(st.sampled_from(TaskState), min_size=1, max_size=3).map(tuple),
+    "owner": st.sampled_from([*OWNERS, "me"]),
+    "tags": st.lists(st.sampled_from(TAGS), min_size=1, max_size=2).map(tuple),
+    "parent": st.sampled_from(["p", "q"]),
+    "text": st.sampled_from(["fix", "fix par", "PARSER the", "über", "urg", "la", "none such"]),
+    "created_since": TIMES,
+    "created_before": TIMES,
+    "updated_since": TIMES,
+    "updated_before": TIMES,
+}
+# Few parts at a time, or next to nothing would pass them.
+FILTERS = st.lists(st.sampled_from(sorted(PARTS)), max_size=3, unique=True).flatmap(
+    lambda names: st.builds(Filter, **{name: PARTS[name] for name in names})
 )
 
 
