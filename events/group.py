@@ -166,7 +166,7 @@ class Group(Generic[View]):
         if used is not None and request.bodies is None:
             return msgspec.structs.replace(used.receipt, repeated=True)
         bodies = request.bodies if request.bodies is not None else self._decided(request)
-        digest = asked(request.stream, bodies)
+        digest = b"" if request.key is None else asked(request.stream, bodies)
         if used is not None:
             if used.request != digest:
                 raise KeyReused(
