@@ -370,7 +370,7 @@ def _said(entries: Iterator[Entry]) -> Iterator[object]:
                 yield type(entry), entry.digest, b"".join(bundle.unpack(entries, entry.digest, 1 << 20))
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=600)
 @given(st.sampled_from(sorted(BUNDLES)), st.data())
 def test_a_flipped_byte_is_found_or_harmless(name: str, data: st.DataObject) -> None:
     good = packed(BUNDLES[name])
@@ -384,7 +384,7 @@ def test_a_flipped_byte_is_found_or_harmless(name: str, data: st.DataObject) -> 
         assert said(bytes(bad)) == said(good)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.binary(max_size=200), st.integers(0, 9))
 def test_nonsense_behind_a_good_beginning_never_raises_anything_else(nonsense: bytes, keep: int) -> None:
     try:

@@ -296,6 +296,5 @@ TestLog = KeepMachine.TestCase
 TestLog.settings = settings(
     max_examples=300 if LONG else 20,
     stateful_step_count=40 if LONG else 25,
-    deadline=None,
     phases=[Phase.explicit, Phase.reuse, Phase.generate],  # to shrink an example would take minutes of recoveries
 )

@@ -89,7 +89,7 @@ def run(keep: Keep, task: str, command: str) -> None:
         keep.log.decide(f"task/{task}", decider, actor="me")
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(COMMANDS, max_size=25), st.integers(0, 25))
 def test_after_any_history_of_commands_the_state_is_the_fold_of_the_log(
     commands: list[tuple[str, str]], reopen_at: int
@@ -104,7 +104,6 @@ def test_after_any_history_of_commands_the_state_is_the_fold_of_the_log(
             check(keep)
 
 
-@settings(deadline=None)
 @given(st.lists(COMMANDS, max_size=40), st.lists(st.integers(1, 7), min_size=1, max_size=5))
 def test_however_many_records_are_folded_at_a_time_the_state_is_the_same(
     commands: list[tuple[str, str]], sizes: list[int]
@@ -127,7 +126,7 @@ def test_however_many_records_are_folded_at_a_time_the_state_is_the_same(
         assert digest(PROJECTIONS, single) == keep.digest()
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(st.tuples(STREAMS, strategies.events(), st.booleans()), max_size=15))
 def test_after_any_events_at_all_the_state_is_the_fold_of_the_log(facts: list[tuple[str, Event, bool]]) -> None:
     with tempfile.TemporaryDirectory() as folder, opened(Path(folder)) as keep:

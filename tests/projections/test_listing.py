@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from sandkeep.events import BadInput, Event
@@ -118,7 +118,6 @@ def pages(state: MemoryState, wanted: Filter, sort: Sort, reverse: bool, limit: 
 
 
 @pytest.mark.parametrize("ways", ["gathered", "walked", "by buckets"])
-@settings(deadline=None)
 @given(HISTORIES, FILTERS, st.sampled_from(Sort), st.booleans(), st.integers(1, 6))
 def test_a_listing_is_what_a_scan_would_give(
     ways: str, history: list[tuple[str, Event]], wanted: Filter, sort: Sort, reverse: bool, limit: int

@@ -316,4 +316,4 @@ class LockMachine(RuleBasedStateMachine):
 
 
 TestLocks = LockMachine.TestCase
-TestLocks.settings = settings(max_examples=200, stateful_step_count=50, deadline=None)
+TestLocks.settings = settings(max_examples=200, stateful_step_count=50)

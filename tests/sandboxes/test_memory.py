@@ -429,7 +429,7 @@ def test_a_plan_that_is_no_file_is_left_alone(
 # ---- any history
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.lists(st.tuples(strategies.events(), st.sampled_from(["later", "now", "anew"])), max_size=12))
 def test_after_any_history_the_folder_is_what_the_log_makes_of_it(
     shared_keep: Keep, history: list[tuple[Event, str]]

@@ -227,7 +227,7 @@ def test_an_edited_plan_outlives_every_death(shared_keep: Keep) -> None:
     assert steps > 4
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(st.tuples(strategies.events(), st.none() | st.integers(0, 20), st.booleans()), max_size=10))
 def test_after_any_history_of_deaths_the_folder_is_what_the_log_makes_of_it(
     shared_keep: Keep, history: list[tuple[Event, int | None, bool]]

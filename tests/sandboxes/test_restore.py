@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 
 from sandkeep.events import BlobDamaged, BlobMissing, BlobStore
 from sandkeep.sandboxes import manifest, restore, snapshot
@@ -65,7 +65,7 @@ def test_a_tree_comes_back_from_a_hostile_one(folder: Path, tmp_path: Path, blob
 
 
 @given(tree=trees.trees, changes=trees.changes)
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=40)
 def test_any_tree_comes_back_after_any_changes(tree: Folder, changes: list[Change]) -> None:
     with tempfile.TemporaryDirectory() as name:
         blobs, root = BlobStore(Path(name) / "blobs"), Path(name) / "tree"
@@ -83,7 +83,7 @@ def test_any_tree_comes_back_after_any_changes(tree: Folder, changes: list[Chang
 
 
 @given(one=trees.trees, two=trees.trees)
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=25)
 def test_any_tree_can_be_made_into_any_other(one: Folder, two: Folder) -> None:
     with tempfile.TemporaryDirectory() as name:
         blobs, root, other = BlobStore(Path(name) / "blobs"), Path(name) / "one", Path(name) / "two"

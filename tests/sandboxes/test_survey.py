@@ -156,7 +156,7 @@ def test_a_survey_that_is_damaged_begins_anew(tmp_path: Path) -> None:
         assert survey.load(file) is None
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(trees.trees, trees.changes)
 def test_after_any_changes_the_survey_is_what_a_new_one_finds(tree: trees.Folder, changes: list[trees.Change]) -> None:
     with tempfile.TemporaryDirectory() as name:
