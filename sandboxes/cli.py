@@ -26,6 +26,8 @@ from sandkeep.sandboxes.keep import FORMAT, Keep, default_actor, identify
 from sandkeep.sandboxes.options import HERE, AsJson, KeepPath, TaskId, Token
 from sandkeep.sandboxes.verification import verify_log
 
+_LOOK_SECONDS = 0.5
+
 app = typer.Typer(
     name="sandkeep",
     help="Isolated Docker sandboxes for coding agents, with a verifiable record of everything that happens in them.",
@@ -280,7 +282,11 @@ def events(
         arrived: queue.SimpleQueue[Record | Exception] = queue.SimpleQueue()
         with opened.bus.catch_up(after).subscribe(arrived.put, on_error=arrived.put):
             while True:
-                found = arrived.get()
+                try:
+                    # Not for ever: an interrupt that comes just before the wait begins is seen when it ends.
+                    found = arrived.get(timeout=_LOOK_SECONDS)
+                except queue.Empty:
+                    continue
                 if isinstance(found, Exception):
                     raise found
                 show(found)

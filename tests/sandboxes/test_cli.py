@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -248,10 +251,19 @@ def test_a_reader_that_has_enough_is_no_error(made: Keep) -> None:
             assert process.wait(30) == 0
 
 
+@contextlib.contextmanager
+def ended(process: subprocess.Popen[Any]) -> Iterator[None]:
+    """Kill `process` if it still runs at the end, which would be waited for."""
+    try:
+        yield
+    finally:
+        process.kill()
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_following_shows_what_others_do_until_it_is_interrupted(keep: Keep, number: signal.Signals) -> None:
     command: list[str | Path] = [SCRIPT, "events", "--follow", "--json", "--keep", keep.path]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process, ended(process):
         assert process.stdout is not None
         assert process.stderr is not None
         assert json.loads(process.stdout.readline())["type"] == "KeepCreated"
@@ -267,7 +279,7 @@ def test_following_shows_what_others_do_until_it_is_interrupted(keep: Keep, numb
 
 def test_following_from_a_position_shows_only_what_comes_after(keep: Keep) -> None:
     command: list[str | Path] = [SCRIPT, "events", "--follow", "--after", "1", "--keep", keep.path]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process, ended(process):
         assert process.stdout is not None
         keep.log.append("keep", [ev.TaskCompleted("after")], actor="other")
         assert "summary=after" in process.stdout.readline()
