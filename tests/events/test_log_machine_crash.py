@@ -221,8 +221,9 @@ class KeepMachine(LogMachine):
             self.open()
             return
         if done.recovered:
-            # That an end is lost cannot always be told, which `strict` therefore refuses.
-            assert done.kept == len(self.rows) or (where == "both" and done.mode != Mode.STRICT)
+            # That an end is lost which neither copy shows any more cannot be told; `strict` loses nothing knowingly.
+            assert done.kept == len(self.rows) or where == "both"
+            assert done.mode != Mode.STRICT or not (done.lost or done.salvaged)
             assert done.ok == (not (done.lost or done.salvaged))
             self.lose(done.kept)
         else:
