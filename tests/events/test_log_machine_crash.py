@@ -258,13 +258,15 @@ class KeepMachine(LogMachine):
     def hurt(self, data: st.DataObject, path: Path, *, whole: bool) -> None:
         """Change some bytes of a file, or take away its end, or (`whole`) all of it."""
         size = path.stat().st_size
+        # Sizes are not the same each time, so what is drawn must not depend on them.
+        part = data.draw(st.integers(0, 2**20 - 1)) / 2**20
         how = data.draw(st.sampled_from(["bytes", "end", *(["all"] if whole else [])]))
         if how == "all":
             path.unlink()
         elif how == "end":
-            os.truncate(path, data.draw(st.integers(size // 2, size - 1)))
+            os.truncate(path, size // 2 + int(part * (size - size // 2)))
         else:
-            begin = data.draw(st.integers(0, size - 1))
+            begin = int(part * size)
             with open(path, "r+b") as file:
                 file.seek(begin)
                 content = file.read(data.draw(st.sampled_from([1, 100, 4096])))
