@@ -10,7 +10,7 @@ tasks, also one that nothing has.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import final
 
@@ -151,15 +151,6 @@ def having(state: StateView, kind: bytes, value: str) -> TaskSet:
     """The tasks with this value."""
     bitmap = bitmap_key(kind, value)
     return lambda chunk: decode(state.get(bitmap + _NUMBER.pack(chunk)))
-
-
-def of(ordinals: Iterable[int]) -> TaskSet:
-    """The tasks with these ordinals."""
-    chunks: dict[int, int] = {}
-    for ordinal in ordinals:
-        chunk = ordinal >> CHUNK_BITS
-        chunks[chunk] = chunks.get(chunk, 0) | 1 << (ordinal & (CHUNK - 1))
-    return given(chunks)
 
 
 def given(chunks: Mapping[int, int]) -> TaskSet:

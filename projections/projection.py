@@ -11,7 +11,7 @@ import struct
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, islice
-from typing import Protocol, final
+from typing import Protocol, final, runtime_checkable
 
 from blake3 import blake3
 
@@ -77,6 +77,7 @@ class Deferred(Protocol):
         """Do it."""
 
 
+@runtime_checkable
 class BatchProjection(Projection, Protocol):
     """A projection that folds many records for less than each of them alone costs; `fold` sees that it can."""
 
@@ -165,9 +166,8 @@ def fold(projections: Sequence[Projection], records: Iterable[Record], state: St
     remaining = iter(records)
     while batch := list(islice(remaining, BATCH)):
         for projection in projections:
-            apply_all = getattr(projection, "apply_all", None)
-            if apply_all is not None:
-                apply_all(state, batch)
+            if isinstance(projection, BatchProjection):
+                projection.apply_all(state, batch)
                 continue
             for record in batch:
                 projection.apply(state, record)

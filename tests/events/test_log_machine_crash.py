@@ -43,9 +43,13 @@ class Live:
         source = bus.live() if after is None else bus.catch_up(after)
         self._subscription = source.subscribe(self.records.append)
 
+    def wait(self, rows: list[Row]) -> None:
+        """Until it was given as much as there is."""
+        wait_until(lambda: len(self.records) >= len(rows) - self.begin)
+
     def leave(self, rows: list[Row]) -> None:
         """Go, having been given all behind where it began, in order."""
-        wait_until(lambda: len(self.records) >= len(rows) - self.begin)
+        self.wait(rows)
         self._subscription.dispose()
         assert [record.position for record in self.records] == list(range(self.begin + 1, len(rows) + 1))
         assert [Row.of(record) for record in self.records] == rows[self.begin :]
@@ -291,7 +295,7 @@ class KeepMachine(LogMachine):
     @invariant()
     def the_live_ones_are_given_everything(self) -> None:
         for each in self.live:
-            wait_until(lambda each=each: len(each.records) >= len(self.rows) - each.begin)  # type: ignore[misc]
+            each.wait(self.rows)
             assert [record.position for record in each.records] == list(range(each.begin + 1, len(self.rows) + 1))
 
 

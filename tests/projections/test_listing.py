@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import msgspec
 import pytest
@@ -21,7 +22,7 @@ from .support import folded
 TITLES = ["Fix the parser", "fix tests", "Add a cache", "cache of the parser", "Über alles", "", "fix the parser"]
 OWNERS = ["ann", "bob", "x" * 300]
 TAGS = ["urgent", "later", "fixme"]
-Sorting = Callable[[Task], object]
+Sorting = Callable[[Task], Any]
 
 
 def making(title: str, owner: str | None = None, tags: tuple[str, ...] = (), parent: str | None = None) -> Event:
@@ -103,7 +104,7 @@ ORDERS: dict[Sort, tuple[Sorting, bool]] = {
 def naive(state: MemoryState, wanted: Filter, sort: Sort, reverse: bool) -> list[Task]:
     key, descending = ORDERS[sort]
     found = [task for task in tasks(state) if passes(task, wanted)]
-    return sorted(found, key=key, reverse=descending != reverse)  # type: ignore[arg-type]
+    return sorted(found, key=key, reverse=descending != reverse)
 
 
 def pages(state: MemoryState, wanted: Filter, sort: Sort, reverse: bool, limit: int) -> Iterator[Task]:

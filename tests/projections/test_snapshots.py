@@ -6,6 +6,7 @@ import itertools
 import shutil
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import lmdb
@@ -35,12 +36,16 @@ def kept(folder: Path) -> list[int]:
     return sorted(int(path.name) for path in root.iterdir() if path.name.isdecimal()) if root.exists() else []
 
 
+def has(folder: Path, position: int) -> bool:
+    return position in kept(folder)
+
+
 def fill(keep: Keep, folder: Path, count: int) -> None:
     """Create tasks, and see that there is a snapshot whenever one is due."""
     for _ in range(count):
         head = keep.create(f"t{keep.log.head().position}").last
         if head % 10 == 0:
-            wait_until(lambda head=head: head in kept(folder))  # type: ignore[misc]
+            wait_until(partial(has, folder, head))
 
 
 def check_the_past(keep: Keep) -> None:

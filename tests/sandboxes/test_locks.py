@@ -114,14 +114,16 @@ def test_a_task_that_nobody_locked_needs_no_token(keep: Keep, task: Task) -> Non
         write(task, keep)
 
 
-def test_beside_an_exclusive_holder_nothing_can_be_done_without_its_token(keep: Keep, task: Task) -> None:
+def test_beside_an_exclusive_holder_nothing_can_be_done_without_its_token(
+    keep: Keep, task: Task, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with task.lock(agent="fixer") as held:
         head = keep.head().position
         with pytest.raises(LockHeld, match=f"task {task.id} is held by fixer .*token {held.token}, 60 s of its lease"):
             write(task, keep)
         with pytest.raises(StaleFence):
             write(keep.task(task.id, held.token - 1), keep)
-        keep.reconcile = lambda *, again=False: []  # type: ignore[method-assign]
+        monkeypatch.setattr(keep, "reconcile", list)
         for refused, error in ((task, LockHeld), (keep.task(task.id, 1), StaleFence)):
             with pytest.raises(error):
                 refused.execute(["true"])

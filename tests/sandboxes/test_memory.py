@@ -18,7 +18,7 @@ from blake3 import blake3
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sandkeep.events import Event
+from sandkeep.events import Event, Record
 from sandkeep.events import catalogue as ev
 from sandkeep.sandboxes import Keep, Task, memory, pages
 from sandkeep.sandboxes.errors import MemoryUnavailable
@@ -121,9 +121,9 @@ def test_a_subscription_keeps_all_folders_up_to_date(keep: Keep, task: Task) -> 
     follow, seen = memory.follow(keep), threading.Event()
     last = keep.head().position
 
-    def handle(record: object) -> None:
-        follow(record)  # type: ignore[arg-type]
-        if getattr(record, "position", 0) == last:
+    def handle(record: Record) -> None:
+        follow(record)
+        if record.position == last:
             seen.set()
 
     subscription = keep.subscription("memory", handle)

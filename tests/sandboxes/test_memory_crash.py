@@ -8,6 +8,7 @@ import json
 import os
 import secrets
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -129,7 +130,7 @@ def test_a_writer_may_die_at_any_step(
         memory.refresh(keep, task.id)
         situation(keep, task)
         work = memory.rebuild if rebuilding else memory.refresh
-        if not dies(steps, lambda task=task, work=work: work(keep, task.id)):  # type: ignore[misc]
+        if not dies(steps, partial(work, keep, task.id)):
             break
         check_for_readers(folder_of(task))
         done = memory.refresh(keep, task.id)
@@ -149,7 +150,7 @@ def test_a_writer_may_die_while_it_makes_damage_good(shared_keep: Keep, name: st
         task = described(keep, secrets.token_hex(6))
         memory.refresh(keep, task.id)
         (folder_of(task) / name).write_text("edited")
-        if not dies(steps, lambda task=task: memory.refresh(keep, task.id)):  # type: ignore[misc]
+        if not dies(steps, partial(memory.refresh, keep, task.id)):
             break
         done = memory.refresh(keep, task.id)
         assert done is not None
@@ -202,7 +203,7 @@ def test_an_error_at_any_step_is_told_and_made_good_the_next_time(shared_keep: K
         task = described(keep, secrets.token_hex(6))
         memory.refresh(keep, task.id)
         behind(keep, task)
-        failed = dies(steps, lambda task=task: memory.refresh(keep, task.id), OSError(number, "no"))  # type: ignore[misc]
+        failed = dies(steps, partial(memory.refresh, keep, task.id), OSError(number, "no"))
         check_for_readers(folder_of(task))
         assert set(contents(folder_of(task))) == PAGES
         done = memory.refresh(keep, task.id)
@@ -220,7 +221,7 @@ def test_an_edited_plan_outlives_every_death(shared_keep: Keep) -> None:
         memory.refresh(keep, task.id)
         (folder_of(task) / "plan.md").write_text("mine")
         add(keep, task.id, *EVENTS)
-        died = dies(steps, lambda task=task: memory.refresh(keep, task.id))  # type: ignore[misc]
+        died = dies(steps, partial(memory.refresh, keep, task.id))
         memory.refresh(keep, task.id)
         assert contents(folder_of(task)) == from_nothing(keep, task) | {"plan.md": b"mine"}
         steps += 1
@@ -237,7 +238,7 @@ def test_after_any_history_of_deaths_the_folder_is_what_the_log_makes_of_it(
         add(shared_keep, task.id, event)
         if last is not None:
             work = memory.rebuild if rebuilding else memory.refresh
-            dies(last, lambda work=work: work(shared_keep, task.id))  # type: ignore[misc]
+            dies(last, partial(work, shared_keep, task.id))
             check_for_readers(folder_of(task))
     done = memory.refresh(shared_keep, task.id)
     assert done is not None

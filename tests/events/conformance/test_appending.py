@@ -176,10 +176,10 @@ class Loose(Event, frozen=True):
     """Not registered."""
 
 
+NO_TEXTS: tuple[Any, ...] = (3, object())
 UNREADABLE: list[Event] = [
     ev.TaskCompleted(summary="\udcff"),
-    ev.TaskCompleted(summary=3),  # type: ignore[arg-type]
-    ev.TaskCompleted(summary=object()),  # type: ignore[arg-type]
+    *(ev.TaskCompleted(summary=each) for each in NO_TEXTS),
     ev.KeepCreated(format=2**70, public_key=b""),
     UnknownEvent("Later", 1, b"\xc1"),
     UnknownEvent("Later", 1, b"\x80\x80"),
