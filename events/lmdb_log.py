@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import re
 import time
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
@@ -39,14 +38,13 @@ from sandkeep.events.lmdb_layout import (
     stream_key,
 )
 from sandkeep.events.log import Follower, Head, Receipt, View
+from sandkeep.events.names import check_actor, check_key, check_stream
 from sandkeep.events.schema import Event
 from sandkeep.events.verify import refuse_if_cut
 
 _PAGE_FRAMES = 256
 _PAGE_BYTES = 1 << 20
 _MAPPED_BYTES = 32 << 20
-_STREAM = re.compile(r"[a-z]{1,16}(/[A-Za-z0-9][A-Za-z0-9._:-]{0,127})?")
-_MAX_KEY = 200
 _MOST = 2**63
 
 _logger = logging.getLogger(__name__)
@@ -190,7 +188,7 @@ class LmdbLog(Generic[View]):
         self._committer.put(self._layout.notes, place(size), encode_published(published))
 
     def read_stream(self, stream: str, after: int = 0) -> Iterator[Record]:
-        _check_stream(stream)
+        check_stream(stream)
         _check_after(after)
         return self._read_stream(stream, after)
 
@@ -371,20 +369,8 @@ def _check_after(after: int) -> None:
         raise BadInput(f"{after} is no place to read from; begin behind 0, the start, or behind what was read last")
 
 
-def _check_stream(stream: str) -> None:
-    if not _STREAM.fullmatch(stream):
-        raise BadInput(f"{stream!r} is no stream name; use 'kind' or 'kind/id', letters, digits and . _ : -")
-
-
 def _check(stream: str, actor: str, key: str | None) -> None:
-    _check_stream(stream)
+    check_stream(stream)
     check_actor(actor)
-    if key is not None and not (key.isascii() and 1 <= len(key) <= _MAX_KEY):
-        raise BadInput(f"an idempotency key must have 1 to {_MAX_KEY} ASCII characters")
-
-
-def check_actor(actor: str) -> str:
-    """The name of who acts. Raises `BadInput` if it cannot be stored and shown."""
-    if not (actor.isprintable() and 1 <= len(actor) <= _MAX_KEY):
-        raise BadInput(f"the actor's name must have 1 to {_MAX_KEY} printable characters")
-    return actor
+    if key is not None:
+        check_key(key)

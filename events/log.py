@@ -103,7 +103,8 @@ class EventLog(Protocol[View_co]):
 
         `expected` is the revision the stream must be at (0: it must not exist yet; None: any). `fence` is a fencing
         token: the position of the event that granted the caller its lock. Raises `RevisionConflict`, `StaleFence`,
-        `KeyReused`, `LimitReached`, `BadInput` for a malformed stream name, and `LogUnavailable`.
+        `KeyReused`, `LimitReached`, `BadInput` for a stream name that is
+        malformed or of an unknown kind, and `LogUnavailable`.
         """
 
     def decide(
@@ -157,7 +158,7 @@ class EventLog(Protocol[View_co]):
     def read_stream(self, stream: str, after: int = 0) -> Iterator[Record]:
         """The records of one stream behind revision `after`, verified, in order; none if there is no such stream.
 
-        Raises as `read` does, and `BadInput` for a malformed stream name.
+        Raises as `read` does, and `BadInput` for a stream name that is malformed or of an unknown kind.
         """
 
     def position_as_of(self, time_ns: int) -> int:

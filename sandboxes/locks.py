@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, final
 
 from sandkeep.events import Event, Receipt, SandkeepError, StaleFence
 from sandkeep.events import catalogue as ev
-from sandkeep.events.lmdb_log import check_actor
+from sandkeep.events.names import check_actor
 from sandkeep.projections import Claim, Lock, Mode, StateView, TaskState, locks, registry
 from sandkeep.sandboxes import lock_decider as decider
 from sandkeep.sandboxes.clock import Clock, boot_clock

@@ -143,12 +143,13 @@ MALFORMED = [
     "task/a\n",
     "task/\udcff",
     "task\0",
+    "task/" + "a" * 129,
 ]
-MALFORMED += ["a" * 17, "task/" + "a" * 129]
+UNKNOWN = ["task", "keep/a", "tasks/a", "sandbox/a", "a" * 17, "a" * 100_000]
 
 
-def test_a_malformed_stream_name_is_refused(subject: Subject) -> None:
-    for stream in MALFORMED:
+def test_a_stream_name_that_is_malformed_or_unknown_is_refused(subject: Subject) -> None:
+    for stream in MALFORMED + UNKNOWN:
         with subject.refused(BadInput, "is no stream name"):
             subject.log.append(stream, done("x"), actor="me")
         with subject.refused(BadInput, "is no stream name"):
@@ -157,7 +158,7 @@ def test_a_malformed_stream_name_is_refused(subject: Subject) -> None:
 
 def test_the_longest_names_are_taken(subject: Subject) -> None:
     log = subject.log
-    stream = "a" * 16 + "/" + "B" * 128
+    stream = "image/" + "B" * 128
     assert log.append(stream, done("x"), actor="ä" * 200, key="k" * 200, expected=0).revision == 1
     assert log.append(stream, done("x"), actor="ä" * 200, key="k" * 200).repeated
     assert [r.stream for r in log.read_stream(stream)] == [stream]
