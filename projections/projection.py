@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import struct
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import lru_cache
 from itertools import chain, islice
 from typing import Protocol, final, runtime_checkable
 
@@ -166,13 +167,22 @@ def fold(projections: Sequence[Projection], records: Iterable[Record], state: St
     remaining = iter(records)
     while batch := list(islice(remaining, BATCH)):
         for projection in projections:
-            if isinstance(projection, BatchProjection):
-                projection.apply_all(state, batch)
-                continue
-            for record in batch:
-                projection.apply(state, record)
+            _folding(projection)(state, batch)
         position = batch[-1].position
     return position
+
+
+@lru_cache(maxsize=64)  # to ask a protocol costs more than to fold a record
+def _folding(projection: Projection) -> Callable[[State, Sequence[Record]], None]:
+    """What folds many records in this projection."""
+    if isinstance(projection, BatchProjection):
+        return projection.apply_all
+
+    def one_by_one(state: State, records: Sequence[Record]) -> None:
+        for record in records:
+            projection.apply(state, record)
+
+    return one_by_one
 
 
 def digest(projections: Sequence[Projection], state: StateView) -> str:
