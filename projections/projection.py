@@ -8,11 +8,11 @@ thrown away, rebuilt, and compared by digest.
 from __future__ import annotations
 
 import struct
+from abc import ABC, abstractmethod
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import lru_cache
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, islice
-from typing import Protocol, final, runtime_checkable
+from typing import Protocol, final
 
 from blake3 import blake3
 
@@ -78,10 +78,13 @@ class Deferred(Protocol):
         """Do it."""
 
 
-@runtime_checkable
-class BatchProjection(Projection, Protocol):
-    """A projection that folds many records for less than each of them alone costs; `fold` sees that it can."""
+class BatchProjection(ABC):
+    """The base of a projection that folds many records for less than each of them alone costs.
 
+    Not a protocol: to look for its methods at every fold would cost more than to fold a record.
+    """
+
+    @abstractmethod
     def apply_all(self, state: State, records: Sequence[Record]) -> None:
         """The same as `apply` for each of `records` in order."""
 
@@ -167,22 +170,13 @@ def fold(projections: Sequence[Projection], records: Iterable[Record], state: St
     remaining = iter(records)
     while batch := list(islice(remaining, BATCH)):
         for projection in projections:
-            _folding(projection)(state, batch)
+            if isinstance(projection, BatchProjection):
+                projection.apply_all(state, batch)
+                continue
+            for record in batch:
+                projection.apply(state, record)
         position = batch[-1].position
     return position
-
-
-@lru_cache(maxsize=64)  # to ask a protocol costs more than to fold a record
-def _folding(projection: Projection) -> Callable[[State, Sequence[Record]], None]:
-    """What folds many records in this projection."""
-    if isinstance(projection, BatchProjection):
-        return projection.apply_all
-
-    def one_by_one(state: State, records: Sequence[Record]) -> None:
-        for record in records:
-            projection.apply(state, record)
-
-    return one_by_one
 
 
 def digest(projections: Sequence[Projection], state: StateView) -> str:

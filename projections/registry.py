@@ -9,7 +9,7 @@ Listing by them is in `listing`, finding by words in `search`.
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, final
 
 import msgspec
@@ -18,7 +18,7 @@ from sandkeep.events import Event, Record
 from sandkeep.events import catalogue as ev
 from sandkeep.projections import bitmap, index
 from sandkeep.projections.index import number, number_at
-from sandkeep.projections.projection import Deferred, State, StateView
+from sandkeep.projections.projection import BatchProjection, Deferred, State, StateView
 
 STREAM = "task/"
 
@@ -149,7 +149,7 @@ _decode = msgspec.msgpack.Decoder(Task).decode
 
 
 @final
-class Registry:
+class Registry(BatchProjection):
     """The projection of all tasks. Its keys are those of `index`."""
 
     name = "registry"
@@ -158,7 +158,7 @@ class Registry:
     def apply(self, state: State, record: Record) -> None:
         self.apply_all(state, (record,))
 
-    def apply_all(self, state: State, records: Iterable[Record]) -> None:
+    def apply_all(self, state: State, records: Sequence[Record]) -> None:
         """As `apply` for each of `records`; each task that they touch is read and written once."""
         before: dict[str, tuple[int, Task] | None] = {}
         after: dict[str, Task] = {}
