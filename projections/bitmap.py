@@ -115,10 +115,15 @@ def decode(stored: bytes | None) -> int:
 
 def offsets(bits: int, *, descending: bool = False) -> Iterator[int]:
     """The numbers of the bits that are set, lowest first unless `descending`."""
-    while bits:
-        offset = (bits if descending else bits & -bits).bit_length() - 1
-        yield offset
-        bits ^= 1 << offset
+    # Word by word, since each step with a number as long as a chunk would copy all of it.
+    count = (bits.bit_length() + 63) // 64
+    words = struct.unpack(f"<{count}Q", bits.to_bytes(count * 8, "little"))
+    for place in range(len(words) - 1, -1, -1) if descending else range(len(words)):
+        word = words[place]
+        while word:
+            offset = (word if descending else word & -word).bit_length() - 1
+            yield (place << 6) + offset
+            word ^= 1 << offset
 
 
 def touched_key(chunk: int, position: int) -> bytes:
@@ -211,11 +216,14 @@ def ordinals(tasks: TaskSet, first: int, end: int, *, descending: bool = False) 
     """The members from `first` to before `end`, in order."""
     if first >= end:
         return
-    bounded = all_of([between(first, end), tasks])
-    chunks = range(first >> CHUNK_BITS, ((end - 1) >> CHUNK_BITS) + 1)
+    bounds, chunks = between(first, end), range(first >> CHUNK_BITS, ((end - 1) >> CHUNK_BITS) + 1)
     for chunk in reversed(chunks) if descending else chunks:
-        for offset in offsets(bounded(chunk), descending=descending):
-            yield (chunk << CHUNK_BITS) + offset
+        bits = tasks(chunk)
+        if bits and chunk in (chunks[0], chunks[-1]):
+            bits &= bounds(chunk)
+        base = chunk << CHUNK_BITS
+        for offset in offsets(bits, descending=descending):
+            yield base + offset
 
 
 def contains(tasks: TaskSet, ordinal: int) -> bool:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 SIZE = b"registry/size"
 ID, TASK, PENDING = b"registry/id/", b"registry/task/", b"registry/pending/"
 UPDATED, TITLE = b"registry/updated/", b"registry/title/"
+NUMBER_BYTES = 8
 VOCABULARY, NEAR = b"registry/vocabulary/", b"registry/near/"
 
 STATE, OWNER, TAG, PARENT, WORD, INITIAL = b"state", b"owner", b"tag", b"parent", b"word", b"initial"
@@ -40,7 +41,7 @@ _MAX_TITLE_BYTES = 120
 
 def number(value: int) -> bytes:
     """A position, an ordinal or a count in a key or a value."""
-    return value.to_bytes(8, "big")
+    return value.to_bytes(NUMBER_BYTES, "big")
 
 
 def number_at(stored: bytes | None) -> int:
@@ -48,14 +49,14 @@ def number_at(stored: bytes | None) -> int:
     return int.from_bytes(stored or b"", "big")
 
 
-def title_key(title: str, ordinal: int) -> bytes:
-    """Where a task stands in the order of titles."""
-    return TITLE + title.casefold().encode()[:_MAX_TITLE_BYTES] + b"\0" + number(ordinal)
+def title_place(title: str, ordinal: int) -> bytes:
+    """Where a task stands in the order of titles: what comes behind `TITLE` in its key."""
+    return title.casefold().encode()[:_MAX_TITLE_BYTES] + b"\0" + number(ordinal)
 
 
-def initial(key: bytes) -> bytes:
-    """How the title begins that this is the `title_key` of; in hex, the task's value of the kind `INITIAL`."""
-    return key[len(TITLE) : len(TITLE) + 2]
+def initial(place: bytes) -> bytes:
+    """How the title begins that has this `title_place`; in hex, the task's value of the kind `INITIAL`."""
+    return place[:2]
 
 
 @final
@@ -73,8 +74,8 @@ class Indexes:
         state, place = self._state, number(ordinal)
         if before is None:
             state.put(ID + after.id.encode(), place)
-            title = title_key(after.title, ordinal)
-            state.put(title, b"")
+            title = title_place(after.title, ordinal)
+            state.put(TITLE + title, b"")
             self._flips.flip(bitmap_key(INITIAL, initial(title).hex()), ordinal)
             self._flips.flip(bitmap_key(OWNER, after.owner), ordinal)
             if after.parent is not None:

@@ -18,7 +18,7 @@ import binascii
 import enum
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator
-from itertools import chain, islice
+from itertools import chain, islice, starmap
 from operator import itemgetter
 from typing import final
 
@@ -37,7 +37,7 @@ MAX_PAGE = 1000
 """The most tasks of one page."""
 
 _FEW = 800
-_STEPS = 1500
+_STEPS = 500
 _CURSOR_BYTES = 512
 
 
@@ -144,8 +144,10 @@ class _Listing:
             self._span = _behind(self._span, number_at(place), descending)
         elif place is not None and sort is Sort.UPDATED:
             self._updated = _behind(self._updated, number_at(place), descending)
-        bounds = bitmap.between(self._span.first, self._span.end)
-        self._members = bitmap.remembered(bitmap.all_of([bounds, *_sets(state, wanted, self._updated)]))
+        sets = _sets(state, wanted, self._updated)
+        if not sets or self._span != _Span(0, registry.size(state)):
+            sets.append(bitmap.between(self._span.first, self._span.end))
+        self._members = bitmap.remembered(bitmap.all_of(sets))
 
     def matches(self) -> Iterable[_Placed]:
         """All of them, or at least the first that are `enough`."""
@@ -155,21 +157,22 @@ class _Listing:
         if count <= _FEW:
             return self._gathered(self._members)
         # How far a walk leads if the members are spread evenly; if they are not, it is given up.
-        if registry.size(self._state) * self._enough <= _STEPS * count:
-            met = self._met_first()
+        steps = registry.size(self._state) * self._enough // count
+        if steps <= _STEPS:
+            met = self._met_first(4 * (steps + self._enough))
             if met is not None:
                 return met
         return chain.from_iterable(self._by_title() if self._sort is Sort.TITLE else self._by_time())
 
-    def _met_first(self) -> list[_Placed] | None:
-        """Those that a walk along the whole order meets; None if they are too few to go on like that."""
+    def _met_first(self, most: int) -> list[_Placed] | None:
+        """Those that a walk along the whole order meets; None if they are not enough after `most` steps."""
         found: list[_Placed] = []
         for steps, each in enumerate(self._walk(self._members, self._updated)):
             if each is not None:
                 found.append(each)
             if len(found) == self._enough:
                 break
-            if steps > _STEPS + 4 * self._enough:
+            if steps > most:
                 return None
         return found
 
@@ -198,7 +201,7 @@ class _Listing:
         """The members by how their titles begin."""
         start = None if self._place is None else index.TITLE + self._place
         while (at := next(self._titles(start), None)) is not None:
-            begun = index.initial(at[0])
+            begun = index.initial(at[0][len(index.TITLE) :])
             group = bitmap.remembered(bitmap.having(self._state, index.INITIAL, begun.hex()))
             members = bitmap.remembered(bitmap.all_of([self._members, group]))
             walk = self._walk(members, self._updated, begun, start)
@@ -240,17 +243,19 @@ class _Listing:
     def _gathered(self, members: TaskSet) -> list[_Placed]:
         """All of the members, sorted."""
         ordinals = bitmap.ordinals(members, self._span.first, self._span.end)
-        found = filter(None, (self._placed(ordinal) for ordinal in ordinals))
+        found = filter(None, starmap(self._in_place, registry.those_created(self._state, ordinals)))
         return sorted(found, key=itemgetter(0), reverse=self._descending)
 
     def _placed(self, ordinal: int) -> _Placed | None:
+        return self._in_place(ordinal, registry.created(self._state, ordinal))
+
+    def _in_place(self, ordinal: int, task: Task) -> _Placed | None:
         """The task and its place, unless it was updated at another time or is not behind the place to begin from."""
-        task = registry.created(self._state, ordinal)
         if not self._updated.first <= task.updated_at < self._updated.end:
             return None
         if self._sort is not Sort.TITLE:
             return number(task.updated_at if self._sort is Sort.UPDATED else ordinal), task
-        place = index.title_key(task.title, ordinal)[len(index.TITLE) :]
+        place = index.title_place(task.title, ordinal)
         met = self._place
         behind = met is None or (place < met if self._descending else place > met)
         return (place, task) if behind else None

@@ -9,7 +9,7 @@ Listing by them is in `listing`, finding by words in `search`.
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, final
 
 import msgspec
@@ -217,6 +217,13 @@ def size(state: StateView) -> int:
 def created(state: StateView, ordinal: int) -> Task:
     """The task that was created after `ordinal` others; there must be one."""
     return _decode(state.get(index.TASK + number(ordinal)) or b"")
+
+
+def those_created(state: StateView, ordinals: Iterable[int]) -> Iterator[tuple[int, Task]]:
+    """As `created` for each of `ordinals`, for less, when there are many."""
+    get, prefix, decode, size = state.get, index.TASK, _decode, index.NUMBER_BYTES
+    for ordinal in ordinals:
+        yield ordinal, decode(get(prefix + ordinal.to_bytes(size, "big")) or b"")
 
 
 def matching(state: StateView, prefix: str) -> list[str]:
