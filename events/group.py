@@ -35,10 +35,10 @@ from sandkeep.events.lmdb_layout import (
     idempotency_key,
     place,
     position_at,
-    stream_key,
+    stream_entries,
 )
 from sandkeep.events.log import MAX_EVENT_BYTES, MAX_EVENTS, Follower, Head, Receipt, Session, View
-from sandkeep.events.schema import Event
+from sandkeep.events.schema import Event, UnknownEvent
 
 Body = tuple[str, int, bytes]
 """An encoded event: type, version, body."""
@@ -232,8 +232,9 @@ class Group(Generic[View]):
 
     def _index(self, request: Request[View], records: list[Record], digest: bytes, receipt: Receipt) -> None:
         layout, txn = self._layout, self._txn
-        places = [(stream_key(record.stream, record.revision), place(record.position)) for record in records]
-        txn.cursor(layout.streams).putmulti(places)
+        first = records[0]
+        entries = stream_entries(request.stream, first.revision, first.position, len(records))
+        txn.cursor(layout.streams).putmulti(entries)
         if request.key is not None:
             used = encode_used(Used(digest, receipt))
             txn.put(idempotency_key(request.stream, request.key), used, db=layout.keys)
@@ -255,8 +256,8 @@ def encode_events(events: Sequence[Event]) -> list[Body]:
         bodies = [schema.encode(event) for event in events]
         # Constructors check nothing, and what is once stored must be readable for ever.
         for name, version, body in bodies:
-            _well_formed(body)
-            schema.decode(name, version, body)
+            if isinstance(schema.decode(name, version, body), UnknownEvent):
+                _well_formed(body)
     except (UnicodeEncodeError, OverflowError, TypeError, msgspec.DecodeError) as error:
         raise BadInput(f"an event holds what cannot be stored: {error}; text must be UTF-8, numbers 64 bits") from error
     except BadEvent as error:

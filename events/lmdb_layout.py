@@ -371,6 +371,12 @@ def stream_key(stream: str, revision: int) -> bytes:
     return stream.encode() + b"\0" + _U64.pack(revision)
 
 
+def stream_entries(stream: str, revision: int, position: int, count: int) -> list[tuple[bytes, bytes]]:
+    """The keys of `count` consecutive revisions of a stream, each with the place of its position."""
+    prefix, pack = stream_key(stream, revision)[:-8], _U64.pack
+    return [(prefix + pack(revision + number), pack(position + number)) for number in range(count)]
+
+
 def split_stream_key(key: bytes) -> tuple[str, int]:
     """The stream and revision of a key."""
     return key[:-9].decode(), _U64.unpack(key[-8:])[0]
