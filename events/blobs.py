@@ -25,6 +25,7 @@ from typing import Protocol, final
 
 from blake3 import blake3
 
+from sandkeep.events.durable import private, sync_folder
 from sandkeep.events.errors import BadInput, BlobDamaged, BlobMissing
 
 if sys.version_info >= (3, 14):
@@ -70,7 +71,7 @@ class BlobStore:
         hasher, size = blake3(), 0
         compressor = zstd.ZstdCompressor(level=_LEVEL)
         try:
-            with open(temporary, "xb", opener=_private) as file:
+            with open(temporary, "xb", opener=private) as file:
                 while chunk := source.read(_CHUNK if limit is None else min(_CHUNK, limit - size)):
                     size += len(chunk)
                     hasher.update(chunk)
@@ -172,7 +173,7 @@ class BlobStore:
 
     def _sync(self, folder: Path) -> None:
         if self._synced:
-            _sync_folder(folder)
+            sync_folder(folder)
 
     def _renew(self, digest: str) -> bool:
         """Whether the blob is there; if so, it is new again to whoever sweeps."""
@@ -206,15 +207,3 @@ def _remove_if_old(path: Path, before: float) -> int:
     except FileNotFoundError:
         return 0
     return found.st_size
-
-
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_CLOEXEC, 0o600)
-
-
-def _sync_folder(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

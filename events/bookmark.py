@@ -22,6 +22,7 @@ import msgspec
 from blake3 import blake3
 
 from sandkeep.events.codec import Record
+from sandkeep.events.durable import sync_folder
 from sandkeep.events.errors import LogUnavailable, SubscriptionBusy, SubscriptionDamaged
 
 _SLOT = struct.Struct(">4s16sQQ16s")
@@ -57,7 +58,7 @@ class Bookmark:
                     f"the subscription {path.name!r} has a consumer; it is free when that one stops or dies"
                 ) from error
             if new:
-                _sync_folder(path.parent)
+                sync_folder(path.parent)
             self._turn, self.position, self._record = self._read(path, begin)
         except BaseException:
             os.close(self._file)
@@ -102,11 +103,3 @@ class Bookmark:
 
 def _digest(record: Record) -> bytes:
     return blake3(_encode(record)).digest(16)
-
-
-def _sync_folder(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -35,6 +35,7 @@ from blake3 import blake3
 
 from sandkeep.events import codec, segment
 from sandkeep.events.codec import Frame
+from sandkeep.events.durable import sync_folder
 from sandkeep.events.errors import LogBusy, LogDamaged, LogUnavailable
 from sandkeep.events.lmdb_layout import Layout
 from sandkeep.events.quarantine import Quarantine
@@ -117,7 +118,7 @@ class Journal:
         try:
             if self._file >= 0 and self._dirty:
                 os.fsync(self._file)
-                segment.sync_folder(self._folder)
+                sync_folder(self._folder)
         finally:
             self._release()
             if self._lock >= 0:
@@ -245,7 +246,7 @@ class Journal:
         self._open(self._folder / segment.name(first), os.O_CREAT | os.O_EXCL)
         header = Header(segment.FORMAT, self._log_id.hex(), first, self._checksum.hex(), self._boot)
         self._write(segment.encode(header) + b"\n")
-        segment.sync_folder(self._folder)  # or a power loss could take this segment, and leave the ones behind it
+        sync_folder(self._folder)  # or a power loss could take this segment, and leave the ones behind it
 
     def _seal(self) -> None:
         """End the segment that is open. Nothing can be added to it from now on."""

@@ -36,10 +36,10 @@ from blake3 import blake3
 
 from sandkeep.events import codec, lmdb_file, mapped
 from sandkeep.events.codec import Frame, Record
+from sandkeep.events.durable import sync_folder
 from sandkeep.events.errors import LimitReached, LogDamaged, LogUnavailable
 from sandkeep.events.log import Head, Receipt
 from sandkeep.events.mounts import refuse_network
-from sandkeep.events.segment import sync_folder
 
 FORMAT = 1
 """The version of the layout above."""

@@ -11,7 +11,7 @@ import secrets
 from pathlib import Path
 from typing import final
 
-from sandkeep.events.segment import sync_folder
+from sandkeep.events.durable import sync_folder
 
 
 @final

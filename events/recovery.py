@@ -34,6 +34,7 @@ from sandkeep.events import catalogue as ev
 from sandkeep.events import codec, journal, segment
 from sandkeep.events.catalogue import Span
 from sandkeep.events.codec import Frame
+from sandkeep.events.durable import sync_folder
 from sandkeep.events.errors import LogDamaged, LogUnavailable, RecoveryRefused
 from sandkeep.events.lmdb_log import LmdbLog
 from sandkeep.events.quarantine import Quarantine
@@ -218,8 +219,8 @@ class _Attempt:
             else:
                 self._aside.take(path)
         (self._new / "data.mdb").rename(old / "data.mdb")
-        segment.sync_folder(old)
-        segment.sync_folder(self._root)
+        sync_folder(old)
+        sync_folder(self._root)
         self.rebuilt = True
 
 

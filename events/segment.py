@@ -31,6 +31,7 @@ from blake3 import blake3
 
 from sandkeep.events import codec
 from sandkeep.events.codec import Frame
+from sandkeep.events.durable import private, sync_folder
 from sandkeep.events.errors import LogDamaged
 
 if sys.version_info >= (3, 14):
@@ -241,7 +242,7 @@ def compress(path: Path) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}")
     compressor = zstd.ZstdCompressor(level=_LEVEL)
     try:
-        with open(path, "rb") as source, open(temporary, "xb", opener=_private) as target:
+        with open(path, "rb") as source, open(temporary, "xb", opener=private) as target:
             trailer = len(encode(Trailer("0" * 64))) + 1
             left = size - trailer
             while left > 0 and (chunk := source.read(min(_CHUNK, left))):
@@ -260,16 +261,3 @@ def compress(path: Path) -> None:
         path.unlink(missing_ok=True)
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def sync_folder(path: Path) -> None:
-    """Make the names in a folder durable."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_CLOEXEC, 0o600)

@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from sandkeep.events import BadInput, LogDamaged, audit, bundle, codec, notary
 from sandkeep.events import catalogue as ev
 from sandkeep.events.audit import AuditReport
+from sandkeep.events.durable import private
 from sandkeep.events.errors import BadKey
 from sandkeep.events.merkle import Tree, leaf_hash
 from sandkeep.events.note import MAX_NOTE_BYTES, Signer, VerifierKey, open_checkpoint
@@ -166,15 +167,9 @@ def _history(keep: Keep) -> tuple[Tree, list[tuple[int, bytes]]]:
 
 def _create(file: Path) -> BinaryIO:
     try:
-        return open(
-            file, "xb", opener=_private
-        )  # it holds what ran in the tasks, and is for whom its maker gives it to
+        return open(file, "xb", opener=private)  # it holds what ran in the tasks, and is for whom its maker gives it to
     except FileExistsError as error:
         raise BadInput(f"{file} exists already; name a new file") from error
-
-
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_CLOEXEC, 0o600)
 
 
 @final

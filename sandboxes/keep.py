@@ -42,11 +42,11 @@ from sandkeep.events import (
     notary,
 )
 from sandkeep.events import catalogue as ev
+from sandkeep.events.durable import sync_folder
 from sandkeep.events.log import Head
 from sandkeep.events.mounts import refuse_network
 from sandkeep.events.names import check_actor
 from sandkeep.events.note import VerifierKey
-from sandkeep.events.segment import sync_folder
 from sandkeep.events.subscription import Handler
 from sandkeep.projections import (
     Changes,
