@@ -45,6 +45,13 @@ class OwnTask(Task):
         return _ensure(self._keep, self.id, self.fence)
 
     @property
+    def forked(self) -> str | None:
+        """The id of the fork, if it is there and has not ended."""
+        with self._keep.projections.reading() as state:
+            found = forks.of_token(state, self.id, self.fence)
+        return None if found is None or found.ended else found.task
+
+    @property
     def workspace(self) -> Path:
         """The own workspace, on the host."""
         return self.own().workspace
