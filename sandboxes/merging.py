@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from sandkeep.events import Event, SandkeepError
+from sandkeep.events import BlobStore, Event, SandkeepError
 from sandkeep.events import catalogue as ev
 from sandkeep.events.catalogue import Change
 from sandkeep.projections import Checkpoint, Conflict, Fork, StateView, TaskState, checkpoints, conflicts, forks
@@ -111,7 +111,7 @@ def merge(keep: Keep, fork: Fork, token: int | None) -> Merged:
                 _decide(keep, fork, request, token)
                 try:
                     work.detect(_collisions(keep, fork, plan), fork.agent)
-                    write(theirs, plan.steps, keep)
+                    write(theirs, plan.steps, keep.blobs)
                     work.look(detecting=False)
                     work.settle(fork.agent, fork.position)
                 except (SandkeepError, OSError) as error:
@@ -157,14 +157,14 @@ def finish(keep: Keep) -> list[str]:
     return done
 
 
-def write(root: int, steps: tuple[Step, ...], keep: Keep) -> None:
+def write(root: int, steps: tuple[Step, ...], blobs: BlobStore) -> None:
     """Do the steps in the workspace open as `root`, durably."""
     for step in steps:
         try:
             if step.folder:
                 restore.put_folder(root, step.path, step.entry)
             else:
-                restore.put(root, step.path, step.entry, keep.blobs)
+                restore.put(root, step.path, step.entry, blobs)
         except (FileNotFoundError, NotADirectoryError):
             if step.entry is not None:
                 raise  # what was to be removed may be gone already
