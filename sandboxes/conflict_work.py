@@ -1,6 +1,6 @@
 """One look at a task's workspace: what changed, whose it is, what collides, and what a strategy makes of that.
 
-A `Work` is used once, under `keep.working(task)`. See `conflict` for the whole.
+A `Work` is used under `keep.working(task)`. See `conflict` for the whole.
 """
 
 from __future__ import annotations
@@ -253,6 +253,9 @@ class Work:
         path, present = event.path, self._now.files.get(event.path)
         before = present.version if present is not None else None
         result = before if take == "ours" and before == event.ours else self._chosen(event, take)
+        if path.startswith(collision.BRANCHES) and before is not None and result is not None:
+            # Git may have joined both sides since: what goes on from the one that is taken is not set back to it.
+            result = before if self._shadow.follows(before, result) else result
         if before != result:
             before = self._shadow.kept((before,))(before)
             written = self._shadow.write(path, present, result)
