@@ -6,7 +6,8 @@ side moved goes there, one that goes on from the other's does too, and any other
 What is checked out is one thing: HEAD, the index and the branch that HEAD names. A branch put under an index that knows
 nothing of it would make the next commit take its changes back. So they are taken together, if the repository's own are
 as they were in `base`, or the own branch goes on from them; else all three stay, and the branch and the submodules that
-were changed collide. Anything else in there that both sides changed stays too: it is git's, and nobody's work.
+were changed collide. Anything else in there that both sides changed stays too: it is git's, and nobody's work. So
+does a repository that was removed as a whole.
 """
 
 from __future__ import annotations
@@ -61,6 +62,8 @@ class _Repository:
             if not in_repository(path) or path.startswith(refs.HEADS) or path.endswith(_LOCK):
                 continue
             there, parts = self._theirs.entry(path), path.split(b"/")
+            if new is None and not _has_repository(self._own, parts):
+                continue
             if new is not None and new.kind is Kind.FOLDER:
                 folders += [Step(path, new, True)] if there is None else []
             elif (old is not None and old.kind is Kind.FOLDER) or not has_place(path, self._theirs, set()):
@@ -71,6 +74,8 @@ class _Repository:
                 files += [Step(path, new)] if self._takes else []
             elif version(there) == version(old) and version(new) != version(there):
                 files.append(Step(path, new))
+        if not _has_repository(self._own, [GIT]):
+            return Plan((*folders[::-1], *objects, *files), ())
         steps, overlaps = self._moved()
         return Plan((*folders[::-1], *objects, *files, *steps), (*overlaps, *self._submodules()))
 
@@ -135,6 +140,12 @@ class _Repository:
             return None
         content = commit + b"\n"
         return Version(POINTER, self._blobs.put(content), len(content), 0o644)
+
+
+def _has_repository(tree: Tree, path: list[bytes]) -> bool:
+    """Whether the repository that a path lies in is there."""
+    found = tree.entry(b"/".join(path[: path.index(GIT) + 1]))
+    return found is not None and found.kind is Kind.FOLDER
 
 
 def _branches(tree: Tree) -> dict[bytes, bytes]:

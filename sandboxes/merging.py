@@ -150,10 +150,10 @@ def finish(keep: Keep) -> list[str]:
     done: list[str] = []
     for fork in found:
         own = Side(keep, fork.task)
-        with keep.working(own.id):
-            _complete(keep, own, f"{fork.ended}, and so at its end")
-        _clean_up(keep, fork)
-        done.append(f"task {own.id}: the own workspace of {fork.agent} had ended, and was cleaned up")
+        with contextlib.suppress(TaskBusy), keep.working(own.id):  # somebody looks into it; the next time, then
+            _complete(keep, own, f"it was {fork.ended}")
+        if _clean_up(keep, fork):
+            done.append(f"task {own.id}: the own workspace of {fork.agent} was {fork.ended}, and is cleaned up")
     return done
 
 
@@ -240,11 +240,13 @@ def _complete(keep: Keep, own: Side, summary: str) -> None:
         keep.decide(own.id, partial(decider.complete, summary=summary))
 
 
-def _clean_up(keep: Keep, fork: Fork) -> None:
-    """That this fails holds nothing up: the steward tries again."""
+def _clean_up(keep: Keep, fork: Fork) -> bool:
+    """Whether the own workspace's task is cleaned up. If not, that holds nothing up: the steward tries again."""
     try:
         Side(keep, fork.task).abandon()
-    except (TaskRefused, TaskBusy):
-        pass  # another is at it, or was
+        return True
+    except (TaskRefused, TaskBusy):  # another is at it, or was
+        return False
     except (SandkeepError, OSError) as error:
         _logger.warning("the own workspace %s cannot be cleaned up now: %s", fork.task, error)
+        return False

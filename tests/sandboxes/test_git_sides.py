@@ -227,7 +227,13 @@ def test_a_submodule_that_was_set_elsewhere(sides: Sides, both: bool) -> None:
     )
 
 
-def test_a_repository_that_was_made_or_removed(tmp_path: Path) -> None:
+def test_a_repository_that_was_removed_stays(sides: Sides) -> None:
+    shutil.rmtree(sides.own / ".git")
+    assert sides.merge() == []
+    assert sides.status() == ""
+
+
+def test_a_repository_that_was_made_is_taken(tmp_path: Path) -> None:
     sides = Sides(tmp_path)
     for side in (sides.base, sides.theirs):
         shutil.rmtree(side / ".git")

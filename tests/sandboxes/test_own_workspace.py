@@ -214,6 +214,7 @@ def test_commits_of_both_are_there_and_what_is_checked_out_stays_whole(
     )
     shell(task, f"git add .; {commit} merged; git -c user.name=n -c user.email=e merge -q -m both {ids[1]}")
     keep.conflicts(task.id).resolve(found.conflicts[0].id, "theirs")
+    assert shell(task, "git log -1 --format=%s") == "both\n"
     eve = attach(task, "eve")
     shell(eve.task, f"echo eve >eve; git add .; {commit} eve")
     assert merged(eve).conflicts == ()
