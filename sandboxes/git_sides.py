@@ -93,7 +93,7 @@ class _Repository:
         steps: list[Step] = []
         overlaps: list[Overlap] = []
         left = self._current if self._kept_index() else b""
-        leaving = self._was.keys() - self._mine.keys()
+        leaving = {(name, False) for name in self._was.keys() - self._mine.keys()}
         for name in sorted(self._was.keys() | self._mine.keys()):
             was, mine, there = self._was.get(name), self._mine.get(name), self._there.get(name)
             if mine in (was, there):

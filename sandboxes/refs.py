@@ -16,6 +16,8 @@ import stat
 import zlib
 from collections.abc import Iterable, Iterator
 
+from sandkeep.sandboxes.workspace import descend
+
 HEADS = b".git/refs/heads/"
 """What the names of branches begin with."""
 
@@ -95,7 +97,7 @@ def _object(root: int, digest: bytes) -> bytes:
 
 def _loose(git: int, folders: tuple[bytes, ...], prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
     try:
-        folder = _open_folder(git, folders)
+        folder = descend(git, folders)
     except OSError:
         return
     try:
@@ -132,23 +134,10 @@ def entries(index: bytes) -> list[tuple[bytes, int, bytes, int]] | None:
     return found
 
 
-def _open_folder(folder: int, names: tuple[bytes, ...]) -> int:
-    found = os.dup(folder)
-    try:
-        for name in names:
-            inner = os.open(name, _FOLDER, dir_fd=found)
-            os.close(found)
-            found = inner
-    except BaseException:
-        os.close(found)
-        raise
-    return found
-
-
 def _read(folder: int, *path: bytes) -> bytes:
     """A regular file below an open folder; empty if it is none, or too large."""
     try:
-        parent = _open_folder(folder, path[:-1])
+        parent = descend(folder, path[:-1])
         try:
             descriptor = os.open(path[-1], _FILE, dir_fd=parent)
         finally:

@@ -14,7 +14,7 @@ import errno
 import os
 import secrets
 import stat
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import final
 
@@ -25,7 +25,7 @@ from sandkeep.projections import Checkpoint
 from sandkeep.sandboxes import snapshot
 from sandkeep.sandboxes.errors import BadId, CheckpointNotFound, RestoreIncomplete
 from sandkeep.sandboxes.manifest import Entry, Kind, Manifest, blobs_of, load, store
-from sandkeep.sandboxes.workspace import owner
+from sandkeep.sandboxes.workspace import descend
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -89,7 +89,7 @@ def put(root: int, path: bytes, entry: Entry | None, blobs: BlobStore) -> None:
     Raises `BlobMissing`, `BlobDamaged` and `OSError`: a folder at the path is never removed.
     """
     *parents, name = path.split(b"/")
-    folder = _descend(root, parents, make=entry is not None)
+    folder = descend(root, parents, make=entry is not None)
     try:
         if entry is None:
             os.unlink(name, dir_fd=folder)
@@ -107,9 +107,9 @@ def put_folder(root: int, path: bytes, entry: Entry | None) -> None:
     """
     *parents, name = path.split(b"/")
     if entry is not None:
-        _finish(_descend(root, [*parents, name], make=True), entry)
+        _finish(descend(root, [*parents, name], make=True), entry)
         return
-    folder = _descend(root, parents, make=False)
+    folder = descend(root, parents, make=False)
     try:
         os.rmdir(name, dir_fd=folder)
     except OSError as error:
@@ -122,30 +122,11 @@ def put_folder(root: int, path: bytes, entry: Entry | None) -> None:
 def sync_folder(root: int, path: bytes) -> None:
     """Make the names in a folder durable, if it is there."""
     with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-        folder = _descend(root, path.split(b"/") if path else [], make=False)
+        folder = descend(root, path.split(b"/") if path else [], make=False)
         try:
             os.fsync(folder)
         finally:
             os.close(folder)
-
-
-def _descend(root: int, names: Iterable[bytes], *, make: bool) -> int:
-    """The folder that `names` lead to, opened; those that are not there are made, if `make`."""
-    folder = os.dup(root)
-    try:
-        for name in names:
-            if make:
-                with contextlib.suppress(FileExistsError):
-                    os.mkdir(name, 0o755, dir_fd=folder)
-                    if os.getuid() == 0:
-                        os.chown(name, *owner(), dir_fd=folder, follow_symlinks=False)
-            inner = os.open(name, _FOLDER, dir_fd=folder)
-            os.close(folder)
-            folder = inner
-    except BaseException:
-        os.close(folder)
-        raise
-    return folder
 
 
 def _replace(folder: int, entry: Entry, blobs: BlobStore) -> None:

@@ -10,7 +10,7 @@ What lies in a repository is `git_sides`'s.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 
 import msgspec
 
@@ -21,6 +21,9 @@ from sandkeep.sandboxes.survey import Seen
 from sandkeep.sandboxes.tree import Difference, Tree, differences, version
 
 GIT = b".git"
+
+Leaving = Set[tuple[bytes, bool]]
+"""Paths that will be free, each of a folder or of what is none."""
 
 
 class Step(msgspec.Struct, frozen=True):
@@ -59,8 +62,8 @@ def plan(base: Tree, own: Tree, theirs: Tree) -> Plan:
     changes, changed = _changes(mine), _changes(other)
     files = {path: new for path, old, new in mine if not _is_folder(old, new)}
     folders = [(path, old, new) for path, old, new in mine if _is_folder(old, new)]
-    leaving = {path for path, entry in files.items() if entry is None}
-    leaving |= {path for path, _, entry in folders if entry is None}
+    leaving = {(path, False) for path, entry in files.items() if entry is None}
+    leaving |= {(path, True) for path, _, entry in folders if entry is None}
     gone: list[Step] = []
     made: list[Step] = []
     overlaps: list[Overlap] = []
@@ -80,7 +83,7 @@ def plan(base: Tree, own: Tree, theirs: Tree) -> Plan:
     return Plan((*gone, *removed, *made, *kept), tuple(overlaps))
 
 
-def _folder_steps(folders: Iterable[Difference], theirs: Tree, leaving: set[bytes]) -> tuple[list[Step], list[Step]]:
+def _folder_steps(folders: Iterable[Difference], theirs: Tree, leaving: Leaving) -> tuple[list[Step], list[Step]]:
     """Folders to remove, and those to make or to give another mode; the deepest first."""
     removed: list[Step] = []
     kept: list[Step] = []
@@ -90,14 +93,14 @@ def _folder_steps(folders: Iterable[Difference], theirs: Tree, leaving: set[byte
         if new is None:
             removed += [Step(path, None, True)] if is_folder else []
         elif old is None:
-            free = there is None or path in leaving
+            free = there is None or (path, False) in leaving
             kept += [Step(path, new, True)] if free and not is_folder and has_place(path, theirs, leaving) else []
         elif is_folder and there is not None and there.mode == old.mode:
             kept.append(Step(path, new, True))
     return removed[::-1], kept[::-1]
 
 
-def has_place(path: bytes, theirs: Tree, leaving: set[bytes]) -> bool:
+def has_place(path: bytes, theirs: Tree, leaving: Leaving) -> bool:
     """Whether something can be put at `path`, once all that is `leaving` has left."""
     parts = path.split(b"/")
     for number in range(1, len(parts)):
@@ -105,12 +108,13 @@ def has_place(path: bytes, theirs: Tree, leaving: set[bytes]) -> bool:
         found = theirs.entry(above)
         if found is None:
             break
-        if found.kind is not Kind.FOLDER and above not in leaving:
+        if found.kind is not Kind.FOLDER and (above, False) not in leaving:
             return False
     found = theirs.entry(path)
     if found is None or found.kind is not Kind.FOLDER:
         return True
-    return path in leaving and all(inner in leaving for inner, _ in theirs.below(path))
+    inner = ((each, entry.kind is Kind.FOLDER) for each, entry in theirs.below(path))
+    return (path, True) in leaving and all(each in leaving for each in inner)
 
 
 def _is_folder(old: Entry | None, new: Entry | None) -> bool:

@@ -10,7 +10,7 @@ from sandkeep.projections import TaskState
 from sandkeep.sandboxes import Held, Keep, Task
 
 from .agents import lines
-from .support import containers, shell, stopped_at
+from .support import containers, shell, status, stopped_at
 
 pytestmark = pytest.mark.engine
 
@@ -30,6 +30,7 @@ def assert_nothing_is_left(keep: Keep) -> None:
     assert sorted(containers(keep.id)) == sorted(each.container for each in tasks if each.container)
     for each in tasks:
         assert keep.task(each.id).folder.exists() == (each.state is not TaskState.CLEANED)
+        assert each.parent is None or each.state is TaskState.CLEANED
     assert keep.reconcile(again=True) == []
     assert keep.verify().ok
     assert keep.replay().same
@@ -113,6 +114,8 @@ def test_a_merge_cut_off_is_completed_by_the_next(
         keep.actor = "eve"
         shell(task, "cat bobs", timeout=60)
     keep.reconcile(again=True)
+    if MERGE.index(step) > MERGE.index("after:merging._plan"):
+        assert status(task) == "running"
     if any(lock.holding for lock in keep.locks()):
         held.release()
     assert not any(lock.holding for lock in keep.locks())

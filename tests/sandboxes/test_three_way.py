@@ -29,8 +29,16 @@ LINKS = st.tuples(st.just("link"), st.sampled_from(("x", "../y", "/etc/passwd"))
 EDIT = st.tuples(NAMES, st.one_of(FILES, LINKS, st.just(FOLDER), st.none()))
 EDITS = st.lists(EDIT, max_size=7)
 
+Edits = list[tuple[str, Node | None]]
 
-def edited(tree: Nodes, edits: list[tuple[str, Node | None]]) -> Nodes:
+
+def three(base: Edits, own: Edits, theirs: Edits) -> tuple[Nodes, Nodes, Nodes]:
+    """A tree, and what two made of it."""
+    before = edited({}, base)
+    return before, edited(before, own), edited(before, theirs)
+
+
+def edited(tree: Nodes, edits: Edits) -> Nodes:
     """The tree after each path was given what is to be there: nothing but a folder keeps what was below it."""
     tree = dict(tree)
     for path, node in edits:
@@ -74,7 +82,7 @@ def model(base: Nodes, own: Nodes, theirs: Nodes) -> tuple[Nodes, set[str]]:
             result.pop(path)
     folders = {path for path, node in theirs.items() if node == FOLDER}
     folders |= {path for path, node in own.items() if node == FOLDER and base.get(path) != FOLDER}
-    folders |= {above for path in result for above in ancestors(path)}
+    folders |= {above for path in [*result, *folders] for above in ancestors(path)}
     gone = {path for path, node in base.items() if node == FOLDER and own.get(path) != FOLDER}
     for path in sorted(folders, key=len, reverse=True):
         here = [*below(path, result), *(each for each in folders if each.startswith(f"{path}/"))]
@@ -134,13 +142,10 @@ def merged(folder: Path, base: Nodes, own: Nodes, theirs: Nodes) -> tuple[Nodes,
     return read(folder / "theirs"), list(plan.overlaps)
 
 
-@given(base=EDITS, own=EDITS, theirs=EDITS)
-@settings(max_examples=400)
-def test_a_merge_is_what_the_model_says(
-    base: list[tuple[str, Node | None]], own: list[tuple[str, Node | None]], theirs: list[tuple[str, Node | None]]
-) -> None:
-    before = edited({}, base)
-    mine, there = edited(before, own), edited(before, theirs)
+@given(sides=st.tuples(EDITS, EDITS, EDITS))
+@settings(max_examples=300)
+def test_a_merge_is_what_the_model_says(sides: tuple[Edits, Edits, Edits]) -> None:
+    before, mine, there = three(*sides)
     with tempfile.TemporaryDirectory() as name:
         found, overlaps = merged(Path(name), before, mine, there)
     expected, collided = model(before, mine, there)
@@ -154,13 +159,10 @@ def test_a_merge_is_what_the_model_says(
                 assert (side.kind, side.size) == (node[0], len(node[1]))
 
 
-@given(base=EDITS, own=EDITS, theirs=EDITS)
+@given(sides=st.tuples(EDITS, EDITS, EDITS))
 @settings(max_examples=100)
-def test_a_merge_that_was_done_leaves_nothing_to_do(
-    base: list[tuple[str, Node | None]], own: list[tuple[str, Node | None]], theirs: list[tuple[str, Node | None]]
-) -> None:
-    before = edited({}, base)
-    mine, there = edited(before, own), edited(before, theirs)
+def test_a_merge_that_was_done_leaves_nothing_to_do(sides: tuple[Edits, Edits, Edits]) -> None:
+    before, mine, there = three(*sides)
     with tempfile.TemporaryDirectory() as one, tempfile.TemporaryDirectory() as two:
         first, overlaps = merged(Path(one), before, mine, there)
         second, again = merged(Path(two), before, mine, first)
@@ -190,6 +192,12 @@ OTHER: Node = ("file", "2", 0o644)
 def test_each_case(own: Nodes, theirs: Nodes, result: Nodes, collided: list[str], tmp_path: Path) -> None:
     found, overlaps = merged(tmp_path, {"f": FILE}, own, theirs)
     assert (found, [each.path for each in overlaps]) == (result, collided)
+
+
+def test_a_folder_that_leaves_has_no_file_of_theirs_leave_with_it(tmp_path: Path) -> None:
+    base: Nodes = {"a": FOLDER, "a/b": FOLDER}
+    found, overlaps = merged(tmp_path, base, {"a": FILE}, {"a": FOLDER, "a/b": OTHER})
+    assert (found, [each.path for each in overlaps]) == ({"a": FOLDER, "a/b": OTHER}, ["a"])
 
 
 def test_a_link_above_leads_nowhere(tmp_path: Path) -> None:
