@@ -359,7 +359,9 @@ def test_nothing_is_merged_while_commands_run(keep: Keep, shared: Task, where: s
     shell(held.task, "touch mine")
     task = held.task if where == "own" else shared
     with ThreadPoolExecutor(1) as pool:
-        running = pool.submit(task.execute, ["sh", "-c", "touch begun; while ! [ -e go ]; do sleep 0.05; done"], timeout=60)
+        running = pool.submit(
+            task.execute, ["sh", "-c", "touch begun; while ! [ -e go ]; do sleep 0.05; done"], timeout=60
+        )
         eventually((task.workspace / "begun").exists)
         with pytest.raises(TaskBusy):
             held.release()
