@@ -143,3 +143,20 @@ def test_a_merge_cut_off_is_completed_by_the_next(
     assert shell(task, "echo alive", timeout=60) == "alive\n"
     assert_nothing_is_left(keep)
     task.complete()
+
+
+def test_what_somebody_did_between_a_merge_cut_off_and_the_next_is_not_lost(keep: Keep, task: Task, held: Held) -> None:
+    shell(held.task, "sed -i 's/line 2/ann/' file")
+    keep.actor = "bob"
+    shell(task, "sed -i 's/line 8/bob/' file")
+    killed_at("after:merging.write", "detach", keep, task.id, str(held.token))
+    keep.actor = "eve"
+    shell(task, "sed -i 's/line 5/eve/' file", timeout=60)
+    held.release()
+    assert (task.workspace / "file").read_text() == lines(l2="ann", l8="bob")
+    first, second = keep.conflicts(task.id).list(settled=True)
+    assert (first.taken, first.others) == ("merged", ("bob",))
+    assert (second.taken, second.others) == ("", ("bob", "eve"))
+    assert second.theirs is not None
+    assert keep.blobs.get(second.theirs.digest).decode() == lines(l2="ann", l5="eve")
+    assert_nothing_is_left(keep)
