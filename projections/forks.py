@@ -7,7 +7,7 @@ that is to clean its task up; until then `ended` tells of it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import final
 
 import msgspec
@@ -49,12 +49,6 @@ class Forks:
 
     name = "forks"
     version = 1
-
-    def apply_all(self, state: State, records: Iterable[Record]) -> None:
-        """As `apply` for each of `records`."""
-        for record in records:
-            if record.type in _HANDLERS:
-                self.apply(state, record)
 
     def apply(self, state: State, record: Record) -> None:
         # By its name first: this projection is given every record, and decoding an event costs more than all of this.
