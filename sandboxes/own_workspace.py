@@ -113,8 +113,9 @@ def task(keep: Keep, task_id: str, fence: int | None) -> Task:
     if fence is None:
         return Task(keep, task_id)
     with keep.projections.reading() as state:
-        separate = forks.of_token(state, task_id, fence) is not None or _separates(state, task_id, fence)
-    return (OwnTask if separate else Task)(keep, task_id, fence)
+        fork = forks.of_token(state, task_id, fence)
+        apart = (fork is not None and not fork.ended) or _separates(state, task_id, fence)
+    return (OwnTask if apart else Task)(keep, task_id, fence)
 
 
 def _separates(state: StateView, task_id: str, token: int) -> bool:

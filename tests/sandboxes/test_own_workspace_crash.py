@@ -145,6 +145,16 @@ def test_a_merge_cut_off_is_completed_by_the_next(
     task.complete()
 
 
+def test_what_the_host_changed_collides_though_the_merge_was_cut_off(keep: Keep, task: Task, held: Held) -> None:
+    shell(held.task, "echo ann >same")
+    (task.workspace / "same").write_text("host")
+    killed_at("after:merging.write", "detach", keep, task.id, str(held.token))
+    held.release()
+    (found,) = keep.conflicts(task.id).list()
+    assert (found.path, found.others, found.theirs is not None) == ("same", (), True)
+    assert keep.own_workspaces(task.id).list() == []
+
+
 def test_what_somebody_did_between_a_merge_cut_off_and_the_next_is_not_lost(keep: Keep, task: Task, held: Held) -> None:
     shell(held.task, "sed -i 's/line 2/ann/' file")
     keep.actor = "bob"
