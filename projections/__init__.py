@@ -3,6 +3,7 @@
 from sandkeep.projections.changes import Change, Changes, compare
 from sandkeep.projections.checkpoints import Checkpoint, Checkpoints
 from sandkeep.projections.conflicts import Conflict, ConflictKind, Conflicts, Strategy
+from sandkeep.projections.forks import Fork, Forks
 from sandkeep.projections.listing import BadCursor, Filter, Page, Sort, list_tasks
 from sandkeep.projections.lmdb_state import ProjectionsUnavailable
 from sandkeep.projections.locks import Claim, Lock, Locks, Mode
@@ -27,6 +28,8 @@ __all__ = [
     "Execution",
     "Filter",
     "Fit",
+    "Fork",
+    "Forks",
     "Found",
     "Lock",
     "Locks",

@@ -43,6 +43,7 @@ class Strategy(enum.StrEnum):
     REJECT = "reject"
     LAST_WRITER_WINS = "last-writer-wins"
     THREE_WAY = "three-way"
+    OWN_WORKSPACE = "own-workspace"
     ASK = "ask"
 
 

@@ -102,12 +102,17 @@ def execute(
     secrets = {name: _secret(name) for name in secret or ()}
     with Keep.open(keep) as opened:
         found = opened.task(task, token)
+        begun = cli_conflicts.own_workspace(found)
         on_output = None if json else _write
         with opened.locking.renewing(found.id, token):
             result = found.execute(argv, timeout=timeout, env=variables, secrets=secrets, cwd=cwd, on_output=on_output)
+        own = cli_conflicts.own_workspace(found)
         if json:
-            render.print_json(render.result_document(result, opened.blobs))
+            document = render.result_document(result, opened.blobs)
+            render.print_json(document if own is None else document | {"own_workspace": own})
             return
+    if own != begun:
+        print(f"sandkeep: this ran in a workspace of its own, task {own}; 'detach' merges it", file=sys.stderr)
     if result.timed_out:
         print(f"sandkeep: the command was ended after {timeout:g} s", file=sys.stderr)
     if result.stdout.truncated or result.stderr.truncated:
@@ -121,12 +126,13 @@ def execute(
 def checkpoint(
     task: TaskId,
     label: Annotated[str, typer.Option(metavar="TEXT", help="A few words to find it by.")] = "",
+    token: Token = None,
     keep: KeepPath = HERE,
     json: AsJson = False,
 ) -> None:
     """Record all of a task's workspace, so that it can be set back to what it is now."""
     with Keep.open(keep) as opened, render.progress() as progress:
-        found = opened.task(task)
+        found = opened.task(task, token)
         taken = found.checkpoint(label, progress=lambda files: progress(f"recording files: {files}"))
     for path in taken.torn:
         print(f"sandkeep: torn: {render.plain(path)}", file=sys.stderr)

@@ -10,9 +10,11 @@ import typer
 from sandkeep.events import BadInput
 from sandkeep.events.catalogue import Rule
 from sandkeep.projections import Conflict
-from sandkeep.sandboxes import render
+from sandkeep.sandboxes import render, render_forks
 from sandkeep.sandboxes.keep import Keep
-from sandkeep.sandboxes.options import HERE, AsJson, KeepPath
+from sandkeep.sandboxes.options import HERE, AsJson, KeepPath, Token
+from sandkeep.sandboxes.own_workspace import OwnTask
+from sandkeep.sandboxes.task import Task
 
 app = typer.Typer()
 
@@ -68,7 +70,8 @@ def conflict_policy(
     keep: KeepPath = HERE,
     json: AsJson = False,
 ) -> None:
-    """Show how a task's conflicts are settled, or set it: reject, last-writer-wins, three-way or ask, by path."""
+    """Show how a task's conflicts are settled, or set it: reject, last-writer-wins, three-way or ask, by path; and
+    '*=own-workspace' to have each agent that collaborates work in its own."""
     with Keep.open(keep) as opened:
         found = opened.conflicts(task)
         if rules:
@@ -81,6 +84,31 @@ def conflict_policy(
             print(render.plain(f"{rule.pattern}={rule.strategy}"))
 
 
+@app.command("merge")
+def merge(
+    task: _TaskId,
+    which: Annotated[
+        str | None, typer.Argument(metavar="[AGENT|ID]", help="Whose own workspace, or its id, if there are several.")
+    ] = None,
+    discard: Annotated[bool, typer.Option("--discard", help="Drop what is in it; a checkpoint of it stays.")] = False,
+    token: Token = None,
+    keep: KeepPath = HERE,
+    json: AsJson = False,
+) -> None:
+    """Merge the own workspace of an agent that has gone without detaching into the task's workspace."""
+    with Keep.open(keep) as opened:
+        done = opened.own_workspaces(task, token).merge(which, discard=discard)
+    if json:
+        render.print_json(render_forks.merged_document(done))
+    else:
+        render_forks.print_merged(done)
+
+
+def own_workspace(task: Task) -> str | None:
+    """The id of the own workspace that commands of a task run in, if they do and it is there."""
+    return task.forked if isinstance(task, OwnTask) else None
+
+
 def _rule(words: str) -> Rule:
     pattern, equals, strategy = words.rpartition("=")
     if not equals:
@@ -89,6 +117,6 @@ def _rule(words: str) -> Rule:
 
 
 def _line(conflict: Conflict) -> str:
-    sides = f"{', '.join(conflict.agents)} over {', '.join(conflict.others)}"
+    sides = f"{', '.join(conflict.agents)} over {', '.join(conflict.others) or 'nobody known'}"
     state = f"{conflict.taken} taken" if conflict.taken else "open"
     return f"{conflict.id}  {conflict.kind}  {conflict.path}  {sides}  {state}"

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from sandkeep.projections import Claim, Lock, Mode
-from sandkeep.sandboxes import render
+from sandkeep.sandboxes import render, render_forks
 from sandkeep.sandboxes.clock import BootTime, boot_clock
 from sandkeep.sandboxes.keep import Keep
 from sandkeep.sandboxes.options import HERE, AsJson, KeepPath, TaskId, Token
@@ -49,16 +49,19 @@ def attach(
 
 @app.command("detach")
 def detach(task: TaskId, token: Token = None, keep: KeepPath = HERE, json: AsJson = False) -> None:
-    """Detach an agent: its lock goes to whoever waits next."""
+    """Detach an agent: what it did in a workspace of its own is merged, and its lock goes to whoever waits next."""
     if token is None:
         raise typer.BadParameter("say which by --token or SANDKEEP_TOKEN; 'sandkeep locks' shows those there are")
     with Keep.open(keep) as opened:
         found = opened.task(task)
-        opened.locking.release(found.id, token)
+        merged = opened.locking.release(found.id, token)
     if json:
-        render.print_json({"task": found.id, "token": token})
+        own = {} if merged is None else {"merged": render_forks.merged_document(merged)}
+        render.print_json({"task": found.id, "token": token} | own)
     else:
         print(f"{found.id}  detached")
+        if merged is not None:
+            render_forks.print_merged(merged)
 
 
 @app.command("break-lock")

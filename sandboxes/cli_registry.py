@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from sandkeep.projections import Filter, Sort, TaskState
-from sandkeep.sandboxes import render, view
+from sandkeep.sandboxes import render, render_forks, view
 from sandkeep.sandboxes.keep import Keep
 from sandkeep.sandboxes.options import HERE, AsJson, KeepPath, TaskId
 
@@ -82,17 +82,22 @@ def find_task(
 
 @app.command("show-task")
 def show_task(task: TaskId, as_of: AsOf = None, keep: KeepPath = HERE, json: AsJson = False) -> None:
-    """Show what is true of a task now, its checkpoints, and what is under way or was left behind by a crash."""
+    """Show what is true of a task now, its checkpoints, the own workspaces in it that are not merged, and what is under
+    way or was left behind by a crash."""
     with Keep.open(keep) as opened, opened.as_of(as_of) as then:
         state = then.task(task)
         checkpoints = then.checkpoints(state.id)
+        own = then.own_workspaces(state.id)
         folder = opened.task(state.id).workspace
         workspace = str(folder) if as_of is None and folder.exists() else None
     if json:
         listed = [render.checkpoint_document(each) for each in checkpoints]
-        render.print_json(render.task_document(state) | {"workspace": workspace, "checkpoints": listed})
+        forked = [render_forks.fork_document(each) for each in own]
+        document = render.task_document(state) | {"workspace": workspace, "checkpoints": listed}
+        render.print_json(document | {"own_workspaces": forked})
     else:
         render.print_task(state, checkpoints, workspace)
+        render_forks.print_forks(own)
 
 
 @app.command("changes")

@@ -111,11 +111,21 @@ def kind(collision: Collision, overlaps: int) -> ConflictKind:
 
 
 def strategy(path: str, rules: Iterable[Rule]) -> Strategy:
-    """What the first rule that matches says; a pattern without a slash is matched against the name alone."""
+    """What the first rule that matches says; a pattern without a slash is matched against the name alone.
+
+    That agents have workspaces of their own settles nothing that collides when these are merged.
+    """
     for rule in rules:
+        if rule.strategy == Strategy.OWN_WORKSPACE:
+            continue
         if fnmatchcase(path if "/" in rule.pattern else basename(path), rule.pattern):
             return Strategy(rule.strategy)
     return DEFAULT
+
+
+def separates(rules: Iterable[Rule]) -> bool:
+    """Whether each agent that collaborates gets a workspace of its own."""
+    return any(rule.strategy == Strategy.OWN_WORKSPACE for rule in rules)
 
 
 def merge_mode(base: Version, ours: Version, theirs: Version) -> int:

@@ -56,6 +56,26 @@ def restore(task: Task | None, intent: ev.RestoreRequested) -> list[Event]:
     ]
 
 
+def still(task: Task | None) -> None:
+    """Refuse unless a task has a workspace and nothing goes on in it."""
+    _allowed(task, *(state for state in TaskState if state is not TaskState.CLEANED), idle=True)
+
+
+def going_on(task: Task | None) -> None:
+    """Refuse unless a task is live and not paused."""
+    _allowed(task, TaskState.CREATED, TaskState.ACTIVE)
+
+
+def merge(task: Task | None, intent: ev.MergeRequested) -> list[Event]:
+    """An own workspace is about to be merged into a live task, while nothing goes on in it."""
+    return [*_allowed(task, *_LIVE, idle=True), intent]
+
+
+def drop(task: Task | None, event: Event) -> list[Event]:
+    """An own workspace of a live task is not to be merged."""
+    return [*_allowed(task, *_LIVE), event]
+
+
 def record(task: Task | None, event: ev.CheckpointCreated | ev.DecisionRecorded | ev.MemoryRepaired) -> list[Event]:
     """Something of a task is put on record. Once it has been cleaned up it has no workspace, and nothing to decide."""
     return [*_allowed(task, *(state for state in TaskState if state is not TaskState.CLEANED)), event]

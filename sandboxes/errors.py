@@ -155,6 +155,24 @@ class RestoreIncomplete(SandkeepError):
     code = "restore-incomplete"
 
 
+class WorkspaceNotFound(BadInput):
+    """The task has no such own workspace that is not merged."""
+
+    code = "workspace-not-found"
+
+
+class WorkspaceUnmerged(SandkeepError):
+    """What an agent did in its own workspace would be lost."""
+
+    code = "workspace-unmerged"
+
+
+class MergeIncomplete(SandkeepError):
+    """An own workspace was only merged in part; nothing of either side is lost."""
+
+    code = "merge-incomplete"
+
+
 class ConflictRefused(SandkeepError):
     """The conflict cannot be settled like that; nothing was changed."""
 

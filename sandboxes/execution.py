@@ -11,7 +11,7 @@ import msgspec
 
 from sandkeep.events import BadInput, BlobStore
 from sandkeep.events.catalogue import Output
-from sandkeep.sandboxes.conflict import News
+from sandkeep.sandboxes.conflict_work import News
 from sandkeep.sandboxes.engine import Engine
 from sandkeep.sandboxes.errors import BadTimeout, CommandNotFound, OutsideWorkspace
 from sandkeep.sandboxes.secrets import Secrets

@@ -26,8 +26,6 @@ from types import TracebackType
 from typing import Literal, final
 
 import msgspec
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from sandkeep.events import (
     BadInput,
@@ -53,6 +51,7 @@ from sandkeep.projections import (
     Checkpoints,
     Conflict,
     Conflicts,
+    Forks,
     Lock,
     Locks,
     ProjectionStore,
@@ -64,13 +63,14 @@ from sandkeep.projections import (
     locks,
     registry,
 )
-from sandkeep.sandboxes import audit, intent, steward, view, workspace
+from sandkeep.sandboxes import audit, intent, own_workspace, steward, view, workspace
 from sandkeep.sandboxes.audit import Exported
 from sandkeep.sandboxes.conflict import TaskConflicts
 from sandkeep.sandboxes.description import check_tags, check_title
 from sandkeep.sandboxes.engine import Engine
 from sandkeep.sandboxes.errors import KeepExists, KeepFormat, KeepNotFound
 from sandkeep.sandboxes.locks import LockManager
+from sandkeep.sandboxes.own_workspace import OwnWorkspaces
 from sandkeep.sandboxes.task import Task
 from sandkeep.sandboxes.verification import KeepReport, referenced, verify_keep
 from sandkeep.sandboxes.view import Moment, View
@@ -108,7 +108,9 @@ class Keep:
         self.blobs = BlobStore(path / "blobs")
         self.intents = path / "run" / "intents"
         self.intents.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self.projections = ProjectionStore(path / "projections", (Registry(), Checkpoints(), Locks(), Conflicts()))
+        self.projections = ProjectionStore(
+            path / "projections", (Registry(), Checkpoints(), Locks(), Conflicts(), Forks())
+        )
         self.log: LmdbLog[StateView] = LmdbLog(
             path / "log", follower=self.projections, journal=path / "journal", doorbells=path / "run" / "doorbells"
         )
@@ -135,7 +137,7 @@ class Keep:
             if any(path.iterdir()):
                 raise BadInput(f"{path} is not empty and holds no keep; empty it, or choose another folder")
             path.chmod(0o700)
-            public_key = _make_key(path / "keys")
+            public_key = audit.make_key(path / "keys")
             # So that a keep inside a repository is never committed to it.
             (path / ".gitignore").write_text("*\n")
         except OSError as error:
@@ -222,11 +224,12 @@ class Keep:
     def task(self, task_id: str, fence: int | None = None) -> Task:
         """The task with this id, or with the only id that begins with it (4 digits at least).
 
-        With the fencing token `fence`, what it does is refused with `StaleFence` once that lock is held no more. Raises
-        `BadId` and `TaskNotFound`.
+        With the fencing token `fence`, what it does is refused with `StaleFence` once that lock is held no more, and is
+        done in a workspace of its own if the task's rules say so. Raises `BadId` and `TaskNotFound`.
         """
         with self.projections.reading() as state:
-            return Task(self, view.identified(state, task_id), fence)
+            found = view.identified(state, task_id)
+        return own_workspace.task(self, found, fence)
 
     def tasks(self, *states: TaskState) -> list[registry.Task]:
         """What is true of the tasks in any of `states`; of all but the cleaned ones when none is named."""
@@ -250,6 +253,10 @@ class Keep:
     def conflicts(self, task_id: str) -> TaskConflicts:
         """The conflicts among the agents that work on a task. Raises as `task` does."""
         return TaskConflicts(self, self.task(task_id).id)
+
+    def own_workspaces(self, task_id: str, fence: int | None = None) -> OwnWorkspaces:
+        """The workspaces that agents have of their own in a task, to list and to merge. Raises as `task` does."""
+        return OwnWorkspaces(self, self.task(task_id).id, fence)
 
     def conflicts_of(self, agent: str) -> list[Conflict]:
         """The open conflicts that an agent has a side in, of all tasks."""
@@ -382,18 +389,3 @@ def default_actor() -> str:
         return os.environ.get("SANDKEEP_ACTOR") or getpass.getuser()
     except (KeyError, OSError):
         return f"uid-{os.getuid()}"
-
-
-def _make_key(folder: Path) -> bytes:
-    """Make the audit signing key (Ed25519, RFC 8032) and return its public half, raw."""
-    key = Ed25519PrivateKey.generate()
-    folder.mkdir(mode=0o700)
-    private = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-    descriptor = os.open(folder / "audit.pem", os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    with open(descriptor, "wb") as file:
-        file.write(private)
-        file.flush()
-        os.fsync(descriptor)
-    return key.public_key().public_bytes(serialization.Encoding.Raw, serialization.PublicFormat.Raw)

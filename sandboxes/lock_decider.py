@@ -121,6 +121,15 @@ def held_by(lock: Lock, now: BootTime) -> str:
     )
 
 
+def words(cycle: tuple[ev.Wait, ...]) -> str:
+    """Why a circle of waits is refused, and what to do."""
+    waits = ", ".join(f"{each.agent} waits for task {each.task}" for each in cycle)
+    return (
+        f"to wait for the lock would never end: {waits}, which {cycle[0].agent} has or is before in the queue for;"
+        " release a lock first"
+    )
+
+
 def _expired(lock: Lock, now: BootTime) -> list[Event]:
     return [ev.LockExpired(each.id) for each in (*lock.holding, *lock.waiting) if now.over(each.lease)]
 

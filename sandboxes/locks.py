@@ -25,9 +25,10 @@ from typing import TYPE_CHECKING, final
 from sandkeep.events import Event, Receipt, SandkeepError, StaleFence
 from sandkeep.events import catalogue as ev
 from sandkeep.events.names import check_actor
-from sandkeep.projections import Claim, Lock, Mode, StateView, TaskState, locks, registry
+from sandkeep.projections import Claim, Lock, Mode, StateView, TaskState, forks, locks, registry
+from sandkeep.sandboxes import fork_decider, merging, own_workspace
 from sandkeep.sandboxes import lock_decider as decider
-from sandkeep.sandboxes.clock import Clock, boot_clock
+from sandkeep.sandboxes.clock import BootTime, Clock, boot_clock
 from sandkeep.sandboxes.errors import Deadlock, LockHeld, PolicyDenied, TaskNotFound, TaskRefused
 from sandkeep.sandboxes.heartbeat import Heartbeat
 from sandkeep.sandboxes.lock_bells import Bells
@@ -39,6 +40,7 @@ from sandkeep.sandboxes.lock_options import (
     check_reason,
     check_timeout,
 )
+from sandkeep.sandboxes.merging import Merged
 from sandkeep.sandboxes.task import Task
 
 if TYPE_CHECKING:
@@ -76,18 +78,27 @@ class Held:
 
     @property
     def task(self) -> Task:
-        """The task, acting under the fencing token."""
+        """The task, acting under the fencing token; in a workspace of its own, if the task's rules say so."""
         return self._manager.task(self._task_id, self.token)
 
     def renew(self) -> None:
         """Begin the lease anew. Raises `StaleFence` if the lock is no longer held."""
         self._manager.renew(self._task_id, self._claim)
 
-    def release(self) -> None:
-        """Give the lock back. Raises `StaleFence` if it was lost meanwhile: then others may have acted on the task."""
+    def release(self) -> Merged | None:
+        """Give the lock back. What was done in an own workspace is merged first; what became of that, if there was one.
+
+        Raises `StaleFence` if it was lost meanwhile: then others may have acted on the task. Raises as `merging.merge`
+        does, `TaskBusy` for one; then it is still held.
+        """
+        merged = self._manager.merge(self._task_id, self.token)
+        self._stop()
+        self._manager.release(self._task_id, self.token)
+        return merged
+
+    def _stop(self) -> None:
         if self._heartbeat is not None:
             self._manager.heartbeat.remove(self._heartbeat)
-        self._manager.release(self._task_id, self.token)
 
     def __enter__(self) -> Held:
         return self
@@ -98,6 +109,7 @@ class Held:
         try:
             self.release()
         except SandkeepError as lost:
+            self._stop()  # nobody will ask again, so it must run out
             if error is None:
                 raise
             _logger.warning("the lock was not released: %s", lost)  # what went wrong inside matters more
@@ -156,16 +168,28 @@ class LockManager:
         return Held(self, task_id, claim, token, number)
 
     def task(self, task_id: str, token: int) -> Task:
-        """The task, acting under a fencing token."""
-        return Task(self._keep, task_id, token)
+        """The task, acting under a fencing token; in a workspace of its own, if the task's rules say so."""
+        return own_workspace.task(self._keep, task_id, token)
 
     def renew(self, task_id: str, claim: str) -> None:
         """Begin the lease of a claim anew. Raises `StaleFence` if it has ended."""
         self._decide(task_id, lambda lock, _: decider.renew(lock, claim, self._clock()))
 
-    def release(self, task_id: str, token: int) -> None:
-        """Give back the lock held by `token`. Raises `StaleFence` if it is held no more."""
+    def merge(self, task_id: str, token: int) -> Merged | None:
+        """Merge what the holder of `token` did in an own workspace, if they have one. Raises as `merging` does."""
+        with self._keep.projections.reading() as state:
+            found = [fork for fork in forks.unmerged(state, task_id) if fork.token == token]
+        if not found:
+            return None
+        with self.renewing(task_id, token):
+            return merging.merge(self._keep, found[0], token)
+
+    def release(self, task_id: str, token: int) -> Merged | None:
+        """Give back the lock held by `token`, having merged what was done under it in an own workspace; what became of
+        that, if there was one. Raises `StaleFence` if it is held no more, and as `merging.merge` does."""
+        merged = self.merge(task_id, token)
         self._decide(task_id, lambda lock, _: decider.release(lock, token, self._clock()))
+        return merged
 
     def take_away(self, task_id: str, reason: str, token: int | None = None) -> list[Claim]:
         """Break the lock: take it from all who hold it, or the one with `token`, and return whom it was taken from.
@@ -220,24 +244,38 @@ class LockManager:
     def check(self, task_id: str, token: int | None) -> Claim | None:
         """What `act` will refuse, refused now, before there is an effect; the claim of `token`, if one is given."""
         with self._keep.projections.reading() as state:
-            lock = locks.find(state, task_id)
-        decider.admit(lock, token, self._clock())
-        return None if token is None else lock.holder(token)
+            return fork_decider.admit(state, task_id, token, self._clock())
 
     def act(self, task_id: str, decision: Callable[[registry.Task | None], list[Event]], token: int | None) -> Receipt:
         """Store what `decision` makes of the task, if the task's lock admits who holds `token`, or no token.
 
-        Raises `StaleFence` and `LockHeld`, decided inside the transaction. An exclusive token also raises the log's own
-        fence on the task's stream; a collaborative one does not, since a later one does not end the earlier.
+        Raises `StaleFence` and `LockHeld`, decided inside the transaction, and `WorkspaceUnmerged` for what would end a
+        task too early. An exclusive token also raises the log's own fence on the task's stream; a collaborative one
+        does not, since a later one does not end the earlier.
         """
 
-        def decide(state: StateView) -> list[Event]:
-            decider.admit(locks.find(state, task_id), token, self._clock())
-            return decision(registry.find(state, task_id))
+        def decide(state: StateView, now: BootTime) -> list[Event]:
+            fork_decider.admit(state, task_id, token, now)
+            task = registry.find(state, task_id)
+            events = decision(task)
+            fork_decider.end(state, task, events)
+            return events
 
         claim = None if token is None else self.check(task_id, token)
         fence = token if claim is not None and claim.mode is Mode.EXCLUSIVE else None
-        return self._keep.log.decide(registry.STREAM + task_id, decide, actor=self._keep.actor, fence=fence)
+        return self.decide(task_id, decide, fence)
+
+    def decide(
+        self, task_id: str, decision: Callable[[StateView, BootTime], list[Event]], fence: int | None = None
+    ) -> Receipt:
+        """Store on the task's stream what `decision` makes of what is true and of the time, inside the transaction."""
+        return self._keep.log.decide(
+            registry.STREAM + task_id, lambda state: decision(state, self._clock()), actor=self._keep.actor, fence=fence
+        )
+
+    def now(self) -> BootTime:
+        """The time that leases are measured by."""
+        return self._clock()
 
     def close(self) -> None:
         """End the heartbeat and all waiting. What is held is not released, but left to its lease."""
@@ -260,7 +298,7 @@ class LockManager:
         receipt = self._decide(task_id, decide)
         for position, event in enumerate(decided, receipt.first):
             if isinstance(event, ev.DeadlockDetected) and event.claim == claim:
-                raise Deadlock(_circle(event.cycle))
+                raise Deadlock(decider.words(event.cycle))
             if isinstance(event, ev.LockGranted) and event.claim == claim:
                 return receipt.revision, position
         return receipt.revision, None
@@ -356,11 +394,3 @@ def _existing(task: registry.Task | None) -> None:
         raise TaskNotFound("there is no such task; 'sandkeep list-tasks' shows those there are")
     if task.state is TaskState.CLEANED:
         raise TaskRefused(f"task {task.id} does not allow that: it has been cleaned up; create a new task")
-
-
-def _circle(cycle: tuple[ev.Wait, ...]) -> str:
-    waits = ", ".join(f"{each.agent} waits for task {each.task}" for each in cycle)
-    return (
-        f"to wait for the lock would never end: {waits}, which {cycle[0].agent} has or is before in the queue for;"
-        " release a lock first"
-    )

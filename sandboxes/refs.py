@@ -14,10 +14,15 @@ import os
 import re
 import stat
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+
+from sandkeep.sandboxes.workspace import descend
 
 HEADS = b".git/refs/heads/"
 """What the names of branches begin with."""
+
+MAX_BYTES = 64 << 20
+"""The size of the largest file that is read."""
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -25,7 +30,6 @@ _COMMIT = re.compile(rb"([0-9a-f]{40}|[0-9a-f]{64})\n?")
 _PACKED = re.compile(rb"^([0-9a-f]{40}|[0-9a-f]{64}) refs/heads/(\S+)$", re.MULTILINE)
 _PARENT = re.compile(rb"^parent ([0-9a-f]{40}|[0-9a-f]{64})$", re.MULTILINE)
 _GITLINK = 0o160000
-_MAX_BYTES = 64 << 20
 _MAX_COMMIT_BYTES = 1 << 20
 _MAX_COMMITS = 1000
 _MAX_DEPTH = 20
@@ -38,11 +42,23 @@ def pointers(root: int) -> dict[bytes, bytes]:
     except OSError:
         return {}
     try:
-        found = {HEADS + name: commit for commit, name in _PACKED.findall(_read(git, b"packed-refs"))}
-        found |= dict(_loose(git, (b"refs", b"heads"), HEADS))
-        return found | dict(_submodules(_read(git, b"index")))
+        return branches(_read(git, b"packed-refs"), _loose(git, (b"refs", b"heads"), HEADS)) | submodules(
+            _read(git, b"index")
+        )
     finally:
         os.close(git)
+
+
+def branches(packed: bytes, loose: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
+    """Branches and the commits they name, of git's packed list and the contents of branches' own files."""
+    found = {HEADS + name: commit for commit, name in _PACKED.findall(packed)}
+    return found | {name: commit[1] for name, content in loose if (commit := _COMMIT.fullmatch(content))}
+
+
+def submodules(index: bytes) -> dict[bytes, bytes]:
+    """Submodules, each with a slash behind its path, and the commits that an index has for them."""
+    found = (each for each in entries(index) or () if each[1] == _GITLINK)
+    return {name + b"/": commit.hex().encode() for name, _, commit, _ in found}
 
 
 def packed(root: int, branch: bytes) -> bool:
@@ -81,7 +97,7 @@ def _object(root: int, digest: bytes) -> bytes:
 
 def _loose(git: int, folders: tuple[bytes, ...], prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
     try:
-        folder = _open_folder(git, folders)
+        folder = descend(git, folders)
     except OSError:
         return
     try:
@@ -93,45 +109,35 @@ def _loose(git: int, folders: tuple[bytes, ...], prefix: bytes) -> Iterator[tupl
                 continue
             if is_folder and len(folders) < _MAX_DEPTH:
                 yield from _loose(folder, (name,), prefix + name + b"/")
-            elif found := _COMMIT.fullmatch(_read(folder, name)):
-                yield prefix + name, found[1]
+            else:
+                yield prefix + name, _read(folder, name)
     finally:
         os.close(folder)
 
 
-def _submodules(index: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """The gitlinks in an index of version 2 or 3, as git's `index-format` has it; none of any other."""
+def entries(index: bytes) -> list[tuple[bytes, int, bytes, int]] | None:
+    """Path, mode, object and stage of each entry in an index of version 2 or 3, as git's `index-format` has it; None
+    for any other."""
     if index[:4] != b"DIRC" or int.from_bytes(index[4:8], "big") not in (2, 3) or len(index) < 12:
-        return
+        return None
+    found = []
     place = 12
     for _ in range(int.from_bytes(index[8:12], "big")):
         flags = int.from_bytes(index[place + 60 : place + 62], "big")
         name_at = place + (64 if flags & 0x4000 else 62)
         end = index.find(b"\0", name_at)
         if end < 0:
-            return
-        if int.from_bytes(index[place + 24 : place + 28], "big") == _GITLINK:
-            yield index[name_at:end] + b"/", index[place + 40 : place + 60].hex().encode()
+            return None
+        mode = int.from_bytes(index[place + 24 : place + 28], "big")
+        found.append((index[name_at:end], mode, index[place + 40 : place + 60], flags >> 12 & 3))
         place += (end - place + 8) // 8 * 8
-
-
-def _open_folder(folder: int, names: tuple[bytes, ...]) -> int:
-    found = os.dup(folder)
-    try:
-        for name in names:
-            inner = os.open(name, _FOLDER, dir_fd=found)
-            os.close(found)
-            found = inner
-    except BaseException:
-        os.close(found)
-        raise
     return found
 
 
 def _read(folder: int, *path: bytes) -> bytes:
     """A regular file below an open folder; empty if it is none, or too large."""
     try:
-        parent = _open_folder(folder, path[:-1])
+        parent = descend(folder, path[:-1])
         try:
             descriptor = os.open(path[-1], _FILE, dir_fd=parent)
         finally:
@@ -140,4 +146,4 @@ def _read(folder: int, *path: bytes) -> bytes:
         return b""
     with open(descriptor, "rb") as file:
         found = os.fstat(descriptor)
-        return file.read() if stat.S_ISREG(found.st_mode) and found.st_size <= _MAX_BYTES else b""
+        return file.read() if stat.S_ISREG(found.st_mode) and found.st_size <= MAX_BYTES else b""

@@ -10,19 +10,22 @@ The workspace is hostile: every step goes through the descriptor of the folder a
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import secrets
 import stat
 from collections.abc import Sequence
+from pathlib import Path
 from typing import final
 
 import msgspec
 
 from sandkeep.events import BlobStore
 from sandkeep.projections import Checkpoint
-from sandkeep.sandboxes.errors import BadId, CheckpointNotFound
-from sandkeep.sandboxes.manifest import Entry, Kind, Manifest, blobs_of, load
-from sandkeep.sandboxes.workspace import owner
+from sandkeep.sandboxes import snapshot
+from sandkeep.sandboxes.errors import BadId, CheckpointNotFound, RestoreIncomplete
+from sandkeep.sandboxes.manifest import Entry, Kind, Manifest, blobs_of, load, store
+from sandkeep.sandboxes.workspace import descend
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -65,6 +68,20 @@ def apply(root: int, present: str, target: str, blobs: BlobStore) -> None:
         _Restore(blobs).folder(root, load(present, blobs), load(target, blobs))
 
 
+def fill(folder: Path, target: str, blobs: BlobStore) -> None:
+    """Make the empty `folder` the tree `target`, and see that it is. Raises as `check` and `apply` do, and
+    `RestoreIncomplete`."""
+    check(target, blobs)
+    root = os.open(folder, _FOLDER)
+    try:
+        apply(root, store({}, blobs), target, blobs)
+        found = snapshot.take(root, blobs).digest
+    finally:
+        os.close(root)
+    if found != target:
+        raise RestoreIncomplete(f"the new workspace is not what was recorded, but {found}; try again")
+
+
 def put(root: int, path: bytes, entry: Entry | None, blobs: BlobStore) -> None:
     """Put one file or link where `path` leads below the folder open as `root`, with the folders that it lacks; None
     removes what is there. Owners are the workspace's.
@@ -72,23 +89,44 @@ def put(root: int, path: bytes, entry: Entry | None, blobs: BlobStore) -> None:
     Raises `BlobMissing`, `BlobDamaged` and `OSError`: a folder at the path is never removed.
     """
     *parents, name = path.split(b"/")
-    folder = os.dup(root)
+    folder = descend(root, parents, make=entry is not None)
     try:
-        for parent in parents:
-            if entry is not None:
-                with contextlib.suppress(FileExistsError):
-                    os.mkdir(parent, 0o755, dir_fd=folder)
-                    if os.getuid() == 0:
-                        os.chown(parent, *owner(), dir_fd=folder, follow_symlinks=False)
-            inner = os.open(parent, _FOLDER, dir_fd=folder)
-            os.close(folder)
-            folder = inner
         if entry is None:
             os.unlink(name, dir_fd=folder)
             return
         _replace(folder, msgspec.structs.replace(entry, name=name), blobs)
     finally:
         os.close(folder)
+
+
+def put_folder(root: int, path: bytes, entry: Entry | None) -> None:
+    """See that a folder is where `path` leads below the folder open as `root`, with the mode of `entry`; None removes
+    it, if it is there and empty.
+
+    Raises `OSError`: what is no folder is never removed.
+    """
+    *parents, name = path.split(b"/")
+    if entry is not None:
+        _finish(descend(root, [*parents, name], make=True), entry)
+        return
+    folder = descend(root, parents, make=False)
+    try:
+        os.rmdir(name, dir_fd=folder)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.ENOENT):
+            raise
+    finally:
+        os.close(folder)
+
+
+def sync_folder(root: int, path: bytes) -> None:
+    """Make the names in a folder durable, if it is there."""
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        folder = descend(root, path.split(b"/") if path else [], make=False)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
 
 
 def _replace(folder: int, entry: Entry, blobs: BlobStore) -> None:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from sandkeep.events import catalogue as ev
 from sandkeep.projections import Pending, TaskState, registry
-from sandkeep.sandboxes import decider, memory
+from sandkeep.sandboxes import decider, memory, merging
 from sandkeep.sandboxes.engine import Found
 from sandkeep.sandboxes.intent import abandoned
 
@@ -33,6 +33,7 @@ _SETTLED_AS: dict[str, type[ev.Failure]] = {
     "SandboxRequested": ev.SandboxFailed,
     "CommandRequested": ev.CommandFailed,
     "RestoreRequested": ev.RestoreFailed,
+    "MergeRequested": ev.MergeFailed,
     "PauseRequested": ev.PauseFailed,
     "ResumeRequested": ev.ResumeFailed,
     "CleanupRequested": ev.CleanupFailed,
@@ -57,6 +58,7 @@ def _reconcile(keep: Keep) -> list[str]:
     done = keep.locking.expire()
     for task in keep.busy():
         done += _settle(keep, task)
+    done += merging.finish(keep)
     live = keep.tasks(TaskState.ACTIVE, TaskState.PAUSED)
     believed = {task.container: task.id for task in live if task.container is not None}
     found = {each.container: each for each in keep.engine.containers(keep.id)}
@@ -99,7 +101,7 @@ def _undo(keep: Keep, task: registry.Task, pending: Pending) -> None:
         if status == "paused":
             engine.unpause(container)
         engine.restart(container)
-    elif pending.kind in ("PauseRequested", "RestoreRequested") and status == "paused":
+    elif pending.kind in ("PauseRequested", "RestoreRequested", "MergeRequested") and status == "paused":
         engine.unpause(container)
     elif pending.kind == "ResumeRequested" and status == "running":
         engine.pause(container)

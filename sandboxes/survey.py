@@ -30,6 +30,7 @@ from sandkeep.events.catalogue import Change, Version
 from sandkeep.events.schema import NOT_DECODED
 from sandkeep.sandboxes.manifest import MODE_BITS, Kind, kind
 from sandkeep.sandboxes.snapshot import MAX_DEPTH
+from sandkeep.sandboxes.workspace import descend
 
 MAX_KEPT_BYTES = 64 << 20
 """The size of the largest file whose content is kept."""
@@ -88,13 +89,12 @@ def look(root: int, shadow: BlobStore, before: Mapping[str, Seen]) -> dict[str, 
 
 def look_at(root: int, path: str, shadow: BlobStore) -> Seen | None:
     """One path, read anew; None if nothing that a survey lists is there."""
-    folder = os.dup(root)
+    *parents, name = raw(path).split(b"/")
     try:
-        *parents, name = raw(path).split(b"/")
-        for parent in parents:
-            inner = os.open(parent, _OPEN | os.O_DIRECTORY, dir_fd=folder)
-            os.close(folder)
-            folder = inner
+        folder = descend(root, parents)
+    except OSError:
+        return None
+    try:
         return _Walk(shadow, {}).entry(folder, name, path)
     except OSError:
         return None

@@ -15,7 +15,7 @@ import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -59,7 +59,6 @@ Decision = Callable[[registry.Task | None], list[Event]]
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
-@final
 class Task(Recorded):
     """A task of an open keep. Made by `Keep.create_task` and `Keep.task`."""
 
@@ -75,18 +74,21 @@ class Task(Recorded):
         """The workspace on the host."""
         return self.folder / "workspace"
 
-    def create(self, asked: ev.TaskCreated, image_id: str, progress: Callable[[str], None]) -> None:
-        """Make the task that is `asked` for; `Keep.create_task` has checked everything and calls this once."""
+    def create(self, asked: ev.TaskCreated, image_id: str, progress: Callable[[str], None], tree: str = "") -> None:
+        """Make the task that is `asked` for, its workspace from a recorded `tree` if one is given. It is called once,
+        and the caller has checked everything."""
         progress("preparing the workspace")
         with self._keep.working(self.id), intent.held(self._keep.intents) as made:
             event = msgspec.structs.replace(asked, intent=made)
-            self._decide(partial(decider.create, event=event))
+            self._act(partial(decider.create, event=event))
             try:
                 with self._failing_as(ev.WorkspaceFailed, made):
                     self._spool.mkdir(mode=0o700, parents=True)
                     (self.folder / "memory").mkdir(mode=0o755, parents=True)
                     commit = workspace.prepare(self.workspace, None if asked.source is None else Path(asked.source))
                     workspace.give(self._spool)
+                    if tree:
+                        restore.fill(self.workspace, tree, self._keep.blobs)
                 self._settle(ev.WorkspacePrepared(made, commit))
                 progress("starting the sandbox")
                 self._sandbox(image_id)

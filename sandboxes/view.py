@@ -18,6 +18,7 @@ from sandkeep.projections import (
     Changes,
     Checkpoint,
     Filter,
+    Fork,
     Found,
     Page,
     Sort,
@@ -26,6 +27,7 @@ from sandkeep.projections import (
     checkpoints,
     compare,
     find_tasks,
+    forks,
     list_tasks,
     registry,
 )
@@ -78,6 +80,10 @@ class View:
     def checkpoints(self, task_id: str) -> list[Checkpoint]:
         """The task's checkpoints, oldest first."""
         return list(checkpoints.checkpoints(self._state, task_id))
+
+    def own_workspaces(self, task_id: str) -> list[Fork]:
+        """The own workspaces of agents in a task that are not merged, oldest first."""
+        return list(forks.unmerged(self._state, task_id))
 
 
 def identified(state: StateView, prefix: str) -> str:

@@ -8,10 +8,12 @@ borrows from another repository comes along.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import stat
 import subprocess
+from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
 from sandkeep.sandboxes.errors import NotARepository, OutsideWorkspace
@@ -109,6 +111,28 @@ def _empty(name: str, root: int) -> None:
                 os.unlink(inner, dir_fd=folder)
     finally:
         os.close(folder)
+
+
+def descend(root: int, names: Iterable[bytes], *, make: bool = False) -> int:
+    """The folder that `names` lead to below the one open as `root`, opened. What is not there is made, if `make`.
+
+    No link is followed. Raises `OSError`.
+    """
+    folder = os.dup(root)
+    try:
+        for name in names:
+            if make:
+                with contextlib.suppress(FileExistsError):
+                    os.mkdir(name, 0o755, dir_fd=folder)
+                    if os.getuid() == 0:
+                        os.chown(name, *owner(), dir_fd=folder, follow_symlinks=False)
+            inner = os.open(name, _FOLDER, dir_fd=folder)
+            os.close(folder)
+            folder = inner
+    except BaseException:
+        os.close(folder)
+        raise
+    return folder
 
 
 def _is_folder(name: str, folder: int) -> bool:

@@ -19,6 +19,13 @@ from sandkeep.events.catalogue.conflict import (
     Rule,
     Version,
 )
+from sandkeep.events.catalogue.fork import (
+    MergeFailed,
+    MergeRequested,
+    WorkspaceDiscarded,
+    WorkspaceForked,
+    WorkspaceMerged,
+)
 from sandkeep.events.catalogue.keep import HandlerFailed, KeepCreated, LogRecovered
 from sandkeep.events.catalogue.lock import (
     Claimed,
@@ -97,6 +104,8 @@ __all__ = [
     "LockTimedOut",
     "LogRecovered",
     "MemoryRepaired",
+    "MergeFailed",
+    "MergeRequested",
     "Outcome",
     "Output",
     "PathsChanged",
@@ -123,7 +132,10 @@ __all__ = [
     "TaskTagged",
     "Version",
     "Wait",
+    "WorkspaceDiscarded",
     "WorkspaceFailed",
+    "WorkspaceForked",
+    "WorkspaceMerged",
     "WorkspacePrepared",
     "references",
 ]

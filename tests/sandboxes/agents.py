@@ -10,7 +10,8 @@ from sandkeep.events import catalogue as ev
 from sandkeep.events.catalogue import Rule
 from sandkeep.projections import Conflict
 from sandkeep.sandboxes import Keep, conflict
-from sandkeep.sandboxes.conflict import News, TaskConflicts
+from sandkeep.sandboxes.conflict import TaskConflicts
+from sandkeep.sandboxes.conflict_work import News
 
 TASK = "0123456789ab"
 

@@ -303,6 +303,23 @@ def test_a_branch_that_two_make_is(cloned: Team, pack: bool) -> None:
     assert cloned.conflicts.list() == []
 
 
+@pytest.mark.parametrize("take", ["ours", "theirs"])
+def test_a_branch_that_git_has_joined_since_is_not_set_back(cloned: Team, take: str) -> None:
+    def make(name: str) -> None:
+        git(cloned.workspace, "checkout", "--quiet", "-B", "topic", "other")
+        commit(cloned.workspace, name)
+
+    cloned.run("bob", lambda: make("bob"))
+    bobs = git(cloned.workspace, "rev-parse", "topic")
+    cloned.run("ann", lambda: make("ann"))
+    cloned.run("ann", lambda: git(cloned.workspace, "merge", "--quiet", "-m", "both", bobs))
+    joined = git(cloned.workspace, "rev-parse", "topic")
+    assert joined != bobs
+    found = cloned.conflicts.list()[0]
+    assert cloned.conflicts.resolve(found.id, take).taken == take
+    assert git(cloned.workspace, "rev-parse", "topic") == joined
+
+
 def test_a_submodule_pointer_that_two_move(cloned: Team) -> None:
     def point(digit: str) -> None:
         git(cloned.workspace, "update-index", "--add", "--cacheinfo", f"160000,{digit * 40},vendored/lib")

@@ -11,7 +11,19 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from sandkeep.sandboxes import Keep, Task, memory, page_file, restore, snapshot, spool, workspace
+from sandkeep.sandboxes import (
+    Keep,
+    Task,
+    memory,
+    merging,
+    own_workspace,
+    page_file,
+    restore,
+    snapshot,
+    spool,
+    workspace,
+)
+from sandkeep.sandboxes.conflict_work import Work
 from sandkeep.sandboxes.engine import Engine
 from sandkeep.sandboxes.locks import LockManager
 
@@ -19,7 +31,10 @@ PLACES: dict[str, object] = {
     "engine": Engine,
     "keep": Keep,
     "locks": LockManager,
+    "look": Work,
     "memory": memory,
+    "merging": merging,
+    "own": own_workspace,
     "page": page_file.Page,
     "restore": restore,
     "snapshot": snapshot,
@@ -62,6 +77,12 @@ def act(keep: Keep, action: str, arguments: list[str]) -> None:
     """Do what is to be cut short."""
     if action == "create":
         keep.create_task("cut short", source=Path(arguments[0]) if arguments else None)
+        return
+    if action == "detach":
+        keep.locking.release(arguments[0], int(arguments[1]))
+        return
+    if action == "execute-own":
+        keep.task(arguments[0], int(arguments[1])).execute(arguments[2:], timeout=60)
         return
     task = keep.task(arguments[0])
     if action == "execute":

@@ -1,0 +1,110 @@
+"""Trees of manifests, read by path, and compared in the time of their difference.
+
+Two entries are the same when kind, mode and content are: times and owners are no change of anybody's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import final
+
+from blake3 import blake3
+
+from sandkeep.events import BlobStore
+from sandkeep.events.catalogue import Version
+from sandkeep.sandboxes.manifest import Entry, Kind, Manifest, load
+
+Difference = tuple[bytes, Entry | None, Entry | None]
+"""A path, and what was and is there: folders on both sides, or on neither; None for nothing."""
+
+
+@final
+class Tree:
+    """The tree whose root manifest is `digest`. Reading it raises `BlobMissing` and `BlobDamaged`."""
+
+    def __init__(self, digest: str, blobs: BlobStore) -> None:
+        self.digest = digest
+        self._blobs = blobs
+        self._known: dict[str, Manifest] = {}
+
+    def folder(self, digest: str) -> Manifest:
+        """The manifest of one of its folders."""
+        if digest not in self._known:
+            self._known[digest] = load(digest, self._blobs)
+        return self._known[digest]
+
+    def entry(self, path: bytes) -> Entry | None:
+        """What is at `path`; None if nothing is, or something above it is no folder."""
+        found: Entry | None = None
+        content = self.digest
+        for name in path.split(b"/"):
+            if found is not None and found.kind is not Kind.FOLDER:
+                return None
+            found = self.folder(content).get(name)
+            if found is None:
+                return None
+            content = found.content
+        return found
+
+    def below(self, path: bytes) -> Iterator[tuple[bytes, Entry]]:
+        """All that is in the folder at `path`, however deep; nothing if it is none."""
+        found = self.entry(path)
+        if found is not None and found.kind is Kind.FOLDER:
+            yield from self._walk(found.content, path + b"/")
+
+    def content(self, path: bytes, most: int) -> bytes:
+        """The content of the file at `path`; empty if it is none, or larger than `most`."""
+        found = self.entry(path)
+        if found is None or found.kind is not Kind.FILE or found.size > most:
+            return b""
+        return self._blobs.get(found.content)
+
+    def _walk(self, digest: str, prefix: bytes) -> Iterator[tuple[bytes, Entry]]:
+        for name, entry in self.folder(digest).items():
+            yield prefix + name, entry
+            if entry.kind is Kind.FOLDER:
+                yield from self._walk(entry.content, prefix + name + b"/")
+
+
+def version(entry: Entry | None) -> Version | None:
+    """What a survey would say of the entry; None for a folder, which it does not list."""
+    if entry is None or entry.kind is Kind.FOLDER:
+        return None
+    if entry.kind is Kind.LINK:
+        return Version(entry.kind, blake3(entry.target).hexdigest(), len(entry.target), 0)
+    return Version(entry.kind, entry.content, entry.size, entry.mode)
+
+
+def differences(old: Tree, new: Tree) -> Iterator[Difference]:
+    """What differs, folders before what is in them. A folder in the place of a file, or the reverse, is two."""
+    if old.digest != new.digest:
+        yield from _inside(old, new, b"", old.folder(old.digest), new.folder(new.digest))
+
+
+def _inside(old: Tree, new: Tree, prefix: bytes, before: Manifest, after: Manifest) -> Iterator[Difference]:
+    for name in sorted(before.keys() | after.keys()):
+        was, now = before.get(name), after.get(name)
+        if was != now:
+            yield from _at(old, new, prefix + name, was, now)
+
+
+def _at(old: Tree, new: Tree, path: bytes, was: Entry | None, now: Entry | None) -> Iterator[Difference]:
+    if version(was) != version(now):
+        yield path, _no_folder(was), _no_folder(now)
+    folder, other = _folder(was), _folder(now)
+    if folder is None and other is None:
+        return
+    if folder is None or other is None or folder.mode != other.mode:
+        yield path, folder, other
+    if folder is None or other is None or folder.content != other.content:
+        before = {} if folder is None else old.folder(folder.content)
+        after = {} if other is None else new.folder(other.content)
+        yield from _inside(old, new, path + b"/", before, after)
+
+
+def _folder(entry: Entry | None) -> Entry | None:
+    return entry if entry is not None and entry.kind is Kind.FOLDER else None
+
+
+def _no_folder(entry: Entry | None) -> Entry | None:
+    return entry if entry is not None and entry.kind is not Kind.FOLDER else None
