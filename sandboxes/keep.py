@@ -26,8 +26,6 @@ from types import TracebackType
 from typing import Literal, final
 
 import msgspec
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from sandkeep.events import (
     BadInput,
@@ -53,6 +51,7 @@ from sandkeep.projections import (
     Checkpoints,
     Conflict,
     Conflicts,
+    Images,
     Lock,
     Locks,
     ProjectionStore,
@@ -70,6 +69,7 @@ from sandkeep.sandboxes.conflict import TaskConflicts
 from sandkeep.sandboxes.description import check_tags, check_title
 from sandkeep.sandboxes.engine import Engine
 from sandkeep.sandboxes.errors import KeepExists, KeepFormat, KeepNotFound
+from sandkeep.sandboxes.images import ImageStore
 from sandkeep.sandboxes.locks import LockManager
 from sandkeep.sandboxes.task import Task
 from sandkeep.sandboxes.verification import KeepReport, referenced, verify_keep
@@ -105,10 +105,13 @@ class Keep:
         self.id = identity
         self.actor = actor or default_actor()
         self.engine = Engine()
+        self.images = ImageStore(self)
         self.blobs = BlobStore(path / "blobs")
         self.intents = path / "run" / "intents"
         self.intents.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self.projections = ProjectionStore(path / "projections", (Registry(), Checkpoints(), Locks(), Conflicts()))
+        self.projections = ProjectionStore(
+            path / "projections", (Registry(), Checkpoints(), Locks(), Conflicts(), Images())
+        )
         self.log: LmdbLog[StateView] = LmdbLog(
             path / "log", follower=self.projections, journal=path / "journal", doorbells=path / "run" / "doorbells"
         )
@@ -135,7 +138,7 @@ class Keep:
             if any(path.iterdir()):
                 raise BadInput(f"{path} is not empty and holds no keep; empty it, or choose another folder")
             path.chmod(0o700)
-            public_key = _make_key(path / "keys")
+            public_key = audit.make_key(path / "keys")
             # So that a keep inside a repository is never committed to it.
             (path / ".gitignore").write_text("*\n")
         except OSError as error:
@@ -204,19 +207,20 @@ class Keep:
 
         Whoever acts owns it unless `owner` names another; `parent` is the id of the task that it is a part of.
 
-        The base image is used unless `image` names another, and made first if the engine lacks it; `progress` is
-        called with what takes long. Raises `BadInput`, `NotARepository`, `ImageNotFound`, `EngineUnreachable` before
-        anything is stored; if the sandbox cannot be started the task is failed and cleaned up, and the error raised.
+        The base image is used unless `image` names another (see `images`), and made first if the engine lacks it;
+        `progress` is called with what takes long. Raises `BadInput`, `NotARepository`, `ImageNotFound` and
+        `EngineUnreachable` before anything is stored of the task; if the sandbox cannot be started the task is failed
+        and cleaned up, and the error raised.
         """
         title, tags = check_title(title), check_tags(tags)
         owner = None if owner is None else check_actor(owner)
         origin = None if source is None else workspace.check_source(Path(source))
         parent = None if parent is None else self.task(parent).id
         self.reconcile()
-        name, image_id = self.engine.resolve_image(image, progress)
         task = Task(self, secrets.token_hex(6))
         named = None if origin is None else os.fspath(origin)
-        task.create(ev.TaskCreated("", title, named, name, owner, tags, parent), image_id, progress)
+        with self.images.using(image, progress) as (name, image_id):
+            task.create(ev.TaskCreated("", title, named, name, owner, tags, parent), image_id, progress)
         return task
 
     def task(self, task_id: str, fence: int | None = None) -> Task:
@@ -382,18 +386,3 @@ def default_actor() -> str:
         return os.environ.get("SANDKEEP_ACTOR") or getpass.getuser()
     except (KeyError, OSError):
         return f"uid-{os.getuid()}"
-
-
-def _make_key(folder: Path) -> bytes:
-    """Make the audit signing key (Ed25519, RFC 8032) and return its public half, raw."""
-    key = Ed25519PrivateKey.generate()
-    folder.mkdir(mode=0o700)
-    private = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-    descriptor = os.open(folder / "audit.pem", os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    with open(descriptor, "wb") as file:
-        file.write(private)
-        file.flush()
-        os.fsync(descriptor)
-    return key.public_key().public_bytes(serialization.Encoding.Raw, serialization.PublicFormat.Raw)

@@ -19,6 +19,14 @@ from sandkeep.events.catalogue.conflict import (
     Rule,
     Version,
 )
+from sandkeep.events.catalogue.image import (
+    ImageBuilt,
+    ImageFailed,
+    ImageRemovalFailed,
+    ImageRemovalRequested,
+    ImageRemoved,
+    ImageRequested,
+)
 from sandkeep.events.catalogue.keep import HandlerFailed, KeepCreated, LogRecovered
 from sandkeep.events.catalogue.lock import (
     Claimed,
@@ -84,6 +92,12 @@ __all__ = [
     "DecisionRecorded",
     "Failure",
     "HandlerFailed",
+    "ImageBuilt",
+    "ImageFailed",
+    "ImageRemovalFailed",
+    "ImageRemovalRequested",
+    "ImageRemoved",
+    "ImageRequested",
     "Intent",
     "KeepCreated",
     "Lease",

@@ -16,6 +16,7 @@ from sandkeep.events import catalogue as ev
 from sandkeep.projections import (
     Checkpoints,
     Conflicts,
+    Images,
     Locks,
     MemoryState,
     Projection,
@@ -30,7 +31,7 @@ from sandkeep.projections.generation import SNAPSHOTS
 from sandkeep.projections.registry import find
 
 WORKER = Path(__file__).with_name("worker.py")
-PROJECTIONS: tuple[Projection, ...] = (Registry(), Checkpoints(), Locks(), Conflicts())
+PROJECTIONS: tuple[Projection, ...] = (Registry(), Checkpoints(), Locks(), Conflicts(), Images())
 
 
 class Keep(NamedTuple):

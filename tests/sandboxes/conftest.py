@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ import pytest
 from sandkeep.events import BlobStore
 from sandkeep.sandboxes import render
 
-from .support import Cli
+from .support import Cli, engine
 
 
 @pytest.fixture
@@ -46,3 +47,14 @@ def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.Cap
     # On a busy machine anything may take the second after which progress is told; who tests that sets its own patience.
     monkeypatch.setattr(render, "_PATIENCE_SECONDS", 3600.0)
     return Cli(tmp_path / "keep", monkeypatch, capfdbinary)
+
+
+@pytest.fixture
+def image_name() -> Iterator[str]:
+    """A name for an image that nobody else has. Whatever is called so is removed afterwards."""
+    name = f"test-{secrets.token_hex(4)}"
+    yield name
+    with engine() as client:
+        for each in client.api.images(name=f"sandkeep/{name}"):
+            for tag in each["RepoTags"]:
+                client.api.remove_image(tag, force=True)
