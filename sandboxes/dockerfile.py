@@ -15,7 +15,7 @@ import os
 import re
 import stat
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -30,6 +30,7 @@ from sandkeep.sandboxes.docker_archive import Measured
 from sandkeep.sandboxes.errors import BadImage, ImageBuildFailed
 from sandkeep.sandboxes.image import Made, NoImage, Progress
 from sandkeep.sandboxes.packages import EPOCH
+from sandkeep.sandboxes.recipe import REPOSITORY
 
 NAME = "sandkeep.image"
 """The label of an image that was built from a Dockerfile: what we call it."""
@@ -67,7 +68,7 @@ def build(
         context.seek(0)
         arguments = {BASE: base()} if re.search(rb"(?mi)^\s*ARG\s+" + BASE.encode() + rb"\b", text) else {}
         progress(f"building {name} from {size} bytes")
-        with image.build_lock(progress), _none_of_ours_pulled(client), _telling(folder):
+        with _telling(folder):
             answer = image.patient(client).build(
                 fileobj=_Measured(context, size, measured),
                 custom_context=True,
@@ -78,7 +79,7 @@ def build(
                 buildargs=arguments,
                 network_mode=None if network else "none",
             )
-            built = image.follow(answer, progress)
+            built = image.follow(_watched(answer), progress)
     return image.publish(client, name, built, "dockerfile")
 
 
@@ -112,20 +113,15 @@ def _telling(folder: Path) -> Iterator[None]:
         raise requests.ConnectionError(str(error)) from error
 
 
-@contextlib.contextmanager
-def _none_of_ours_pulled(client: docker.DockerClient) -> Iterator[None]:
-    """A Dockerfile may begin with any registry's image, but may not so bring one in that passes for ours."""
-    before = image.our_tags(client)
-    try:
-        yield
-    finally:
-        pulled = image.our_tags(client) - before
-        for tag in pulled:
-            client.api.remove_image(tag)
-    if pulled:
-        raise ImageBuildFailed(
-            f"the Dockerfile pulls {min(pulled)!r}, and no registry may supply that; begin with $" + BASE
-        )
+def _watched(answer: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """What the engine says, up to where it would pull what it then calls like an image of ours. To stop reading ends
+    the build."""
+    for message in answer:
+        pulled = str(message.get("status", "")).removeprefix("Pulling from ")
+        if pulled.startswith(REPOSITORY):
+            name = f"{pulled}:{message.get('id')}"
+            raise NoImage(f"it pulls {name!r}, and no registry may supply what is called so; begin with ${BASE}")
+        yield message
 
 
 class _Context:

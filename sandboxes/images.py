@@ -142,7 +142,7 @@ class ImageStore:
             with self._keep.engine.connected() as client:
                 versions = self.versions()
                 known = [each for each in self.present() if each.tag in {version.tag for version in versions}]
-                live = {task.image for task in self._keep.tasks() if task.state in stock.LIVE}
+                live = {task.image for task in self._keep.tasks(*stock.LIVE)}
                 used = {each["ImageID"] for each in client.api.containers(all=True)}
             chosen = stock.choose(known, budget, lambda each: each.tag in live or each.id in used)
             removed = chosen if dry_run else [each for each in chosen if self._remove(each, "budget", progress)]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import base64
 import os
 import secrets
 import subprocess
@@ -7,11 +8,14 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import docker
 import pytest
 
 from sandkeep.events import BlobStore
-from sandkeep.sandboxes import render
+from sandkeep.sandboxes import image, render
+from sandkeep.sandboxes.recipe import base_recipe
 
+from .registries import quiet, run
 from .support import Cli, engine
 
 
@@ -58,3 +62,19 @@ def image_name() -> Iterator[str]:
         for each in client.api.images(name=f"sandkeep/{name}"):
             for tag in each["RepoTags"]:
                 client.api.remove_image(tag, force=True)
+
+
+@pytest.fixture
+def client() -> Iterator[docker.DockerClient]:
+    """A client of the engine, past the library."""
+    with engine() as found:
+        yield found
+
+
+@pytest.fixture
+def tiny_layer(client: docker.DockerClient) -> bytes:
+    """A shell and `rm`, with the libraries they need."""
+    script = "tar -ch $(ldd /bin/sh /bin/rm | grep -o '/[^ :)]*' | sort -u) 2>/dev/null | base64"
+    # As text, because the engine's log of a container's output is JSON and changes other bytes.
+    output = run(client, image.ensure(client, base_recipe(), quiet).tag, "sh", "-c", script)
+    return base64.b64decode(output)

@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import json
 import os
 import shutil
 import socket
 import tarfile
 import tempfile
-import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import docker
 import docker.errors
@@ -28,24 +22,7 @@ from sandkeep.sandboxes.errors import ImageBuildFailed, ImageNotFound, ImageTool
 from sandkeep.sandboxes.image import Made, ensure, find, unmeasured
 from sandkeep.sandboxes.recipe import RECIPE, File, base_recipe, busybox_recipe
 
-needs_mmdebstrap = pytest.mark.skipif(shutil.which("mmdebstrap") is None, reason="mmdebstrap is not installed")
-
-
-@pytest.fixture
-def client() -> Iterator[docker.DockerClient]:
-    client = docker.DockerClient.from_env()
-    yield client
-    client.close()
-
-
-@contextmanager
-def removed_afterwards(client: docker.DockerClient, *tags: str) -> Iterator[None]:
-    try:
-        yield
-    finally:
-        for tag in tags:
-            if client.api.images(name=tag):
-                client.images.remove(tag, force=True)
+from .registries import needs_mmdebstrap, quiet, registry, removed_afterwards, run
 
 
 def unused_port() -> int:
@@ -53,21 +30,6 @@ def unused_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
-
-
-def run(client: docker.DockerClient, tag: str, *command: str, **options: Any) -> str:
-    """What a container prints. The SDK's own `run` follows the log, and now and then loses its last line."""
-    container = client.containers.create(tag, list(command), network_mode="none", **options)
-    try:
-        container.start()
-        assert container.wait()["StatusCode"] == 0, container.logs().decode()
-        return container.logs(stderr=False).decode()
-    finally:
-        container.remove(force=True)
-
-
-def quiet(line: str) -> None:
-    """A progress callback for tests that do not look at it."""
 
 
 # ---- what it refuses
@@ -194,73 +156,6 @@ def test_a_package_that_does_not_exist_is_named(client: docker.DockerClient, ima
     with pytest.raises(ImageBuildFailed, match=r"mmdebstrap: .+; see whether apt-get update works"):
         ensure(client, recipe, quiet)
     assert not client.api.images(name=f"sandkeep/{image_name}")
-
-
-@contextmanager
-def registry(layer: bytes, architecture: str) -> Iterator[str]:
-    """As much of a registry as a pull of one image needs."""
-
-    def digest(content: bytes) -> str:
-        return f"sha256:{hashlib.sha256(content).hexdigest()}"
-
-    config = json.dumps(
-        {"architecture": architecture, "os": "linux", "rootfs": {"type": "layers", "diff_ids": [digest(layer)]}}
-    ).encode()
-    kind = "application/vnd.docker.distribution.manifest.v2+json"
-    manifest = json.dumps(
-        {
-            "schemaVersion": 2,
-            "mediaType": kind,
-            "config": {
-                "mediaType": "application/vnd.docker.container.image.v1+json",
-                "size": len(config),
-                "digest": digest(config),
-            },
-            "layers": [
-                {
-                    "mediaType": "application/vnd.docker.image.rootfs.diff.tar",
-                    "size": len(layer),
-                    "digest": digest(layer),
-                }
-            ],
-        }
-    ).encode()
-    served = {"1": (kind, manifest), digest(manifest): (kind, manifest)}
-    served |= {digest(blob): ("application/octet-stream", blob) for blob in (config, layer)}
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            name = self.path.rpartition("/")[2]
-            kind, body = served.get(name, ("application/json", b"{}"))
-            self.send_response(200 if name in served or self.path == "/v2/" else 404)
-            self.send_header("Content-Type", kind)
-            self.send_header("Content-Length", str(len(body)))
-            self.send_header("Docker-Content-Digest", digest(body))
-            self.end_headers()
-            if self.command == "GET":
-                self.wfile.write(body)
-
-        do_HEAD = do_GET
-
-        def log_message(self, format: str, *args: object) -> None:
-            """Nothing: the default writes to the terminal."""
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        yield f"127.0.0.1:{server.server_port}/tiny:1"
-    finally:
-        server.shutdown()
-        server.server_close()
-
-
-@pytest.fixture
-def tiny_layer(client: docker.DockerClient) -> bytes:
-    """A shell and `rm`, with the libraries they need."""
-    script = "tar -ch $(ldd /bin/sh /bin/rm | grep -o '/[^ :)]*' | sort -u) 2>/dev/null | base64"
-    # As text, because the engine's log of a container's output is JSON and changes other bytes.
-    output = run(client, ensure(client, base_recipe(), quiet).tag, "sh", "-c", script)
-    return base64.b64decode(output)
 
 
 @pytest.mark.engine
