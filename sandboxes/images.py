@@ -54,7 +54,7 @@ class ImageStore:
         with self._lock(fcntl.LOCK_SH):
             yield self.resolve(name, progress)
 
-    def resolve(self, name: str | None, progress: Progress = quiet) -> tuple[str, str]:
+    def resolve(self, name: str | None = None, progress: Progress = quiet) -> tuple[str, str]:
         """What the engine calls an image, and its id. By default it is the base image. That of a recipe is made if the
         engine lacks it, and one that is not ours is pulled. Raises `ImageNotFound`, and what making one raises."""
         if name == "":

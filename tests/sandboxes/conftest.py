@@ -13,6 +13,7 @@ import pytest
 
 from sandkeep.events import BlobStore
 from sandkeep.sandboxes import image, render
+from sandkeep.sandboxes.dockerfile import NAME
 from sandkeep.sandboxes.recipe import base_recipe
 
 from .registries import quiet, run
@@ -59,9 +60,12 @@ def image_name() -> Iterator[str]:
     name = f"test-{secrets.token_hex(4)}"
     yield name
     with engine() as client:
-        for each in client.api.images(name=f"sandkeep/{name}"):
-            for tag in each["RepoTags"]:
-                client.api.remove_image(tag, force=True)
+        named = [tag for each in client.api.images(name=f"sandkeep/{name}") for tag in each["RepoTags"]]
+        for tag in named:
+            if tag.startswith(f"sandkeep/{name}:"):
+                client.api.remove_image(tag)
+        for each in client.api.images(filters={"label": f"{NAME}={name}"}):  # what a failed build had come to
+            client.api.remove_image(each["Id"])
 
 
 @pytest.fixture

@@ -11,12 +11,14 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from sandkeep.sandboxes import Keep, Task, memory, page_file, restore, snapshot, spool, workspace
+from sandkeep.sandboxes import Keep, Task, image, images, memory, page_file, restore, snapshot, spool, workspace
 from sandkeep.sandboxes.engine import Engine
 from sandkeep.sandboxes.locks import LockManager
 
 PLACES: dict[str, object] = {
     "engine": Engine,
+    "image": image,
+    "images": images.ImageStore,
     "keep": Keep,
     "locks": LockManager,
     "memory": memory,
@@ -62,6 +64,12 @@ def act(keep: Keep, action: str, arguments: list[str]) -> None:
     """Do what is to be cut short."""
     if action == "create":
         keep.create_task("cut short", source=Path(arguments[0]) if arguments else None)
+        return
+    if action == "build-image":
+        keep.images.build(arguments[0], folder=Path(arguments[1]))
+        return
+    if action == "prune-images":
+        keep.images.prune(0)
         return
     task = keep.task(arguments[0])
     if action == "execute":
