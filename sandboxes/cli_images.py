@@ -21,7 +21,7 @@ from sandkeep.sandboxes.stock import Image
 app = typer.Typer()
 
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
-_SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?)([KMGT]?)(?:i?B)?", re.IGNORECASE)
+_SIZE = re.compile(r"([0-9]{1,18}(?:\.[0-9]{1,18})?)([KMGT]?)(?:i?B)?", re.IGNORECASE)
 
 _Name = Annotated[str, typer.Argument(metavar="NAME", help="What the image is called: base, developer, or your own.")]
 

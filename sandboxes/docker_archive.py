@@ -15,7 +15,7 @@ import posixpath
 import tarfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO, BinaryIO
 
 import msgspec
 
@@ -120,7 +120,7 @@ def write_files(files: Sequence[File], path: Path, mtime: int) -> None:
             tar.addfile(entry, io.BytesIO(file.content))
 
 
-def write(contents: Contents, out: BinaryIO, tag: str | None, measured: Measured) -> None:
+def write(contents: Contents, out: IO[bytes], tag: str | None, measured: Measured) -> None:
     """Write an archive. With a `tag`, an engine that loads it calls it that."""
     name = contents.id.removeprefix("sha256:")
     manifest = {
@@ -149,6 +149,8 @@ def write(contents: Contents, out: BinaryIO, tag: str | None, measured: Measured
 
 def read(path: Path, measured: Measured) -> Contents:
     """The image in the archive `path`, all of which was compared with its digests. Raises `BadImage`."""
+    if not path.is_file():
+        raise BadImage(f"{path} is no file; name one that 'sandkeep export-image' or 'docker save' wrote")
     with path.open("rb") as file:
         size = os.fstat(file.fileno()).st_size
         if size > MAX_BYTES:

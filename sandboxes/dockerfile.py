@@ -17,7 +17,7 @@ import stat
 import tarfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import IO, Any, cast
 
 import docker
 import docker.errors
@@ -83,7 +83,7 @@ def build(
     return image.publish(client, name, built, "dockerfile")
 
 
-def pack(folder: Path, out: BinaryIO) -> bytes:
+def pack(folder: Path, out: IO[bytes]) -> bytes:
     """Write a build's context as a tar, and return its Dockerfile. Raises `BadImage`."""
     try:
         root = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -191,7 +191,7 @@ class _Context:
 class _Measured:
     """A file that tells how far it has been read."""
 
-    def __init__(self, file: BinaryIO, size: int, measured: Measured) -> None:
+    def __init__(self, file: IO[bytes], size: int, measured: Measured) -> None:
         self._file = file
         self._size = size
         self._measured = measured

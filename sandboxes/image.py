@@ -27,7 +27,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import IO, Any
 
 import docker
 import docker.errors
@@ -187,10 +187,10 @@ def disk_errors() -> Iterator[None]:
         raise ImageBuildFailed(f"the image cannot be written: {error.strerror} ({where}); make room there") from error
 
 
-def temporary_file() -> BinaryIO:
-    """A file without a name, where there is room for an image."""
+def temporary_file() -> IO[bytes]:
+    """A file that is gone once it is closed, where there is room for an image."""
     with disk_errors():
-        return cast(BinaryIO, tempfile.TemporaryFile(dir=_temporary()))
+        return tempfile.NamedTemporaryFile(prefix="sandkeep-image-", dir=_temporary())
 
 
 def our_tags(client: docker.DockerClient) -> set[str]:

@@ -164,7 +164,7 @@ class ImageStore:
                     measured(saved.tell(), max(found.size, saved.tell()))
             saved.flush()
             progress(f"writing {file}")
-            contents = docker_archive.read(Path(f"/proc/self/fd/{saved.fileno()}"), measured)
+            contents = docker_archive.read(Path(saved.name), measured)
             with stock.new_file(file) as out:
                 docker_archive.write(contents, out, found.tag, measured)
         return found
@@ -227,6 +227,7 @@ class ImageStore:
         with self._keep.engine.connected() as client:
             found = image.find(client, recipe)
         if found is not None and not rebuild and not (fresh and self._listed(found.tag).stale):
+            self._tell_if_stale(found.tag, progress)
             return found
 
         def work(client: docker.DockerClient) -> Made:
@@ -235,6 +236,13 @@ class ImageStore:
             return image.make(client, recipe, progress, measured)
 
         return self._record(recipe.name, "recipe", recipe.digest, work, wanted=wanted, recipe=recipe.digest)
+
+    def _tell_if_stale(self, tag: str, progress: Progress) -> None:
+        with self._keep.projections.reading() as state:
+            known = projection.find(state, tag)
+        # The engine could tell of more of them, at the price of a question for each task that is created.
+        if known is not None and known.position and stock.is_stale(known.made_ns, stock.max_age_ns(self._keep.path)):
+            progress(f"{tag} is older than it may be; 'sandkeep build-image {known.name}' makes it anew")
 
     def _dockerfile(self, name: str, folder: Path, network: bool, progress: Progress, measured: Measured) -> Made:
         def work(client: docker.DockerClient) -> Made:

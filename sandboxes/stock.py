@@ -95,7 +95,7 @@ def take(client: docker.DockerClient, known: Iterable[ImageVersion], max_age: in
             name, version = parsed
             mine = versions.get(tag) or ImageVersion(name, tag)
             made_ns = mine.made_ns or tagged
-            stale = digest is not None and made_ns is not None and time.time_ns() - made_ns > max_age
+            stale = digest is not None and made_ns is not None and is_stale(made_ns, max_age)
             current = digest == wanted[name] if name in wanted else name in made and made[name].tag == tag
             entry = Image(
                 name=name,
@@ -121,6 +121,11 @@ def take(client: docker.DockerClient, known: Iterable[ImageVersion], max_age: in
             named.add(entry.name)
         images.append(msgspec.structs.replace(entry, current=current))
     return images
+
+
+def is_stale(made_ns: int, max_age: int) -> bool:
+    """Whether what was made then is too old by now."""
+    return time.time_ns() - made_ns > max_age
 
 
 def disk(images: Sequence[Image]) -> int:

@@ -217,6 +217,9 @@ def test_an_image_that_is_too_old_is_made_anew_when_asked_for(keep: Keep) -> Non
     task = keep.create_task("uses it all the same", image="busybox")
     assert (task.state.image, len(recorded(keep, "busybox"))) == (before.tag, seen)
     again = keep.images.build("busybox")
+    said: list[str] = []
+    keep.create_task("is told so", image="busybox", progress=said.append)
+    assert f"{again.tag} is older than it may be; 'sandkeep build-image busybox' makes it anew" in said
     assert (again.id, again.source) == (before.id, "recipe")
     built = list(keep.log.read_stream("image/busybox"))[-1].event
     assert isinstance(built, ev.ImageBuilt)
