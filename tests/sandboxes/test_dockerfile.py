@@ -211,7 +211,8 @@ def test_a_dockerfile_that_fails_leaves_no_image_and_says_why(
 def test_a_build_brings_nothing_in_that_passes_for_ours(
     client: docker.DockerClient, folder: Write, image_name: str, tiny_layer: bytes
 ) -> None:
-    with registry(tiny_layer, base_recipe().arch, f"sandkeep/{image_name}") as reference:
+    theirs = registry(tiny_layer, base_recipe().arch, f"sandkeep/{image_name}")
+    with theirs as reference, removed_afterwards(client, reference):
         made = folder(f"ARG ANY={reference}\nFROM $ANY\nRUN true\n")
         with pytest.raises(ImageBuildFailed, match=rf"it pulls 'sandkeep/{image_name}:1', and no registry may supply"):
             build(client, image_name, made)

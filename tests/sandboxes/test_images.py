@@ -357,6 +357,10 @@ def test_a_build_that_was_cut_short_is_settled(
         assert again.reconcile(again=True) == [f"image {image_name}: its making was interrupted"]
         assert recorded(again, image_name) == ["ImageRequested", "ImageFailed"]
         assert again.reconcile(again=True) == []
+        settled = list(again.log.read_stream(f"image/{image_name}"))[-1].event
+        assert isinstance(settled, ev.ImageFailed)
+        again.images._settle(image_name, settled)  # as another would who found it at the same time
+        assert len(recorded(again, image_name)) == 2
         built = again.images.build(image_name, folder=made)
         assert again.images.resolve(image_name) == (built.tag, built.id)
         assert tags(client, image_name) == {built.tag}
