@@ -69,7 +69,7 @@ from sandkeep.sandboxes.conflict import TaskConflicts
 from sandkeep.sandboxes.description import check_tags, check_title
 from sandkeep.sandboxes.engine import Engine
 from sandkeep.sandboxes.errors import KeepExists, KeepFormat, KeepNotFound
-from sandkeep.sandboxes.images import ImageStore
+from sandkeep.sandboxes.images import ImageStore, quiet
 from sandkeep.sandboxes.locks import LockManager
 from sandkeep.sandboxes.task import Task
 from sandkeep.sandboxes.verification import KeepReport, referenced, verify_keep
@@ -89,10 +89,6 @@ _RECONCILE_SECONDS = 30.0
 class _Identity(msgspec.Struct, frozen=True):
     format: int
     id: str
-
-
-def quiet(message: str) -> None:
-    """The progress callback of those who want none."""
 
 
 @final

@@ -124,6 +124,26 @@ def test_builds_at_once_make_one_image_and_always_the_same(client: docker.Docker
 
 
 @pytest.mark.engine
+def test_of_several_versions_of_a_recipe_the_one_named_last_counts(
+    client: docker.DockerClient, image_name: str, tmp_path: Path
+) -> None:
+    recipe = msgspec.structs.replace(base_recipe(), name=image_name)
+    made: list[Made] = []
+    for content in (b"one", b"two"):
+        layer = tmp_path / f"{content.decode()}.tar"
+        docker_archive.write_files([File("/version", content)], layer, 1)
+        contents = docker_archive.compose(recipe, [layer])
+        assert find(client, recipe) == (made[-1] if made else None)
+        assert not image.load(client, contents, quiet, unmeasured)
+        made.append(msgspec.structs.replace(image.publish(client, image_name, contents.id, "packages"), origin=""))
+        assert find(client, recipe) == made[-1]
+    image.publish(client, image_name, made[0].id, "packages")
+    assert find(client, recipe) == made[0]
+    assert find(client, msgspec.structs.replace(recipe, version=99)) is None
+    assert find(client, msgspec.structs.replace(recipe, name="other")) is None
+
+
+@pytest.mark.engine
 @needs_mmdebstrap
 def test_nothing_of_the_host_is_in_an_image(client: docker.DockerClient, image_name: str) -> None:
     made = ensure(client, msgspec.structs.replace(busybox_recipe(), name=image_name), quiet)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import tarfile
 from collections.abc import Callable, Iterator
@@ -268,6 +269,24 @@ def test_what_another_s_container_uses_stays(
         assert tags(client, image_name) == {made.tag}
     finally:
         client.api.remove_container(container)
+
+
+def test_nothing_is_pruned_while_a_task_is_created(keep: Keep) -> None:
+    def free() -> bool:
+        with open(keep.path / "run" / "images.lock", "ab") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return False
+            return True
+
+    seen: list[bool] = []
+    keep.create_task("a", progress=lambda message: seen.append(free()))
+    assert seen
+    assert not any(seen)
+    assert free()
+    with keep.images._lock(fcntl.LOCK_EX):
+        assert not free()
 
 
 def test_a_budget_below_nothing_is_none(keep: Keep) -> None:
