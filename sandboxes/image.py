@@ -48,6 +48,7 @@ Progress = Callable[[str], None]
 REGISTRY_SILENCE_S = 10
 BUILD_SILENCE_S = 600
 REPORT_EVERY_S = 3.0
+_LOADED = re.compile(r"Loaded image ID: (sha256:[0-9a-f]{64})")
 
 
 class Made(msgspec.Struct, frozen=True):
@@ -136,24 +137,25 @@ def publish(client: docker.DockerClient, name: str, image_id: str, origin: str, 
     return Made(tag, image_id, int(inspect(client, tag)["Size"]), origin, reused)
 
 
-def load(client: docker.DockerClient, contents: Contents, progress: Progress, measured: Measured) -> bool:
-    """See that the engine has an image, without a name; true if it had it before."""
+def load(client: docker.DockerClient, contents: Contents, progress: Progress, measured: Measured) -> tuple[str, bool]:
+    """See that the engine has an image, without a name. Returns what the engine has for its id, and whether it was
+    there before."""
     with contextlib.suppress(docker.errors.NotFound):
-        inspect(client, contents.id)
-        return True
+        return str(inspect(client, contents.id)["Id"]), True
     with temporary_file() as archive:
         with disk_errors():
             docker_archive.write(contents, archive, None, measured)
             archive.seek(0)
         progress("loading it into the engine")
         try:
-            follow(_with_timeout(client, BUILD_SILENCE_S).load_image(archive), progress)
-            found = inspect(client, contents.id)["RootFS"]["Layers"]
+            # With the containerd image store an engine's id is another than that of the configuration.
+            loaded = follow(_with_timeout(client, BUILD_SILENCE_S).load_image(archive), progress)
+            found = inspect(client, loaded or contents.id)
         except (docker.errors.APIError, NoImage) as error:
             raise ImageBuildFailed(f"the engine refused the image: {error}; look at its log and disk") from error
-    if found != [f"sha256:{layer.digest}" for layer in contents.layers]:
+    if found["RootFS"]["Layers"] != [f"sha256:{layer.digest}" for layer in contents.layers]:
         raise ImageBuildFailed("the engine has made something else of the image; look at its log and disk")
-    return False
+    return str(found["Id"]), False
 
 
 def follow(answer: Iterable[dict[str, Any]], progress: Progress, measured: Measured = unmeasured) -> str:
@@ -163,7 +165,8 @@ def follow(answer: Iterable[dict[str, Any]], progress: Progress, measured: Measu
     for message in answer:
         if "error" in message:
             raise NoImage(last_line(str(message["error"])))
-        found = str((message.get("aux") or {}).get("ID") or found)
+        loaded = _LOADED.search(str(message.get("stream", "")))
+        found = loaded[1] if loaded else str((message.get("aux") or {}).get("ID") or found)
         detail = message.get("progressDetail") or {}
         if "total" in detail and message.get("status") == "Downloading":
             sizes[str(message.get("id"))] = (detail.get("current", 0), detail["total"])
@@ -312,8 +315,8 @@ def _from_packages(client: docker.DockerClient, recipe: Recipe, progress: Progre
                 layers.append(Path(name, "files.tar"))
                 docker_archive.write_files(recipe.files, layers[-1], packages.EPOCH)
             contents = docker_archive.compose(recipe, layers)
-        reused = load(client, contents, progress, measured)
-        return publish(client, recipe.name, contents.id, "packages", reused=reused)
+        loaded, reused = load(client, contents, progress, measured)
+        return publish(client, recipe.name, loaded, "packages", reused=reused)
 
 
 def main() -> int:

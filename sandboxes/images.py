@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, final
 
 import docker
 import docker.errors
+import msgspec
 
 from sandkeep.events import BadInput, Event, SandkeepError
 from sandkeep.events import catalogue as ev
@@ -158,16 +159,18 @@ class ImageStore:
         found = self._listed(name)
         with image.temporary_file() as saved:
             progress(f"saving {found.tag}")
-            with self._keep.engine.connected() as client:
+            with self._keep.engine.connected() as client, image.disk_errors():
                 for chunk in client.api.get_image(found.tag):
                     saved.write(chunk)
                     measured(saved.tell(), max(found.size, saved.tell()))
             saved.flush()
             progress(f"writing {file}")
             contents = docker_archive.read(Path(saved.name), measured)
+            # Of the configuration, which is the same in every engine.
+            tag = tag_of(found.name, contents.id)
             with stock.new_file(file) as out:
-                docker_archive.write(contents, out, found.tag, measured)
-        return found
+                docker_archive.write(contents, out, tag, measured)
+        return msgspec.structs.replace(found, id=contents.id, tag=tag)
 
     def load(
         self, file: Path, *, expected: str | None = None, progress: Progress = quiet, measured: Measured = unmeasured
@@ -191,8 +194,8 @@ class ImageStore:
         def work(client: docker.DockerClient) -> Made:
             if (arch := client.version()["Arch"]) != contents.architecture:
                 raise BadImage(f"{file} is for {contents.architecture[:20]!r}, not for this engine's {arch}")
-            reused = image.load(client, contents, progress, measured)
-            return image.publish(client, name, contents.id, "archive", reused=reused)
+            loaded, reused = image.load(client, contents, progress, measured)
+            return image.publish(client, name, loaded, "archive", reused=reused)
 
         return self._listed(self._record(name, "archive", contents.id, work).tag)
 

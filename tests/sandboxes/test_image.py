@@ -9,6 +9,7 @@ import tarfile
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import docker
 import docker.errors
@@ -134,7 +135,7 @@ def test_of_several_versions_of_a_recipe_the_one_named_last_counts(
         docker_archive.write_files([File("/version", content)], layer, 1)
         contents = docker_archive.compose(recipe, [layer])
         assert find(client, recipe) == (made[-1] if made else None)
-        assert not image.load(client, contents, quiet, unmeasured)
+        assert image.load(client, contents, quiet, unmeasured) == (contents.id, False)
         made.append(msgspec.structs.replace(image.publish(client, image_name, contents.id, "packages"), origin=""))
         assert find(client, recipe) == made[-1]
     image.publish(client, image_name, made[0].id, "packages")
@@ -242,6 +243,27 @@ def test_a_silent_registry_does_not_hold_up_the_build(
                 client, msgspec.structs.replace(base_recipe(), name=image_name, registry_image=reference), said.append
             )
     assert [line for line in said if "the engine got no answer in time" in line], said
+
+
+@pytest.mark.parametrize(
+    ("messages", "found"),
+    [
+        ([], ""),
+        (
+            [{"stream": "Step 1/2\n"}, {"aux": {"ID": "sha256:a"}}, {"aux": {"ID": "sha256:b"}}, {"stream": "done"}],
+            "sha256:b",
+        ),
+        ([{"stream": f"Loaded image ID: sha256:{'c' * 64}\n"}, {"status": "x", "aux": None}], f"sha256:{'c' * 64}"),
+        ([{"status": "Downloading", "progressDetail": {"current": 1}}], ""),
+    ],
+)
+def test_the_engine_names_what_it_has_made(messages: list[dict[str, Any]], found: str) -> None:
+    assert image.follow(messages, quiet) == found
+
+
+def test_what_the_engine_calls_an_error_ends_its_work() -> None:
+    with pytest.raises(image.NoImage, match=r"^it broke$"):
+        image.follow([{"stream": "x"}, {"error": "first\nit broke\n"}], quiet)
 
 
 @pytest.mark.engine
