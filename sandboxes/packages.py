@@ -83,6 +83,7 @@ def _signed_by(entry: str) -> str:
 
 
 def _mmdebstrap(recipe: Recipe, folder: Path, progress: Callable[[str], None]) -> None:
+    hook = "extract" if recipe.variant == "extract" else "customize"  # the last that there is
     command = [
         "mmdebstrap",
         f"--mode={'root' if os.geteuid() == 0 else 'unshare'}",
@@ -91,7 +92,7 @@ def _mmdebstrap(recipe: Recipe, folder: Path, progress: Callable[[str], None]) -
         *(f"--include={package}" for package in recipe.packages),
         f"--aptopt={folder / 'host.conf'}",
         *(f"--dpkgopt={option}" for option in recipe.dpkg_options.split()),
-        "--customize-hook=rm -rf " + " ".join(f'"$1"{path}' for path in f"{recipe.removed} {_COPIED}".split()),
+        f"--{hook}-hook=rm -rf " + " ".join(f'"$1"{path}' for path in f"{recipe.removed} {_COPIED}".split()),
         *(recipe.codename, f"{folder / 'layer.tar'}", f"{folder / 'host.sources'}"),
     ]
     environment = os.environ | {"SOURCE_DATE_EPOCH": str(EPOCH), "LC_ALL": "C.UTF-8", "TMPDIR": str(folder.parent)}
