@@ -190,10 +190,12 @@ def disk_errors() -> Iterator[None]:
         raise ImageBuildFailed(f"the image cannot be written: {error.strerror} ({where}); make room there") from error
 
 
-def temporary_file() -> IO[bytes]:
-    """A file that is gone once it is closed, where there is room for an image."""
+def temporary_file(*, named: bool = False) -> IO[bytes]:
+    """A file that is gone once it is closed, where there is room for an image. Without a name also after a crash."""
     with disk_errors():
-        return tempfile.NamedTemporaryFile(prefix="sandkeep-image-", dir=_temporary())
+        if named:
+            return tempfile.NamedTemporaryFile(prefix="sandkeep-image-", dir=_temporary())
+        return tempfile.TemporaryFile(dir=_temporary())
 
 
 def our_tags(client: docker.DockerClient) -> set[str]:

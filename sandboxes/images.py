@@ -157,7 +157,7 @@ class ImageStore:
         `ImageNotFound`.
         """
         found = self._listed(name)
-        with image.temporary_file() as saved:
+        with image.temporary_file(named=True) as saved:
             progress(f"saving {found.tag}")
             with self._keep.engine.connected() as client, image.disk_errors():
                 for chunk in client.api.get_image(found.tag):
