@@ -4,6 +4,7 @@ from sandkeep.projections.changes import Change, Changes, compare
 from sandkeep.projections.checkpoints import Checkpoint, Checkpoints
 from sandkeep.projections.conflicts import Conflict, ConflictKind, Conflicts, Strategy
 from sandkeep.projections.forks import Fork, Forks
+from sandkeep.projections.images import ImageCounts, Images, ImageVersion
 from sandkeep.projections.listing import BadCursor, Filter, Page, Sort, list_tasks
 from sandkeep.projections.lmdb_state import ProjectionsUnavailable
 from sandkeep.projections.locks import Claim, Lock, Locks, Mode
@@ -31,6 +32,9 @@ __all__ = [
     "Fork",
     "Forks",
     "Found",
+    "ImageCounts",
+    "ImageVersion",
+    "Images",
     "Lock",
     "Locks",
     "MemoryState",

@@ -51,7 +51,7 @@ class Exported(msgspec.Struct, frozen=True):
 
 
 def make_key(folder: Path) -> bytes:
-    """Make the audit signing key (Ed25519, RFC 8032) and return its public half, raw."""
+    """Make a keep's audit signing key (Ed25519, RFC 8032) and return its public half, raw."""
     key = Ed25519PrivateKey.generate()
     folder.mkdir(mode=0o700)
     private = key.private_bytes(

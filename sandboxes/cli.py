@@ -20,7 +20,7 @@ import typer
 from sandkeep.events import BadInput, Record, SandkeepError, recovery
 from sandkeep.events.recovery import Mode
 from sandkeep.projections import registry
-from sandkeep.sandboxes import cli_audit, cli_conflicts, cli_locks, cli_memory, cli_registry, render
+from sandkeep.sandboxes import cli_audit, cli_conflicts, cli_images, cli_locks, cli_memory, cli_registry, render
 from sandkeep.sandboxes.execution import DEFAULT_TIMEOUT_SECONDS
 from sandkeep.sandboxes.keep import FORMAT, Keep, default_actor, identify
 from sandkeep.sandboxes.options import HERE, AsJson, KeepPath, TaskId, Token
@@ -42,6 +42,7 @@ app.add_typer(cli_registry.app)
 app.add_typer(cli_locks.app)
 app.add_typer(cli_memory.app)
 app.add_typer(cli_conflicts.app)
+app.add_typer(cli_images.app)
 
 
 @app.command("init")
@@ -59,7 +60,9 @@ def init(keep: KeepPath = HERE, json: AsJson = False) -> None:
 def create_task(
     title: Annotated[str, typer.Argument(help="What the task is, in a few words.")],
     source: Annotated[Path | None, typer.Option(metavar="DIR", help="A git repository to clone.")] = None,
-    image: Annotated[str | None, typer.Option(metavar="NAME", help="A container image; by default our own.")] = None,
+    image: Annotated[
+        str | None, typer.Option(metavar="NAME", help="One of ours (see 'images'), or any other; by default the base.")
+    ] = None,
     owner: Annotated[str | None, typer.Option(metavar="NAME", help="Whose task it is; by default yours.")] = None,
     tag: Annotated[list[str] | None, typer.Option(metavar="TAG", help="A tag; may be repeated.")] = None,
     parent: Annotated[str | None, typer.Option(metavar="TASK", help="The task that it is a part of.")] = None,

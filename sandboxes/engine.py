@@ -25,8 +25,8 @@ import requests
 from docker.models.containers import Container
 
 from sandkeep.events.catalogue import Limits
-from sandkeep.sandboxes import image, workspace
-from sandkeep.sandboxes.errors import EngineFailed, EngineUnreachable, ImageNotFound, SandboxGone
+from sandkeep.sandboxes import workspace
+from sandkeep.sandboxes.errors import EngineFailed, EngineUnreachable, SandboxGone
 
 KEEP, TASK, INTENT = "sandkeep.keep", "sandkeep.task", "sandkeep.intent"
 """The labels of our containers."""
@@ -34,7 +34,6 @@ KEEP, TASK, INTENT = "sandkeep.keep", "sandkeep.task", "sandkeep.intent"
 SPOOL = PurePosixPath("/run/sandkeep")
 """Where a sandbox sees its spool folder."""
 
-_OURS = "sandkeep/"
 _ANSWER_SECONDS = 60
 _SETTLE_SECONDS = 10.0
 
@@ -69,33 +68,12 @@ class Engine:
             raise _unreachable(error) from error
         return client
 
-    def resolve_image(self, name: str | None, progress: Callable[[str], None]) -> tuple[str, str]:
-        """The name and id of an image: `name`, pulled if the engine lacks it, or else the base image, made if need be.
-
-        Raises `ImageNotFound`.
-        """
-        if name == "":
-            raise ImageNotFound("the name of an image cannot be empty; 'docker images' lists those there are")
+    @contextlib.contextmanager
+    def connected(self) -> Iterator[docker.DockerClient]:
+        """The client, for those who make images; what it raises in the block leaves as our errors."""
+        client = self._client
         with _errors():
-            if name is None or name == image.base_recipe().tag:
-                name = image.ensure_base(self._client, progress)
-            try:
-                found = self._client.images.get(name)
-            except docker.errors.ImageNotFound as error:
-                if name.startswith(_OURS):
-                    # Nobody's registry may supply what we make ourselves.
-                    raise ImageNotFound(f"there is no image {name!r} any more; create the task anew") from error
-                progress(f"pulling {name}")
-                try:
-                    found = self._client.images.pull(name, tag=None if ":" in name or "@" in name else "latest")
-                except docker.errors.APIError as error:
-                    raise ImageNotFound(
-                        f"there is no image {name!r}, and it cannot be pulled ({_words(error)});"
-                        " 'docker images' lists those there are"
-                    ) from error
-            except docker.errors.APIError as error:
-                raise ImageNotFound(f"{name!r} names no image ({_words(error)})") from error
-        return name, str(found.id)
+            yield client
 
     def fit(self, limits: Limits) -> Limits:
         """`limits` with no more processors than the engine's machine has, which it would refuse."""

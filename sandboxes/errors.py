@@ -177,3 +177,21 @@ class ConflictRefused(SandkeepError):
     """The conflict cannot be settled like that; nothing was changed."""
 
     code = "conflict-refused"
+
+
+class ImageBuildFailed(SandkeepError):
+    """The image could not be made."""
+
+    code = "image-build-failed"
+
+
+class ImageToolMissing(ImageBuildFailed):
+    """No registry can be reached, and the tool that could do without one is not installed."""
+
+    code = "image-tool-missing"
+
+
+class BadImage(BadInput):
+    """That is no image, or no folder to make one from, that is taken."""
+
+    code = "bad-image"

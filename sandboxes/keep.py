@@ -52,6 +52,7 @@ from sandkeep.projections import (
     Conflict,
     Conflicts,
     Forks,
+    Images,
     Lock,
     Locks,
     ProjectionStore,
@@ -69,6 +70,7 @@ from sandkeep.sandboxes.conflict import TaskConflicts
 from sandkeep.sandboxes.description import check_tags, check_title
 from sandkeep.sandboxes.engine import Engine
 from sandkeep.sandboxes.errors import KeepExists, KeepFormat, KeepNotFound
+from sandkeep.sandboxes.images import ImageStore, quiet
 from sandkeep.sandboxes.locks import LockManager
 from sandkeep.sandboxes.own_workspace import OwnWorkspaces
 from sandkeep.sandboxes.task import Task
@@ -91,10 +93,6 @@ class _Identity(msgspec.Struct, frozen=True):
     id: str
 
 
-def quiet(message: str) -> None:
-    """The progress callback of those who want none."""
-
-
 @final
 class Keep:
     """An open keep. Made by `Keep.init` and `Keep.open`; a context manager that closes itself."""
@@ -105,11 +103,12 @@ class Keep:
         self.id = identity
         self.actor = actor or default_actor()
         self.engine = Engine()
+        self.images = ImageStore(self)
         self.blobs = BlobStore(path / "blobs")
         self.intents = path / "run" / "intents"
         self.intents.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.projections = ProjectionStore(
-            path / "projections", (Registry(), Checkpoints(), Locks(), Conflicts(), Forks())
+            path / "projections", (Registry(), Checkpoints(), Locks(), Conflicts(), Forks(), Images())
         )
         self.log: LmdbLog[StateView] = LmdbLog(
             path / "log", follower=self.projections, journal=path / "journal", doorbells=path / "run" / "doorbells"
@@ -206,19 +205,20 @@ class Keep:
 
         Whoever acts owns it unless `owner` names another; `parent` is the id of the task that it is a part of.
 
-        The base image is used unless `image` names another, and made first if the engine lacks it; `progress` is
-        called with what takes long. Raises `BadInput`, `NotARepository`, `ImageNotFound`, `EngineUnreachable` before
-        anything is stored; if the sandbox cannot be started the task is failed and cleaned up, and the error raised.
+        The base image is used unless `image` names another (see `images`), and made first if the engine lacks it;
+        `progress` is called with what takes long. Raises `BadInput`, `NotARepository`, `ImageNotFound` and
+        `EngineUnreachable` before anything is stored of the task; if the sandbox cannot be started the task is failed
+        and cleaned up, and the error raised.
         """
         title, tags = check_title(title), check_tags(tags)
         owner = None if owner is None else check_actor(owner)
         origin = None if source is None else workspace.check_source(Path(source))
         parent = None if parent is None else self.task(parent).id
         self.reconcile()
-        name, image_id = self.engine.resolve_image(image, progress)
         task = Task(self, secrets.token_hex(6))
         named = None if origin is None else os.fspath(origin)
-        task.create(ev.TaskCreated("", title, named, name, owner, tags, parent), image_id, progress)
+        with self.images.using(image, progress) as (name, image_id):
+            task.create(ev.TaskCreated("", title, named, name, owner, tags, parent), image_id, progress)
         return task
 
     def task(self, task_id: str, fence: int | None = None) -> Task:

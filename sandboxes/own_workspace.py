@@ -23,6 +23,7 @@ from sandkeep.sandboxes.clock import BootTime
 from sandkeep.sandboxes.description import MAX_TITLE
 from sandkeep.sandboxes.errors import TaskBusy, WorkspaceNotFound
 from sandkeep.sandboxes.execution import Result
+from sandkeep.sandboxes.images import quiet
 from sandkeep.sandboxes.merging import Merged
 from sandkeep.sandboxes.restore import Restored
 from sandkeep.sandboxes.task import Task
@@ -177,11 +178,7 @@ def _make(keep: Keep, fork: Fork) -> None:
         base = next(each for each in checkpoints.checkpoints(state, fork.parent) if each.id == fork.checkpoint)
     assert parent is not None
     keep.reconcile()
-    name, image_id = keep.engine.resolve_image(parent.image, _quiet)
     title = f"{fork.agent}'s own workspace: {parent.title}"[:MAX_TITLE]
-    asked = ev.TaskCreated("", title, None, name, fork.agent, (), parent.id)
-    Task(keep, fork.task, fork.token).create(asked, image_id, _quiet, base.digest)
-
-
-def _quiet(message: str) -> None:
-    """Nobody waits to be told."""
+    with keep.images.using(parent.image, quiet) as (name, image_id):
+        asked = ev.TaskCreated("", title, None, name, fork.agent, (), parent.id)
+        Task(keep, fork.task, fork.token).create(asked, image_id, quiet, base.digest)

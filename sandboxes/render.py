@@ -16,7 +16,15 @@ from typing import BinaryIO
 
 import msgspec
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 from rich.text import Text
 
@@ -328,6 +336,22 @@ def bar(what: str, total: int) -> Iterator[Callable[[int], None]]:
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as shown:
         task = shown.add_task(what, total=total)
         yield lambda done: shown.update(task, completed=done)
+
+
+@contextlib.contextmanager
+def measured(what: str) -> Iterator[tuple[Callable[[str], None], Callable[[int, int], None]]]:
+    """As `progress`, and a callback that is told how many bytes of how many are done: on a terminal, a bar of them."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield _say_slowly(console), lambda done, total: None
+        return
+    columns = SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn()
+    with Progress(*columns, console=console, transient=True) as shown:
+        task = shown.add_task(plain(what).plain, total=None)
+        yield (
+            lambda message: shown.update(task, description=plain(message).plain),
+            lambda done, total: shown.update(task, completed=done, total=total),
+        )
 
 
 def _say_slowly(console: Console) -> Callable[[str], None]:

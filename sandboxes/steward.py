@@ -55,7 +55,7 @@ def reconcile(keep: Keep) -> list[str]:
 def _reconcile(keep: Keep) -> list[str]:
     # What the log believes is read before and after the engine is asked, so that what others start or end meanwhile
     # is neither taken for lost nor for an orphan.
-    done = keep.locking.expire()
+    done = keep.locking.expire() + keep.images.reconcile()
     for task in keep.busy():
         done += _settle(keep, task)
     done += merging.finish(keep)

@@ -312,7 +312,7 @@ class Task(Recorded):
             lost = ev.SandboxLost(task.container, f"it was found {status or 'removed'}")
             self._decide(partial(decider.lose, event=lost))
         with intent.held(self._keep.intents) as made:
-            name = image_id or engine.resolve_image(task.image, lambda message: None)[1]
+            name = image_id or self._keep.images.resolve(task.image)[1]
             limits = engine.fit(LIMITS)
             request = ev.SandboxRequested(made, name, limits)
             self._decide(partial(decider.begin, intent=request))

@@ -26,6 +26,14 @@ from sandkeep.events.catalogue.fork import (
     WorkspaceForked,
     WorkspaceMerged,
 )
+from sandkeep.events.catalogue.image import (
+    ImageBuilt,
+    ImageFailed,
+    ImageRemovalFailed,
+    ImageRemovalRequested,
+    ImageRemoved,
+    ImageRequested,
+)
 from sandkeep.events.catalogue.keep import HandlerFailed, KeepCreated, LogRecovered
 from sandkeep.events.catalogue.lock import (
     Claimed,
@@ -91,6 +99,12 @@ __all__ = [
     "DecisionRecorded",
     "Failure",
     "HandlerFailed",
+    "ImageBuilt",
+    "ImageFailed",
+    "ImageRemovalFailed",
+    "ImageRemovalRequested",
+    "ImageRemoved",
+    "ImageRequested",
     "Intent",
     "KeepCreated",
     "Lease",

@@ -17,6 +17,7 @@ from sandkeep.projections import (
     Checkpoints,
     Conflicts,
     Forks,
+    Images,
     Locks,
     MemoryState,
     Projection,
@@ -31,7 +32,7 @@ from sandkeep.projections.generation import SNAPSHOTS
 from sandkeep.projections.registry import find
 
 WORKER = Path(__file__).with_name("worker.py")
-PROJECTIONS: tuple[Projection, ...] = (Registry(), Checkpoints(), Locks(), Conflicts(), Forks())
+PROJECTIONS: tuple[Projection, ...] = (Registry(), Checkpoints(), Locks(), Conflicts(), Forks(), Images())
 
 
 class Keep(NamedTuple):

@@ -1,17 +1,23 @@
 from __future__ import annotations
 
+import base64
 import os
+import secrets
 import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import docker
 import pytest
 
 from sandkeep.events import BlobStore
-from sandkeep.sandboxes import render
+from sandkeep.sandboxes import image, render
+from sandkeep.sandboxes.dockerfile import NAME
+from sandkeep.sandboxes.recipe import base_recipe
 
-from .support import Cli
+from .registries import quiet, run
+from .support import Cli, engine
 
 
 @pytest.fixture
@@ -46,3 +52,33 @@ def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.Cap
     # On a busy machine anything may take the second after which progress is told; who tests that sets its own patience.
     monkeypatch.setattr(render, "_PATIENCE_SECONDS", 3600.0)
     return Cli(tmp_path / "keep", monkeypatch, capfdbinary)
+
+
+@pytest.fixture
+def image_name() -> Iterator[str]:
+    """A name for an image that nobody else has. Whatever is called so is removed afterwards."""
+    name = f"test-{secrets.token_hex(4)}"
+    yield name
+    with engine() as client:
+        named = [tag for each in client.api.images(name=f"sandkeep/{name}") for tag in each["RepoTags"]]
+        for tag in named:
+            if tag.startswith(f"sandkeep/{name}:"):
+                client.api.remove_image(tag)
+        for each in client.api.images(filters={"label": f"{NAME}={name}"}):  # what a failed build had come to
+            client.api.remove_image(each["Id"])
+
+
+@pytest.fixture
+def client() -> Iterator[docker.DockerClient]:
+    """A client of the engine, past the library."""
+    with engine() as found:
+        yield found
+
+
+@pytest.fixture
+def tiny_layer(client: docker.DockerClient) -> bytes:
+    """A shell and `rm`, with the libraries they need."""
+    script = "tar -ch $(ldd /bin/sh /bin/rm | grep -o '/[^ :)]*' | sort -u) 2>/dev/null | base64"
+    # As text, because the engine's log of a container's output is JSON and changes other bytes.
+    output = run(client, image.ensure(client, base_recipe(), quiet).tag, "sh", "-c", script)
+    return base64.b64decode(output)

@@ -14,6 +14,8 @@ from pathlib import Path
 from sandkeep.sandboxes import (
     Keep,
     Task,
+    image,
+    images,
     memory,
     merging,
     own_workspace,
@@ -29,6 +31,8 @@ from sandkeep.sandboxes.locks import LockManager
 
 PLACES: dict[str, object] = {
     "engine": Engine,
+    "image": image,
+    "images": images.ImageStore,
     "keep": Keep,
     "locks": LockManager,
     "look": Work,
@@ -83,6 +87,12 @@ def act(keep: Keep, action: str, arguments: list[str]) -> None:
         return
     if action == "execute-own":
         keep.task(arguments[0], int(arguments[1])).execute(arguments[2:], timeout=60)
+        return
+    if action == "build-image":
+        keep.images.build(arguments[0], folder=Path(arguments[1]))
+        return
+    if action == "prune-images":
+        keep.images.prune(0)
         return
     task = keep.task(arguments[0])
     if action == "execute":
