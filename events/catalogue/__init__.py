@@ -33,6 +33,14 @@ from sandkeep.events.catalogue.lock import (
     LockTimedOut,
     Wait,
 )
+from sandkeep.events.catalogue.network import (
+    ConnectionAllowed,
+    ConnectionClosed,
+    ConnectionDenied,
+    ConnectionsSummarised,
+    Destination,
+    NetworkPolicySet,
+)
 from sandkeep.events.catalogue.task import (
     CheckpointCreated,
     CheckpointRestored,
@@ -80,8 +88,13 @@ __all__ = [
     "ConflictDetected",
     "ConflictPolicySet",
     "ConflictResolved",
+    "ConnectionAllowed",
+    "ConnectionClosed",
+    "ConnectionDenied",
+    "ConnectionsSummarised",
     "DeadlockDetected",
     "DecisionRecorded",
+    "Destination",
     "Failure",
     "HandlerFailed",
     "Intent",
@@ -97,6 +110,7 @@ __all__ = [
     "LockTimedOut",
     "LogRecovered",
     "MemoryRepaired",
+    "NetworkPolicySet",
     "Outcome",
     "Output",
     "PathsChanged",

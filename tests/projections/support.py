@@ -18,6 +18,7 @@ from sandkeep.projections import (
     Conflicts,
     Locks,
     MemoryState,
+    Networks,
     Projection,
     ProjectionStore,
     Registry,
@@ -30,7 +31,7 @@ from sandkeep.projections.generation import SNAPSHOTS
 from sandkeep.projections.registry import find
 
 WORKER = Path(__file__).with_name("worker.py")
-PROJECTIONS: tuple[Projection, ...] = (Registry(), Checkpoints(), Locks(), Conflicts())
+PROJECTIONS: tuple[Projection, ...] = (Registry(), Checkpoints(), Locks(), Conflicts(), Networks())
 
 
 class Keep(NamedTuple):
