@@ -16,7 +16,7 @@ import asyncio
 import contextlib
 import socket
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from functools import partial
 from typing import final
 
@@ -36,12 +36,14 @@ Rule = Callable[[str, str, int], Ruling]
 Resolve = Callable[[str], Awaitable[list[Address]]]
 """The addresses of a name, best first; empty if it has none. Raises `OSError`."""
 
+WEB_PORTS = (443, 80)
+"""Where a tunnel has to begin with TLS."""
+
 MOST_CONNECTIONS = 128
 """How many a task may have at once."""
 
 HEAD_SECONDS, RESOLVE_SECONDS, CONNECT_SECONDS, IDLE_SECONDS = 10.0, 10.0, 10.0, 300.0
 
-_WEB = (443, 80)
 _BUFFER = 1 << 17
 _MOST_ADDRESSES = 3
 _MOST_RESOLVING = 4
@@ -117,9 +119,10 @@ class EgressProxy:
         resolve: Resolve = resolve,
         idle_seconds: float = IDLE_SECONDS,
         head_seconds: float = HEAD_SECONDS,
+        web_ports: Collection[int] = WEB_PORTS,
     ) -> None:
         self._rule, self._record, self._resolve = rule, record, resolve
-        self._idle_seconds, self._head_seconds = idle_seconds, head_seconds
+        self._idle_seconds, self._head_seconds, self._web_ports = idle_seconds, head_seconds, web_ports
         self._servers: dict[str, asyncio.Server] = {}
         self._open: dict[str, set[_Connection]] = {}
         self._resolving: dict[str, asyncio.Semaphore] = {}
@@ -231,7 +234,7 @@ class EgressProxy:
         if request.tunnel:
             await relay.say(b"HTTP/1.1 200 Connection established\r\n\r\n")
             connection.established = True
-        if check is not None and request.port in _WEB:
+        if check is not None and request.port in self._web_ports:
             await self._greet(relay, partial(check, strict=True))
             check = None
         try:

@@ -113,6 +113,12 @@ class NetworkUnavailable(SandkeepError):
     code = "network-unavailable"
 
 
+class IsolationUnknown(SandkeepError):
+    """A sandbox gave no account of what is open to it."""
+
+    code = "isolation-unknown"
+
+
 class KeyUnavailable(SandkeepError):
     """The keep's audit key cannot be read, or is not the one that its log names."""
 

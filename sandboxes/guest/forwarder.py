@@ -34,6 +34,24 @@ class End:
         self.pending = bytearray()
         self.ended = self.shut = False
 
+    def fail(self) -> None:
+        """Neither read nor write any more. What its peer is owed is still written."""
+        self.ended = self.shut = True
+        self.pending.clear()
+
+    def flush(self) -> None:
+        """Write what can be written, and end with the peer."""
+        try:
+            if self.pending:
+                del self.pending[: self.socket.send(self.pending)]
+            if self.peer.ended and not self.pending and not self.shut:
+                self.shut = True
+                self.socket.shutdown(socket.SHUT_WR)
+        except BlockingIOError:
+            pass
+        except OSError:
+            self.fail()
+
 
 class Forwarder:
     """All connections, on one thread."""
@@ -82,31 +100,25 @@ class Forwarder:
 
     def advance(self, end: End, events: int) -> None:
         """Do what can be done for a socket now."""
-        peer = end.peer
-        try:
-            if events & selectors.EVENT_READ and not end.ended and len(peer.pending) < BUFFER:
+        if events & selectors.EVENT_READ and not end.ended and len(end.peer.pending) < BUFFER:
+            try:
                 data = end.socket.recv(BUFFER)
                 end.ended = not data
-                peer.pending += data
-            for each in (end, peer):
-                if each.pending:
-                    with contextlib.suppress(BlockingIOError):
-                        del each.pending[: each.socket.send(each.pending)]
-                if each.peer.ended and not each.pending and not each.shut:
-                    each.shut = True
-                    each.socket.shutdown(socket.SHUT_WR)
-        except BlockingIOError:
-            pass
-        except OSError:
-            end.shut = peer.shut = True
-        if end.shut and peer.shut:
+                end.peer.pending += data
+            except BlockingIOError:
+                pass
+            except OSError:
+                end.fail()
+        for each in (end, end.peer):
+            each.flush()
+        if end.shut and end.peer.shut:
             self.pairs -= 1
-            for each in (end, peer):
+            for each in (end, end.peer):
                 with contextlib.suppress(KeyError):
                     self.selector.unregister(each.socket)
                 each.socket.close()
             return
-        for each in (end, peer):
+        for each in (end, end.peer):
             self.watch(each)
 
     def watch(self, end: End) -> None:
