@@ -232,7 +232,11 @@ class Engine:
         """Start `argv` in a container beside whatever runs there, and return the id for `exit_status`."""
         with _errors(container):
             execution = str(self._client.api.exec_create(container, argv, stdout=False, stderr=False)["Id"])
-            self._client.api.exec_start(execution, detach=True)
+            try:
+                self._client.api.exec_start(execution, detach=True)
+            except docker.errors.APIError:
+                if self.exit_status(execution) is None:  # or else the image lacks the program, which that tells
+                    raise
             return execution
 
     def exit_status(self, execution: str) -> int | None:
