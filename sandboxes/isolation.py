@@ -67,14 +67,8 @@ def check(keep: Keep, task: Task | None = None) -> Isolation:
 
 def _check(keep: Keep, task: Task) -> Isolation:
     with _Listeners() as listeners:
-        asked = {
-            "hosts": _addresses(),
-            "tcp": listeners.tcp,
-            "udp": listeners.udp,
-            "abstract": listeners.name,
-            "word": listeners.word,
-        }
-        result = task.execute(["python3", "-I", "-S", "-c", _PROBE, json.dumps(asked)], timeout=_TIMEOUT_SECONDS)
+        line = ["python3", "-I", "-S", "-c", _PROBE, json.dumps(listeners.asked())]
+        result = task.execute(line, timeout=_TIMEOUT_SECONDS)
         heard = sorted(listeners.heard)
     said = execution.content(result.stdout, keep.blobs) if result.exit_code == 0 else b""
     try:
@@ -109,13 +103,13 @@ class _Listeners:
     """The host's listeners, each on a free port; `heard` is what came to them. A context manager."""
 
     def __init__(self) -> None:
-        self.word, self.name = secrets.token_hex(8), f"sandkeep-{secrets.token_hex(8)}"
+        self._word, self._name = secrets.token_hex(8), f"sandkeep-{secrets.token_hex(8)}"
         self.heard: set[str] = set()
         self._sockets: list[socket.socket] = []
-        self.tcp = self._listen(socket.SOCK_STREAM)
-        self.udp = self._listen(socket.SOCK_DGRAM)
+        self._tcp = self._listen(socket.SOCK_STREAM)
+        self._udp = self._listen(socket.SOCK_DGRAM)
         abstract = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        abstract.bind("\0" + self.name)
+        abstract.bind("\0" + self._name)
         abstract.listen()
         self._sockets.append(abstract)
         self._wake, self._end = socket.socketpair()
@@ -130,6 +124,11 @@ class _Listeners:
         self._thread.join()
         for each in (self._wake, *self._sockets):
             each.close()
+
+    def asked(self) -> dict[str, object]:
+        """What the probe has to know."""
+        ports = {"tcp": self._tcp, "udp": self._udp}
+        return {"hosts": _addresses(), "abstract": self._name, "word": self._word, **ports}
 
     def _listen(self, kind: socket.SocketKind) -> int:
         port = 0
@@ -166,4 +165,4 @@ class _Listeners:
         connection, sender = listening.accept()
         with connection:
             self.heard.add(f"a connection from {sender[0] if sender else 'a unix socket'}")
-            connection.send(self.word.encode())
+            connection.send(self._word.encode())

@@ -3,8 +3,8 @@
     python3 probe.py '{"hosts": [ADDRESS...], "tcp": PORT, "udp": PORT, "abstract": NAME, "word": WORD}'
 
 The host listens at those of its addresses, ports and that name meanwhile, and greets whoever connects with the word.
-What is tried is listed in `WAYS`; each tells of what it tried, and whether it got anywhere. One file that needs nothing
-but Python's standard library (3.9 or later).
+What is tried is listed in `WAYS`; each tells of what it tried, and whether it got anywhere. Nothing is changed by it,
+wherever it runs. One file that needs nothing but Python's standard library (3.9 or later).
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ OURS = re.compile(
 )
 AF_VSOCK = 40
 ANSWERED = (errno.ECONNREFUSED, errno.ECONNRESET)
+REFUSED = (errno.EPERM, errno.EACCES, errno.ENOSYS)
 
 Found = Iterator[tuple[str, bool, str]]
 """What was tried, whether it is open, and what was seen."""
@@ -194,19 +195,29 @@ def mounts(task: dict[str, Any]) -> Found:
     yield "mounted besides", bool(more), ", ".join(more) or "nothing"
     libc = ctypes.CDLL(None, use_errno=True)
     for what, call in (
-        ("mount", lambda: libc.mount(b"none", b"/tmp", b"tmpfs", 0, None)),
-        ("unshare, user namespace", lambda: libc.unshare(0x10000000)),
-        ("join the namespaces of process 1", lambda: enter(libc)),
+        # Of a kind that there is not, so that nothing is mounted even where it may be.
+        ("mount", lambda: libc.mount(b"none", b"/", b"sandkeep-probe", 0, None)),
+        ("a new user namespace", lambda: libc.unshare(0x10000000)),
+        ("a new mount namespace", lambda: libc.unshare(0x00020000)),
+        ("the network of process 1", lambda: enter(libc)),
     ):
-        ctypes.set_errno(0)
-        result = call()
-        yield what, result == 0, "done" if result == 0 else said(ctypes.get_errno() or errno.EACCES)
+        number = in_child(call)
+        yield what, number not in REFUSED, said(number) if number else "done"
     disks = []
     for name in os.listdir("/dev"):
         status = os.stat(f"/dev/{name}")
         if stat.S_ISBLK(status.st_mode) or name in ("mem", "kmem", "port", "kvm", "vsock", "vhost-vsock"):
             disks.append(name)
     yield "devices", bool(disks), ", ".join(disks) or "none"
+
+
+def in_child(call: Callable[[], int]) -> int:
+    """The error number of a system call that is made by a child, which keeps to itself what comes of it."""
+    child = os.fork()
+    if child == 0:
+        ctypes.set_errno(0)
+        os._exit(0 if call() == 0 else ctypes.get_errno() or errno.EACCES)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 def enter(libc: Any) -> int:
