@@ -19,7 +19,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -81,11 +80,15 @@ def way_out(keep: Keep, task: str, container: str) -> Iterator[dict[str, str]]:
         yield {}
         return
     open_way(keep, task, container)
-    beat = keep.locking.heartbeat.add(_LOOK_SECONDS, partial(_keep_alive, keep))
+
+    def beat() -> None:
+        revive(keep)
+
+    number = keep.locking.heartbeat.add(_LOOK_SECONDS, beat)
     try:
         yield dict(_VARIABLES)
     finally:
-        keep.locking.heartbeat.remove(beat)
+        keep.locking.heartbeat.remove(number)
 
 
 def is_open(keep: Keep, task: str) -> bool:
@@ -102,7 +105,7 @@ def wanted(keep: Keep) -> set[str]:
 
 
 def revive(keep: Keep) -> list[str]:
-    """Start the proxy if something needs it and it does not run; tells so in a line. Raises `NetworkUnavailable`."""
+    """Start the proxy if something needs it and it does not run; tells so in a line. That it fails is logged."""
     if not wanted(keep):
         return []
     lock = os.open(keep.path / "run" / "egress" / _PROXY_LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -113,7 +116,8 @@ def revive(keep: Keep) -> list[str]:
     except BlockingIOError:
         return []
     except (OSError, subprocess.CalledProcessError) as error:
-        raise NetworkUnavailable(f"the egress proxy cannot be started: {error}") from error
+        _logger.warning("the egress proxy cannot be started: %s", error)  # and tried again by whoever comes next
+        return []
     finally:
         os.close(lock)
     return ["started the egress proxy"]
@@ -179,13 +183,6 @@ def _answers(keep: Keep, task: str) -> bool:
         except OSError:
             return False
     return True
-
-
-def _keep_alive(keep: Keep) -> None:
-    try:
-        revive(keep)
-    except NetworkUnavailable as error:
-        _logger.warning("%s", error)  # and tried again with the next beat
 
 
 def _start(keep: Keep, lock: int) -> None:
