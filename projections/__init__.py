@@ -8,6 +8,7 @@ from sandkeep.projections.images import ImageCounts, Images, ImageVersion
 from sandkeep.projections.listing import BadCursor, Filter, Page, Sort, list_tasks
 from sandkeep.projections.lmdb_state import ProjectionsUnavailable
 from sandkeep.projections.locks import Claim, Lock, Locks, Mode
+from sandkeep.projections.network import NetworkMode, NetworkPolicy, Networks, Traffic
 from sandkeep.projections.projection import MemoryState, Projection, State, StateView, digest, fold
 from sandkeep.projections.registry import Pending, Registry, Task, TaskState
 from sandkeep.projections.search import Fit, Found, find_tasks
@@ -39,6 +40,9 @@ __all__ = [
     "Locks",
     "MemoryState",
     "Mode",
+    "NetworkMode",
+    "NetworkPolicy",
+    "Networks",
     "Page",
     "Pending",
     "Projection",
@@ -53,6 +57,7 @@ __all__ = [
     "Strategy",
     "Task",
     "TaskState",
+    "Traffic",
     "compare",
     "digest",
     "find_tasks",

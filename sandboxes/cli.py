@@ -20,10 +20,19 @@ import typer
 from sandkeep.events import BadInput, Record, SandkeepError, recovery
 from sandkeep.events.recovery import Mode
 from sandkeep.projections import registry
-from sandkeep.sandboxes import cli_audit, cli_conflicts, cli_images, cli_locks, cli_memory, cli_registry, render
+from sandkeep.sandboxes import (
+    cli_audit,
+    cli_conflicts,
+    cli_images,
+    cli_locks,
+    cli_memory,
+    cli_network,
+    cli_registry,
+    render,
+)
 from sandkeep.sandboxes.execution import DEFAULT_TIMEOUT_SECONDS
 from sandkeep.sandboxes.keep import FORMAT, Keep, default_actor, identify
-from sandkeep.sandboxes.options import HERE, AsJson, KeepPath, TaskId, Token
+from sandkeep.sandboxes.options import HERE, Allow, AsJson, KeepPath, Private, TaskId, Token
 from sandkeep.sandboxes.verification import verify_log
 
 _LOOK_SECONDS = 0.5
@@ -43,6 +52,7 @@ app.add_typer(cli_locks.app)
 app.add_typer(cli_memory.app)
 app.add_typer(cli_conflicts.app)
 app.add_typer(cli_images.app)
+app.add_typer(cli_network.app)
 
 
 @app.command("init")
@@ -66,6 +76,9 @@ def create_task(
     owner: Annotated[str | None, typer.Option(metavar="NAME", help="Whose task it is; by default yours.")] = None,
     tag: Annotated[list[str] | None, typer.Option(metavar="TAG", help="A tag; may be repeated.")] = None,
     parent: Annotated[str | None, typer.Option(metavar="TASK", help="The task that it is a part of.")] = None,
+    network: Annotated[str, typer.Option(metavar="MODE", help="What it may reach: none, allow or open.")] = "none",
+    allow: Allow = None,
+    private: Private = None,
     keep: KeepPath = HERE,
     json: AsJson = False,
 ) -> None:
@@ -73,7 +86,16 @@ def create_task(
     with Keep.open(keep) as opened:
         with render.progress() as progress:
             task = opened.create_task(
-                title, source=source, image=image, owner=owner, tags=tag or (), parent=parent, progress=progress
+                title,
+                source=source,
+                image=image,
+                owner=owner,
+                tags=tag or (),
+                parent=parent,
+                network=network,
+                allow=allow or (),
+                private=private or (),
+                progress=progress,
             )
         if json:
             render.print_json(render.task_document(task.state) | {"workspace": str(task.workspace)})

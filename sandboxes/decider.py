@@ -26,11 +26,16 @@ _NEXT = {
 }
 
 
-def create(task: Task | None, event: ev.TaskCreated) -> list[Event]:
-    """A task begins."""
+def create(task: Task | None, event: ev.TaskCreated, network: ev.NetworkPolicySet | None = None) -> list[Event]:
+    """A task begins, with what its sandbox may reach if that is anything."""
     if task is not None:
         raise TaskRefused(f"there is a task {task.id} already; try again, ids are random")
-    return [event]
+    return [event] if network is None else [event, network]
+
+
+def set_network(task: Task | None, event: ev.NetworkPolicySet) -> list[Event]:
+    """What a task's sandbox may reach is set, while it has one or may get one."""
+    return [*_allowed(task, *_LIVE), event]
 
 
 def begin(task: Task | None, intent: ev.Intent) -> list[Event]:

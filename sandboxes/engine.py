@@ -27,6 +27,7 @@ from docker.models.containers import Container
 from sandkeep.events.catalogue import Limits
 from sandkeep.sandboxes import workspace
 from sandkeep.sandboxes.errors import EngineFailed, EngineUnreachable, SandboxGone
+from sandkeep.sandboxes.guest import forwarder
 
 KEEP, TASK, INTENT = "sandkeep.keep", "sandkeep.task", "sandkeep.intent"
 """The labels of our containers."""
@@ -39,11 +40,12 @@ _SETTLE_SECONDS = 10.0
 
 
 class Mounts(msgspec.Struct, frozen=True):
-    """The host's folders that a sandbox sees: workspace and spool to write to, memory to read."""
+    """The host's folders that a sandbox sees: workspace and spool to write to, memory and way out to read."""
 
     workspace: Path
     memory: Path
     spool: Path
+    egress: Path
 
 
 class Found(msgspec.Struct, frozen=True):
@@ -92,6 +94,7 @@ class Engine:
             docker.types.Mount(str(workspace.MOUNT), str(mounts.workspace), type="bind"),
             docker.types.Mount("/memory", str(mounts.memory), type="bind", read_only=True),
             docker.types.Mount(str(SPOOL), str(mounts.spool), type="bind"),
+            docker.types.Mount(forwarder.FOLDER, str(mounts.egress), type="bind", read_only=True),
         ]
         with _errors():
             container = self._client.containers.create(
@@ -197,6 +200,28 @@ class Engine:
             if self.status(container) != "running" or found["Running"]:
                 raise SandboxGone("the sandbox ended while the command ran; run it again in a new one")
             return int(found["ExitCode"])
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the engine is reached by a unix socket, so that one of ours may be mounted into its containers."""
+        return str(self._client.api.base_url).startswith("http+docker://")
+
+    def detach(self, container: str, argv: list[str]) -> str:
+        """Start `argv` in a container beside whatever runs there, and return the id for `exit_status`."""
+        with _errors(container):
+            execution = str(self._client.api.exec_create(container, argv, stdout=False, stderr=False)["Id"])
+            try:
+                self._client.api.exec_start(execution, detach=True)
+            except docker.errors.APIError:
+                if self.exit_status(execution) is None:  # or else the image lacks the program, which that tells
+                    raise
+            return execution
+
+    def exit_status(self, execution: str) -> int | None:
+        """The exit status of what `detach` started; None while it runs."""
+        with _errors():
+            found = self._client.api.exec_inspect(execution)
+            return None if found["Running"] or found["ExitCode"] is None else int(found["ExitCode"])
 
     def _probe(self, container: str) -> None:
         """See that commands can run in a container, since the engine starts even what ends at once."""

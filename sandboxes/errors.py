@@ -107,6 +107,18 @@ class PolicyDenied(SandkeepError):
     code = "policy-denied"
 
 
+class NetworkUnavailable(SandkeepError):
+    """The way out of a sandbox that its policy allows cannot be opened."""
+
+    code = "network-unavailable"
+
+
+class IsolationUnknown(SandkeepError):
+    """A sandbox gave no account of what is open to it."""
+
+    code = "isolation-unknown"
+
+
 class KeyUnavailable(SandkeepError):
     """The keep's audit key cannot be read, or is not the one that its log names."""
 

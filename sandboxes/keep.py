@@ -55,6 +55,8 @@ from sandkeep.projections import (
     Images,
     Lock,
     Locks,
+    NetworkMode,
+    Networks,
     ProjectionStore,
     Rebuilt,
     Registry,
@@ -72,6 +74,7 @@ from sandkeep.sandboxes.engine import Engine
 from sandkeep.sandboxes.errors import KeepExists, KeepFormat, KeepNotFound
 from sandkeep.sandboxes.images import ImageStore, quiet
 from sandkeep.sandboxes.locks import LockManager
+from sandkeep.sandboxes.network import TaskNetwork, check_policy
 from sandkeep.sandboxes.own_workspace import OwnWorkspaces
 from sandkeep.sandboxes.task import Task
 from sandkeep.sandboxes.verification import KeepReport, referenced, verify_keep
@@ -107,9 +110,8 @@ class Keep:
         self.blobs = BlobStore(path / "blobs")
         self.intents = path / "run" / "intents"
         self.intents.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self.projections = ProjectionStore(
-            path / "projections", (Registry(), Checkpoints(), Locks(), Conflicts(), Forks(), Images())
-        )
+        projections = (Registry(), Checkpoints(), Locks(), Conflicts(), Forks(), Images(), Networks())
+        self.projections = ProjectionStore(path / "projections", projections)
         self.log: LmdbLog[StateView] = LmdbLog(
             path / "log", follower=self.projections, journal=path / "journal", doorbells=path / "run" / "doorbells"
         )
@@ -199,11 +201,15 @@ class Keep:
         owner: str | None = None,
         tags: Iterable[str] = (),
         parent: str | None = None,
+        network: str = NetworkMode.NONE,
+        allow: Iterable[str] = (),
+        private: Iterable[str] = (),
         progress: Callable[[str], None] = quiet,
     ) -> Task:
         """A new task with a running sandbox; its workspace is a clone of the git repository `source`, or empty.
 
-        Whoever acts owns it unless `owner` names another; `parent` is the id of the task that it is a part of.
+        Whoever acts owns it unless `owner` names another; `parent` is the id of the task that it is a part of. The
+        sandbox may reach what `network`, `allow` and `private` say; see `TaskNetwork.set`.
 
         The base image is used unless `image` names another (see `images`), and made first if the engine lacks it;
         `progress` is called with what takes long. Raises `BadInput`, `NotARepository`, `ImageNotFound` and
@@ -214,11 +220,13 @@ class Keep:
         owner = None if owner is None else check_actor(owner)
         origin = None if source is None else workspace.check_source(Path(source))
         parent = None if parent is None else self.task(parent).id
+        policy = check_policy(self, network, allow, private)
         self.reconcile()
         task = Task(self, secrets.token_hex(6))
         named = None if origin is None else os.fspath(origin)
         with self.images.using(image, progress) as (name, image_id):
-            task.create(ev.TaskCreated("", title, named, name, owner, tags, parent), image_id, progress)
+            asked = ev.TaskCreated("", title, named, name, owner, tags, parent)
+            task.create(asked, policy, image_id, progress)
         return task
 
     def task(self, task_id: str, fence: int | None = None) -> Task:
@@ -262,6 +270,10 @@ class Keep:
         """The open conflicts that an agent has a side in, of all tasks."""
         with self.projections.reading() as state:
             return list(conflicts.concerning(state, agent))
+
+    def network(self, task_id: str, fence: int | None = None) -> TaskNetwork:
+        """What a task's sandbox may reach, and has. Raises as `task` does."""
+        return TaskNetwork(self, self.task(task_id).id, fence)
 
     def events(self, after: int = 0) -> Iterator[Record]:
         """The records behind position `after`, verified."""

@@ -18,4 +18,12 @@ Token = Annotated[
     ),
 ]
 
+Allow = Annotated[
+    list[str] | None, typer.Option(metavar="HOST[:PORT]", help="A host it may reach, or *.HOST; may be repeated.")
+]
+Private = Annotated[
+    list[str] | None,
+    typer.Option(metavar="HOST:PORT", help="One that the internet does not reach; keep.toml has to grant it."),
+]
+
 HERE = Path(".sandkeep")

@@ -17,7 +17,19 @@ from typing import TYPE_CHECKING, Any, final
 
 from sandkeep.events import Event
 from sandkeep.events import catalogue as ev
-from sandkeep.projections import Checkpoint, Fork, Mode, StateView, checkpoints, conflicts, forks, locks, registry
+from sandkeep.projections import (
+    Checkpoint,
+    Fork,
+    Mode,
+    NetworkPolicy,
+    StateView,
+    checkpoints,
+    conflicts,
+    forks,
+    locks,
+    network,
+    registry,
+)
 from sandkeep.sandboxes import collision, fork_decider, merging
 from sandkeep.sandboxes.clock import BootTime
 from sandkeep.sandboxes.description import MAX_TITLE
@@ -176,9 +188,11 @@ def _make(keep: Keep, fork: Fork) -> None:
     with keep.projections.reading() as state:
         parent = registry.find(state, fork.parent)
         base = next(each for each in checkpoints.checkpoints(state, fork.parent) if each.id == fork.checkpoint)
+        reach = network.policy(state, fork.parent)
     assert parent is not None
     keep.reconcile()
     title = f"{fork.agent}'s own workspace: {parent.title}"[:MAX_TITLE]
     with keep.images.using(parent.image, quiet) as (name, image_id):
         asked = ev.TaskCreated("", title, None, name, fork.agent, (), parent.id)
-        Task(keep, fork.task, fork.token).create(asked, image_id, quiet, base.digest)
+        policy = None if reach == NetworkPolicy() else ev.NetworkPolicySet(reach.mode, reach.allow)
+        Task(keep, fork.task, fork.token).create(asked, policy, image_id, quiet, base.digest)

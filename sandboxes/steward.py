@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from sandkeep.events import catalogue as ev
 from sandkeep.projections import Pending, TaskState, registry
-from sandkeep.sandboxes import decider, memory, merging
+from sandkeep.sandboxes import decider, egress, memory, merging
 from sandkeep.sandboxes.engine import Found
 from sandkeep.sandboxes.intent import abandoned
 
@@ -69,7 +69,7 @@ def _reconcile(keep: Keep) -> list[str]:
                 done.append(f"task {task_id}: its sandbox {container[:12]} is lost")
     done += _remove_orphans(keep, list(found.values()))
     _sweep(keep)
-    return done
+    return done + egress.revive(keep)
 
 
 def _settle(keep: Keep, task: registry.Task) -> list[str]:

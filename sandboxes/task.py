@@ -26,6 +26,7 @@ from sandkeep.sandboxes import (
     conflict,
     decider,
     description,
+    egress,
     execution,
     intent,
     memory,
@@ -52,10 +53,9 @@ if TYPE_CHECKING:
 LIMITS = ev.Limits(memory_bytes=2 << 30, nano_cpus=2_000_000_000, pids=512, tmp_bytes=512 << 20)
 """What a sandbox may use, on a machine that has as much."""
 
-_MAX_LABEL = 200
-_MAX_TORN = 200
-_MAX_WORDS = 2000
+_MAX_LABEL, _MAX_TORN, _MAX_WORDS = 200, 200, 2000
 Decision = Callable[[registry.Task | None], list[Event]]
+Policy = ev.NetworkPolicySet | None
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -74,13 +74,20 @@ class Task(Recorded):
         """The workspace on the host."""
         return self.folder / "workspace"
 
-    def create(self, asked: ev.TaskCreated, image_id: str, progress: Callable[[str], None], tree: str = "") -> None:
+    def create(
+        self,
+        asked: ev.TaskCreated,
+        network: Policy,
+        image_id: str,
+        progress: Callable[[str], None],
+        tree: str = "",
+    ) -> None:
         """Make the task that is `asked` for, its workspace from a recorded `tree` if one is given. It is called once,
         and the caller has checked everything."""
         progress("preparing the workspace")
         with self._keep.working(self.id), intent.held(self._keep.intents) as made:
             event = msgspec.structs.replace(asked, intent=made)
-            self._act(partial(decider.create, event=event))
+            self._act(partial(decider.create, event=event, network=network))
             try:
                 with self._failing_as(ev.WorkspaceFailed, made):
                     self._spool.mkdir(mode=0o700, parents=True)
@@ -147,6 +154,7 @@ class Task(Recorded):
                 self._keep.locking.check(self.id, self.fence)
                 spool = stack.enter_context(Spool(self._spool, command))
                 container = self._sandbox()
+                env = stack.enter_context(egress.way_out(self._keep, self.id, container)) | env
                 conflict.begin(self._keep, self.id)
                 self._act(partial(decider.begin, intent=request))
             end_all = partial(self._end_all, container)
@@ -275,7 +283,7 @@ class Task(Recorded):
             decide(partial(decider.clean_up, intent=ev.CleanupRequested(made)))
             with self._failing_as(ev.CleanupFailed, made), memory.closed(self.folder):
                 self._remove_containers()
-                for folder in (self.folder, self._spool):
+                for folder in (self.folder, self._spool, egress.folder(self._keep, self.id)):
                     workspace.remove(folder)
             self._settle(ev.TaskCleaned(made))
 
@@ -318,7 +326,8 @@ class Task(Recorded):
             self._decide(partial(decider.begin, intent=request))
             with self._failing_as(ev.SandboxFailed, made):
                 self._remove_containers()
-                mounts = Mounts(self.workspace, self.folder / "memory", self._spool)
+                way_out = egress.prepare(self._keep, self.id)
+                mounts = Mounts(self.workspace, self.folder / "memory", self._spool, way_out)
                 labels = {KEEP: self._keep.id, TASK: self.id, INTENT: made}
                 container = engine.start(name, mounts, limits, labels)
             self._settle(ev.SandboxStarted(made, container))

@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import signal
 import sqlite3
+import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import docker
@@ -23,13 +25,16 @@ settings.load_profile("patient")
 
 
 def close(keep: Keep) -> None:
-    """Close a keep, and remove what it has in the engine, if it was ever asked for anything."""
+    """Close a keep, end its egress proxy, and remove what it has in the engine, if it was asked for anything."""
     try:
         if "_client" in vars(keep.engine):
             for found in keep.engine.containers(keep.id):
                 keep.engine.remove(found.container)
     finally:
         keep.close()
+        for process in proxies(keep.path):
+            os.kill(process, signal.SIGTERM)
+        _wait_until_none(lambda: proxies(keep.path))
 
 
 @pytest.fixture
@@ -74,6 +79,25 @@ def source(repository: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(repository, tmp_path / "source", symlinks=True))
 
 
+def proxies(keep: Path) -> list[int]:
+    """The processes that are an egress proxy of the keep in this folder."""
+    return [process for process, command in _commands() if f"sandkeep.sandboxes.egress_process\0{keep}\0" in command]
+
+
+def _commands() -> Iterator[tuple[int, str]]:
+    for process in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            if process.name.isdigit() and int(process.name) != os.getpid():
+                yield int(process.name), os.fsdecode((process / "cmdline").read_bytes())
+
+
+def _wait_until_none(look: Callable[[], list[int]]) -> None:
+    deadline = time.monotonic() + 30
+    while look():
+        assert time.monotonic() < deadline, "an egress proxy does not end"
+        time.sleep(0.02)
+
+
 def _left_in_engine(folder: Path) -> list[str]:
     with contextlib.closing(docker.DockerClient.from_env()) as client:
         return [
@@ -84,14 +108,7 @@ def _left_in_engine(folder: Path) -> list[str]:
 
 
 def _left_running(folder: Path) -> list[str]:
-    found = []
-    for process in Path("/proc").iterdir():
-        with contextlib.suppress(OSError):
-            if process.name.isdigit() and int(process.name) != os.getpid():
-                command = (process / "cmdline").read_bytes()
-                if os.fsencode(folder) + b"/" in command:
-                    found.append(command.replace(b"\0", b" ").decode(errors="replace"))
-    return found
+    return [command.replace("\0", " ") for _, command in _commands() if f"{folder}/" in command]
 
 
 @pytest.fixture(scope="session", autouse=True)

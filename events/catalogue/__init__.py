@@ -48,6 +48,14 @@ from sandkeep.events.catalogue.lock import (
     LockTimedOut,
     Wait,
 )
+from sandkeep.events.catalogue.network import (
+    ConnectionAllowed,
+    ConnectionClosed,
+    ConnectionDenied,
+    ConnectionsSummarised,
+    Destination,
+    NetworkPolicySet,
+)
 from sandkeep.events.catalogue.task import (
     CheckpointCreated,
     CheckpointRestored,
@@ -95,8 +103,13 @@ __all__ = [
     "ConflictDetected",
     "ConflictPolicySet",
     "ConflictResolved",
+    "ConnectionAllowed",
+    "ConnectionClosed",
+    "ConnectionDenied",
+    "ConnectionsSummarised",
     "DeadlockDetected",
     "DecisionRecorded",
+    "Destination",
     "Failure",
     "HandlerFailed",
     "ImageBuilt",
@@ -120,6 +133,7 @@ __all__ = [
     "MemoryRepaired",
     "MergeFailed",
     "MergeRequested",
+    "NetworkPolicySet",
     "Outcome",
     "Output",
     "PathsChanged",

@@ -20,6 +20,7 @@ from sandkeep.projections import (
     Images,
     Locks,
     MemoryState,
+    Networks,
     Projection,
     ProjectionStore,
     Registry,
@@ -32,7 +33,7 @@ from sandkeep.projections.generation import SNAPSHOTS
 from sandkeep.projections.registry import find
 
 WORKER = Path(__file__).with_name("worker.py")
-PROJECTIONS: tuple[Projection, ...] = (Registry(), Checkpoints(), Locks(), Conflicts(), Forks(), Images())
+PROJECTIONS: tuple[Projection, ...] = (Registry(), Checkpoints(), Locks(), Conflicts(), Forks(), Images(), Networks())
 
 
 class Keep(NamedTuple):

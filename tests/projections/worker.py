@@ -13,14 +13,24 @@ from pathlib import Path
 
 from sandkeep.events import Event, LmdbLog
 from sandkeep.events import catalogue as ev
-from sandkeep.projections import Checkpoints, Conflicts, Forks, Images, Locks, ProjectionStore, Registry, StateView
+from sandkeep.projections import (
+    Checkpoints,
+    Conflicts,
+    Forks,
+    Images,
+    Locks,
+    Networks,
+    ProjectionStore,
+    Registry,
+    StateView,
+)
 from sandkeep.projections import store as store_module
 from sandkeep.projections.registry import find
 
 
 def main() -> None:
     verb, folder, argument = sys.argv[1:]
-    projections = (Registry(), Checkpoints(), Locks(), Conflicts(), Forks(), Images())
+    projections = (Registry(), Checkpoints(), Locks(), Conflicts(), Forks(), Images(), Networks())
     store = ProjectionStore(Path(folder) / "projections", projections, "boot")
     with contextlib.closing(LmdbLog[StateView](Path(folder) / "log", follower=store)) as log, contextlib.closing(store):
         store.open(log)
