@@ -30,6 +30,7 @@ _COMMIT = re.compile(rb"([0-9a-f]{40}|[0-9a-f]{64})\n?")
 _PACKED = re.compile(rb"^([0-9a-f]{40}|[0-9a-f]{64}) refs/heads/(\S+)$", re.MULTILINE)
 _PARENT = re.compile(rb"^parent ([0-9a-f]{40}|[0-9a-f]{64})$", re.MULTILINE)
 _GITLINK = 0o160000
+_NOWHERE = {b"", b".", b".."}
 _MAX_COMMIT_BYTES = 1 << 20
 _MAX_COMMITS = 1000
 _MAX_DEPTH = 20
@@ -51,7 +52,8 @@ def pointers(root: int) -> dict[bytes, bytes]:
 
 def branches(packed: bytes, loose: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
     """Branches and the commits they name, of git's packed list and the contents of branches' own files."""
-    found = {HEADS + name: commit for commit, name in _PACKED.findall(packed)}
+    # The list is the sandbox's: a name in it may try to lead out of its folder.
+    found = {HEADS + name: commit for commit, name in _PACKED.findall(packed) if not _NOWHERE & {*name.split(b"/")}}
     return found | {name: commit[1] for name, content in loose if (commit := _COMMIT.fullmatch(content))}
 
 

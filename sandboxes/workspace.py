@@ -9,6 +9,7 @@ borrows from another repository comes along.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import secrets
 import stat
@@ -116,11 +117,13 @@ def _empty(name: str, root: int) -> None:
 def descend(root: int, names: Iterable[bytes], *, make: bool = False) -> int:
     """The folder that `names` lead to below the one open as `root`, opened. What is not there is made, if `make`.
 
-    No link is followed. Raises `OSError`.
+    No link is followed, and no way up is taken. Raises `OSError`.
     """
     folder = os.dup(root)
     try:
         for name in names:
+            if name in (b"", b".", b".."):
+                raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
             if make:
                 with contextlib.suppress(FileExistsError):
                     os.mkdir(name, 0o755, dir_fd=folder)

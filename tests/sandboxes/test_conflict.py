@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -301,6 +302,19 @@ def test_a_branch_that_two_make_is(cloned: Team, pack: bool) -> None:
     assert git(cloned.workspace, "log", "-1", "--format=%s", "topic") == "bob"
     cloned.run("ann")
     assert cloned.conflicts.list() == []
+
+
+def test_a_branch_whose_name_leads_out_is_none(cloned: Team, tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    levels = "../" * len((cloned.workspace / ".git" / "refs" / "heads").parts)
+    for agent, digit in (("bob", "1"), ("ann", "2")):
+        line = f"{digit * 40} refs/heads/{levels}{str(outside)[1:]}/x\n"
+        cloned.run(agent, partial(cloned.put, ".git/packed-refs", line))
+    for each in cloned.conflicts.list():
+        cloned.conflicts.resolve(each.id, "theirs")
+    assert list(outside.iterdir()) == []
+    assert cloned.found() == []
 
 
 @pytest.mark.parametrize("take", ["ours", "theirs"])
