@@ -11,11 +11,14 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from sandkeep.sandboxes import Keep, Task, memory, page_file, restore, snapshot, spool, workspace
+from sandkeep.sandboxes import Keep, Task, agent, command, memory, outcome, page_file, restore, snapshot, workspace
 from sandkeep.sandboxes.engine import Engine
 from sandkeep.sandboxes.locks import LockManager
+from sandkeep.sandboxes.sandbox import Sandbox
 
 PLACES: dict[str, object] = {
+    "agent": agent.Connection,
+    "command": command,
     "engine": Engine,
     "keep": Keep,
     "locks": LockManager,
@@ -23,7 +26,8 @@ PLACES: dict[str, object] = {
     "page": page_file.Page,
     "restore": restore,
     "snapshot": snapshot,
-    "spool": spool.Spool,
+    "outcome": outcome,
+    "sandbox": Sandbox,
     "task": Task,
     "workspace": workspace,
 }

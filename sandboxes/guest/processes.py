@@ -1,0 +1,97 @@
+"""Processes of a sandbox: finding, ending and counting them, and the little that Python has no words for."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+import time
+from collections.abc import Callable
+
+SETTLE_SECONDS = 10.0
+_SUBREAPER, _DUMPABLE, _DROP_BOUND = 36, 4, 24
+_OOM_COUNTERS = ("/sys/fs/cgroup/memory/memory.oom_control", "/sys/fs/cgroup/memory.events")
+
+_prctl = ctypes.CDLL(None, use_errno=True).prctl
+
+
+def adopt() -> None:
+    """Become the parent of whatever descends from us and loses its own."""
+    _prctl(_SUBREAPER, 1, 0, 0, 0)
+
+
+def harden() -> None:
+    """Let nobody trace or read us, and none of our children come by a capability that it was not given."""
+    _prctl(_DUMPABLE, 0, 0, 0, 0)
+    for capability in range(64):
+        _prctl(_DROP_BOUND, capability, 0, 0, 0)
+
+
+def descendants(root: int, spare: set[int]) -> set[int]:
+    """All processes below `root`, the dead too; those in `spare` and what is below them left out."""
+    children: dict[int, list[int]] = {}
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            with contextlib.suppress(OSError), open(f"/proc/{name}/stat", "rb") as file:
+                parent = int(file.read().rpartition(b")")[2].split(None, 2)[1])
+                children.setdefault(parent, []).append(int(name))
+    found: set[int] = set()
+    left = [root]
+    while left:
+        for pid in children.get(left.pop(), ()):
+            if pid not in spare:
+                found.add(pid)
+                left.append(pid)
+    return found
+
+
+def sweep(root: int, spare: set[int], reap: Callable[[], object]) -> bool:
+    """End all processes below `root`. What is stopped cannot fork, so all are stopped before any is killed."""
+    begun = time.monotonic()
+    while time.monotonic() - begun < SETTLE_SECONDS:
+        stopped: set[int] = set()
+        while True:
+            fresh = descendants(root, spare) - stopped
+            if not fresh:
+                break
+            signalled(fresh, signal.SIGSTOP)
+            stopped |= fresh
+        if not stopped:
+            return True
+        signalled(stopped, signal.SIGKILL)
+        reap()
+        time.sleep(0.0005)
+    return False
+
+
+def signalled(pids: set[int], number: int) -> None:
+    """Send a signal to processes, if they are there."""
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            os.kill(pid, number)
+
+
+def oom_kills() -> int:
+    """How many processes of the sandbox were killed for want of memory so far."""
+    for path in _OOM_COUNTERS:
+        with contextlib.suppress(OSError, ValueError, IndexError), open(path) as file:
+            return next(int(line.split()[1]) for line in file if line.startswith("oom_kill "))
+    return 0
+
+
+def woken() -> int:
+    """A descriptor that can be read when a child has ended."""
+    reader, writer = os.pipe()
+    os.set_blocking(reader, False)
+    os.set_blocking(writer, False)
+    signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    signal.signal(signal.SIGCHLD, lambda number, frame: None)
+    return reader
+
+
+def emptied(reader: int) -> None:
+    """Read what there is, and forget it."""
+    with contextlib.suppress(BlockingIOError):
+        while os.read(reader, 4096):
+            pass
