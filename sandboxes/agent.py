@@ -29,6 +29,7 @@ HELLO_SECONDS = 0.5
 """How long an agent that does not answer is given before the engine is asked about its container."""
 
 _ANSWER_SECONDS = 10.0
+_LOOK_SECONDS = 0.2
 _MOST_MESSAGE = 1 << 20
 
 Window = tuple[int, int]
@@ -261,17 +262,24 @@ def wait(
     seconds: float,
     pump: Callable[[], None] | None,
     reconnect: Reconnect,
+    window: Callable[[], Window] | None = None,
 ) -> Ended | None:
     """Wait until a command has ended; None if nothing is heard for `seconds`, and `SandboxGone` if nobody knows.
 
     A connection that breaks is made again: the command does not depend on it. Raises `Refused`.
     """
     deadline = time.monotonic() + seconds
+    size = None if window is None else window()
     while True:
         try:
-            message = connection.next(deadline - time.monotonic())
-            if message is None or isinstance(message, Ended):
+            left = deadline - time.monotonic()
+            message = connection.next(left if window is None else min(left, _LOOK_SECONDS))
+            if window is not None and size != (size := window()):
+                connection.say(op="window", window=size)
+            if isinstance(message, Ended) or (message is None and time.monotonic() >= deadline):
                 return message
+            if message is None:
+                continue
             if message.event == "unknown":
                 break
             if message.event == "grew" and pump is not None:

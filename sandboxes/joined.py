@@ -10,6 +10,7 @@ output is stored.
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 from sandkeep.events import catalogue as ev
@@ -31,63 +32,95 @@ if TYPE_CHECKING:
 ABANDONED = "abandoned"
 """Why a command was ended that nobody waits for."""
 
-_ANSWER_SECONDS = 20.0
+PATIENCE_SECONDS = 20.0
+"""How long an agent is given to end a command and to tell about it."""
 
 
-def settle(keep: Keep, task: registry.Task, pending: Pending, *, alone: bool) -> list[str]:
-    """Record what became of an abandoned command, if that is known by now, and tell what was done.
+def abandoned(keep: Keep, task: registry.Task, pending: Pending, *, alone: bool) -> list[str]:
+    """Settle a command whose caller died, unless it goes on in the background, and tell what was done.
 
     `alone` says that nothing else goes on in the task: without an agent, what runs beside a command ends with it.
     """
-    record = next(keep.log.read(pending.position - 1))
-    asked = record.event
+    asked = next(keep.log.read(pending.position - 1)).event
     if not isinstance(asked, ev.CommandRequested):
         return []
+    end = "" if asked.background else ABANDONED
+    outcome = settle(keep, task, asked, end=end, deadline=time.monotonic(), alone=alone)
+    if outcome is None:
+        return []
+    became = "was interrupted"
+    if isinstance(outcome, ev.CommandExecuted):
+        became = f"was ended ({outcome.reason})" if outcome.reason else "had ended"
+    return [f"task {task.id}: CommandRequested of position {pending.position} {became}"]
+
+
+def settle(
+    keep: Keep, task: registry.Task, asked: ev.CommandRequested, *, end: str, deadline: float, alone: bool = True
+) -> ev.Outcome | None:
+    """Record what became of a command: when it has ended by itself before the `deadline` (of the monotonic clock), or
+    has been ended, for the reason `end`. None if it goes on.
+
+    Raises `TaskRefused` if somebody else recorded it first.
+    """
     sandbox = Sandbox(keep, task.id)
-    told = f"task {task.id}: CommandRequested of position {pending.position} "
     with Spool(sandbox.spool, asked.intent) as files:
         ended = agent.written(files, asked.intent)
-        if ended is None and task.container is not None:
-            status = keep.engine.status(task.container)
-            if status == "paused":
-                keep.engine.unpause(task.container)
-            if status in ("running", "paused"):
-                if keep.engine.form(task.container) != AGENT:
-                    if not alone:
-                        return []
-                    keep.engine.restart(task.container)
-                else:
-                    ended, runs = _asked(sandbox, files, asked)
-                    if runs:
-                        return []
-        if ended is None:
-            store(keep, task.id, ev.CommandFailed(asked.intent, *INTERRUPTED))
-        else:
-            store(keep, task.id, _outcome(keep, asked, ended, files))
+        if ended is None and task.container is not None and (form := _form(keep, sandbox, task.container)) is not None:
+            if form == AGENT:
+                ended, runs = _asked(sandbox, files, asked, end, deadline)
+                if runs:
+                    return None
+            elif alone:
+                keep.engine.restart(task.container)
+            else:
+                return None
+        outcome: ev.Outcome = ev.CommandFailed(asked.intent, *INTERRUPTED)
+        if ended is not None:
+            outcome = _outcome(keep, asked, ended, files)
+        store(keep, task.id, outcome)
         files.remove()
-    return [told + ("was interrupted" if ended is None else f"had ended ({ended.reason or ended.exit})")]
+    return outcome
 
 
-def _asked(sandbox: Sandbox, files: Spool, asked: ev.CommandRequested) -> tuple[Ended | None, bool]:
-    """What the agent says became of a command, having ended it if nobody waits for it; and whether it goes on."""
+def _form(keep: Keep, sandbox: Sandbox, container: str) -> str | None:
+    """What runs commands in a container, which runs then; None if it has ended. The engine is asked if need be."""
+    connection = agent.greet(sandbox.spool, container)
+    if connection is not None:
+        connection.sock.close()
+        return AGENT
+    status = keep.engine.status(container)
+    if status == "paused":
+        keep.engine.unpause(container)
+    return keep.engine.form(container) if status in ("running", "paused") else None
+
+
+def _asked(
+    sandbox: Sandbox, files: Spool, asked: ev.CommandRequested, end: str, deadline: float
+) -> tuple[Ended | None, bool]:
+    """What the agent says became of a command; and whether it goes on."""
+    ended = None
     try:
         connection = sandbox.reconnect()
         if connection is None:
             return None, False
         with connection:
-            if asked.background:
-                if any(left.id == asked.intent and not left.ended for left in connection.commands()):
+            if end:
+                connection.end(asked.intent, end)
+            else:
+                runs = any(left.id == asked.intent and not left.ended for left in connection.commands())
+                if runs and deadline <= time.monotonic():
                     return None, True
                 connection.attach(asked.intent)
-            else:
-                connection.end(asked.intent, ABANDONED)
-            ended = agent.wait(connection, files, asked.intent, _ANSWER_SECONDS, None, sandbox.reconnect)
+            patience = PATIENCE_SECONDS if end else max(deadline - time.monotonic(), 0)
+            ended = agent.wait(connection, files, asked.intent, patience, None, sandbox.reconnect)
+            if ended is None and not end:
+                return None, True
             if ended is not None and ended.swept:
                 return ended, False
     except (SandboxGone, Refused):
         return None, False
     except (Broken, EngineFailed):
-        ended = None
+        pass
     sandbox.give_up("its agent does not end a command that nobody waits for")
     return ended, False
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import stat
 from pathlib import Path
-from typing import final
+from typing import BinaryIO, final
 
 import msgspec
 
@@ -78,6 +78,11 @@ class Spool:
         self._given[name] += len(data)
         return data
 
+    def read(self, name: str, after: int, most: int) -> bytes:
+        """What was written to stream `name` so far behind its first `after` bytes, `most` bytes of it."""
+        file = self._open(name)
+        return b"" if file is None else os.pread(file, most, after)
+
     def output(self, name: str, blobs: BlobStore, secrets: Secrets, ended: Ended) -> Output:
         """Stream `name` of a command that has ended, without `secrets`; see `captured`."""
         file = self._open(name)
@@ -106,16 +111,22 @@ class Spool:
 def captured(file: int, truncated: bool, blobs: BlobStore, secrets: Secrets) -> Output:
     """What a file holds, up to `OUTPUT_BYTES`, without `secrets`; what is too large for an event goes to `blobs`."""
     size = min(os.fstat(file).st_size, OUTPUT_BYTES)
-    if size <= INLINE_BYTES:
-        data = secrets.data(os.pread(file, size, 0))
-        if len(data) <= INLINE_BYTES:
-            return Output(size=len(data), data=data, truncated=truncated)
     os.lseek(file, 0, os.SEEK_SET)
     with open(file, "rb", closefd=False) as stream:
-        if secrets:
-            blob, stored = blobs.put_stream(secrets.stream(stream, size))
-        else:
-            blob, stored = blobs.put_stream(stream, limit=size)
+        return kept(stream, size, truncated, blobs, secrets)
+
+
+def kept(stream: BinaryIO, size: int, truncated: bool, blobs: BlobStore, secrets: Secrets) -> Output:
+    """The `size` bytes of a stream without `secrets`: what is small as it is, what is large as a blob."""
+    if size <= INLINE_BYTES:
+        data = secrets.data(stream.read(size))
+        if len(data) <= INLINE_BYTES:
+            return Output(size=len(data), data=data, truncated=truncated)
+        stream.seek(0)
+    if secrets:
+        blob, stored = blobs.put_stream(secrets.stream(stream, size))
+    else:
+        blob, stored = blobs.put_stream(stream, limit=size)
     return Output(size=stored, blob=blob, truncated=truncated)
 
 

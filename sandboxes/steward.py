@@ -75,7 +75,7 @@ def _settle(keep: Keep, task: registry.Task) -> list[str]:
     mine = [pending for pending in task.pending if abandoned(keep.intents, pending.intent)]
     for pending in mine:
         if pending.kind == "CommandRequested":
-            done += joined.settle(keep, task, pending, alone=all(other in mine for other in task.pending))
+            done += joined.abandoned(keep, task, pending, alone=all(other in mine for other in task.pending))
             continue
         _undo(keep, task, pending)
         settle(keep, task.id, _SETTLED_AS[pending.kind](pending.intent, *INTERRUPTED))

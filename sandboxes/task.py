@@ -15,7 +15,7 @@ import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, BinaryIO, final
 
 import msgspec
 
@@ -23,6 +23,7 @@ from sandkeep.events import BadInput, Event, Receipt, SandkeepError
 from sandkeep.events import catalogue as ev
 from sandkeep.projections import Checkpoint, TaskState, checkpoints, registry
 from sandkeep.sandboxes import (
+    background,
     command,
     conflict,
     decider,
@@ -34,6 +35,8 @@ from sandkeep.sandboxes import (
     snapshot,
     workspace,
 )
+from sandkeep.sandboxes.agent import Window
+from sandkeep.sandboxes.background import Running
 from sandkeep.sandboxes.command import Asked
 from sandkeep.sandboxes.errors import (
     CheckpointRefused,
@@ -44,7 +47,7 @@ from sandkeep.sandboxes.execution import Result, Streamed
 from sandkeep.sandboxes.outcome import failing_as, settle, words
 from sandkeep.sandboxes.recorded import Recorded
 from sandkeep.sandboxes.restore import Restored
-from sandkeep.sandboxes.sandbox import Sandbox
+from sandkeep.sandboxes.sandbox import Place, Sandbox
 
 if TYPE_CHECKING:
     from sandkeep.sandboxes.keep import Keep
@@ -117,14 +120,16 @@ class Task(Recorded):
         env: Mapping[str, str] | None = None,
         secrets: Mapping[str, str] | None = None,
         cwd: str = ".",
+        stdin: bytes | BinaryIO | None = None,
         on_output: Streamed | None = None,
     ) -> Result:
         """Run a command in the sandbox and wait for it. A non-zero exit code is a result, not an error.
 
         `timeout` is in seconds; when it is up, all that the command started is ended, however it forked, and
-        `exit_code` is 124. What else runs in the sandbox goes on. `cwd` lies in the workspace. `on_output` is called,
-        on this thread, with output as it comes; what it raises ends the command as a timeout does. A lost sandbox is
-        started anew. The result is in the log when this returns.
+        `exit_code` is 124. What else runs in the sandbox goes on. `cwd` lies in the workspace. `stdin` is what the
+        command reads; bytes are recorded, an open file is not. A script is `["sh", "-s"]` with the script as `stdin`.
+        `on_output` is called, on this thread, with output as it comes; what it raises ends the command as a timeout
+        does. A lost sandbox is started anew. The result is in the log when this returns.
 
         `secrets` are variables too, but what is stored of the command holds `[secret NAME]` in their place, the result
         as well; what `on_output` is given is the caller's own, and raw. See `secrets` for what is recognised.
@@ -132,22 +137,67 @@ class Task(Recorded):
         Raises `BadInput`, `BadTimeout`, `OutsideWorkspace`, `CommandNotFound`, `TaskRefused`, `LimitReached`,
         `SandboxGone`, and `EngineUnreachable`: then what became of the command is found when the engine is back.
         """
-        argv, env, hidden = execution.check_argv(argv), *execution.check_variables(env or {}, secrets or {})
-        folder, timeout = str(workspace.inside(cwd)), execution.check_timeout(timeout)
+        return self._execute(command.ask(argv, timeout, env, secrets, cwd, stdin=stdin), on_output)
+
+    def terminal(
+        self,
+        argv: Sequence[str],
+        keyboard: BinaryIO,
+        on_output: Streamed,
+        window: Callable[[], Window],
+        *,
+        timeout: float = execution.MAX_TIMEOUT_SECONDS,
+        env: Mapping[str, str] | None = None,
+        cwd: str = ".",
+    ) -> Result:
+        """Run a command in a terminal of its own and wait for it: what comes from `keyboard` is typed into it.
+
+        `window` is asked for its rows and columns, also while the command runs. All that it shows comes as "stdout". If
+        `keyboard` ends, so does the input (control-D). Raises as `execute`.
+        """
+        asked = command.ask(argv, timeout, env, None, cwd, stdin=keyboard, window=window)
+        return self._execute(asked, on_output)
+
+    def start(
+        self,
+        argv: Sequence[str],
+        *,
+        timeout: float = execution.MAX_TIMEOUT_SECONDS,
+        env: Mapping[str, str] | None = None,
+        cwd: str = ".",
+    ) -> Running:
+        """Start a command in the background and return when it runs. It goes on when this process ends.
+
+        It is ended when its time is up, when it is stopped, and with the task. Raises as `execute`.
+        """
+        asked = command.ask(argv, timeout, env, None, cwd, background=True)
+        with self._requested(asked) as (made, place):
+            command.launch(self._keep, self.sandbox, place, made, asked)
+        return Running(self._keep, self.id, made)
+
+    def running(self) -> list[Running]:
+        """The commands that run in the background, oldest first; also those that have ended unnoticed."""
+        return background.running(self._keep, self.id)
+
+    def _execute(self, asked: Asked, on_output: Streamed | None) -> Result:
+        with self._requested(asked) as (made, place):
+            return command.carry_out(self._keep, self.sandbox, place, made, asked, on_output)
+
+    @contextlib.contextmanager
+    def _requested(self, asked: Asked) -> Iterator[tuple[str, Place]]:
+        """A command put on record, and where it is to run."""
         with contextlib.suppress(EngineUnreachable):  # a sandbox whose agent answers can do without
             self._keep.reconcile()
         with contextlib.ExitStack() as stack:
             made = stack.enter_context(intent.held(self._keep.intents))
-            shown = (tuple(map(hidden.text, argv)), hidden.text(folder), tuple(sorted(env)))
-            request = ev.CommandRequested(made, *shown, int(timeout * 1e9), tuple(sorted(secrets or ())))
+            request = asked.request(made, self._keep.blobs)
             with self._keep.working(self.id):
                 decider.begin(self.state, request)  # refused before a sandbox is started for it
                 self._keep.locking.check(self.id, self.fence)
                 place = stack.enter_context(self.sandbox.place())
                 conflict.begin(self._keep, self.id)
                 self._act(partial(decider.begin, intent=request))
-            asked = Asked(made, argv, env, folder, timeout, hidden)
-            return command.carry_out(self._keep, self.sandbox, place, asked, on_output)
+            yield made, place
 
     def checkpoint(self, label: str = "", *, progress: Callable[[int], None] = lambda files: None) -> Checkpoint:
         """Record the whole workspace, durably, and return the checkpoint.
@@ -259,6 +309,8 @@ class Task(Recorded):
 
     def _end(self, decision: Decision) -> None:
         self._clear()
+        for left in self.running():
+            left.stop()
         with self._keep.working(self.id):
             mine = self.sandbox.containers()  # asks the engine first: without it nothing could be ended
             self._act(decision)

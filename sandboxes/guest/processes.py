@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import os
 import signal
 import time
@@ -33,9 +34,14 @@ def descendants(root: int, spare: set[int]) -> set[int]:
     children: dict[int, list[int]] = {}
     for name in os.listdir("/proc"):
         if name.isdigit():
-            with contextlib.suppress(OSError), open(f"/proc/{name}/stat", "rb") as file:
-                parent = int(file.read().rpartition(b")")[2].split(None, 2)[1])
+            try:
+                file = os.open(f"/proc/{name}/stat", os.O_RDONLY)
+            except OSError:
+                continue
+            with contextlib.suppress(OSError):
+                parent = int(os.read(file, 512).rpartition(b")")[2].split(None, 2)[1])
                 children.setdefault(parent, []).append(int(name))
+            os.close(file)
     found: set[int] = set()
     left = [root]
     while left:
@@ -72,11 +78,30 @@ def signalled(pids: set[int], number: int) -> None:
             os.kill(pid, number)
 
 
+def execute(argv: list[str], environment: dict[str, str]) -> str:
+    """Become the program `argv[0]`, or return why that cannot be."""
+    program, failure = argv[0], "command-not-found"
+    folders = [""] if "/" in program else environment.get("PATH", os.defpath).split(":")
+    for folder in folders:
+        path = f"{folder or '.'}/{program}" if "/" not in program else program
+        try:
+            os.execve(path, argv, environment)
+        except OSError as error:
+            if error.errno == errno.ENOEXEC:  # a script that does not say for whom
+                os.execve("/bin/sh", ["/bin/sh", path, *argv[1:]], environment)
+            if error.errno == errno.E2BIG:
+                failure = "too-long"
+    return failure
+
+
 def oom_kills() -> int:
     """How many processes of the sandbox were killed for want of memory so far."""
     for path in _OOM_COUNTERS:
-        with contextlib.suppress(OSError, ValueError, IndexError), open(path) as file:
-            return next(int(line.split()[1]) for line in file if line.startswith("oom_kill "))
+        with contextlib.suppress(OSError, ValueError):
+            file = os.open(path, os.O_RDONLY)
+            text = os.read(file, 4096)
+            os.close(file)
+            return int(text.partition(b"oom_kill ")[2].split(None, 1)[0] or 0)
     return 0
 
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import gc
 import json
 import os
-import pty
 import resource
 import select
 import signal
@@ -21,8 +21,11 @@ import termios
 import time
 from typing import Any, NoReturn
 
-from sandkeep.sandboxes.guest.processes import SETTLE_SECONDS, adopt, emptied, oom_kills, sweep, woken
+from sandkeep.sandboxes.guest.processes import SETTLE_SECONDS, adopt, emptied, execute, oom_kills, sweep, woken
 from sandkeep.sandboxes.guest.wire import CHUNK, DATA, MOST_FRAME, MOST_REQUEST, Channel
+
+NICE = 19
+PIPE, SETPIPE_SZ = 1 << 16, 1031
 
 
 class Supervisor:
@@ -40,12 +43,15 @@ class Supervisor:
         self.files: dict[str, int] = {}
         self.sizes = {"out": 0, "err": 0}
         self.full: set[str] = set()
-        self.input: int | None = None
+        self.grown: set[int] = set()
+        self.input = -1
         self.typed, self.typed_all = b"", False
         self.status: int | None = None
         self.alone, self.killed, self.swept, self.done = True, False, True, False
         self.reason = self.id = ""
         self.pid = 0
+        gc.disable()
+        self.prepare()
 
     def serve(self) -> None:
         """Wait for a command, run it, tell what came of it, and stay while anything is left of it."""
@@ -105,9 +111,9 @@ class Supervisor:
         for each in self.callers:
             each.sock.close()
         self.callers = []
-        if self.input is not None:
+        if self.input >= 0:
             os.close(self.input)
-            self.input = None
+            self.input = -1
         self.report()
         self.reason = ""
         while self.reap():  # what it left running goes on, and what that writes is dropped
@@ -115,80 +121,97 @@ class Supervisor:
             if self.reason:
                 sweep(os.getpid(), set(), self.reap)
 
+    def prepare(self) -> bool:
+        """Fork the process that will become the command; false if there are too many processes."""
+        given, out, err = os.pipe(), os.pipe(), os.pipe()
+        go, ready = socket.socketpair()
+        try:
+            self.pid = os.fork()
+        except OSError:
+            for fd in (*given, *out, *err):
+                os.close(fd)
+            return False
+        if self.pid == 0:
+            go.close()
+            self.become(ready, [given[0], out[1], err[1]])
+        ready.close()
+        for fd in (given[0], out[1], err[1]):
+            os.close(fd)
+        self.go, self.input, self.readers = go, given[1], {out[0]: "out", err[0]: "err"}
+        return True
+
     def start(self, spec: dict[str, Any]) -> str:
         """Start the command. Returns why it could not be, or nothing."""
-        told, tell = os.pipe()
+        until = time.monotonic() + 2
+        while not self.pid and not self.prepare():
+            if time.monotonic() > until:
+                return "no-process"
+            with contextlib.suppress(OSError):
+                self.control.send(b'{"event": "starved"}')
+            time.sleep(0.02)
         shown: list[int] = []
         if self.terminal:
+            for fd in (*self.readers, self.input):
+                os.close(fd)
             # As the task's user, so that the terminal is its own.
             os.seteuid(self.setting["uid"])
-            master, slave = pty.openpty()
+            master, slave = os.openpty()
             os.seteuid(0)
             self.resize(master)
-            shown = [slave, slave, slave]
+            shown = [slave]
             self.readers, self.input = {master: "out"}, os.dup(master)
-        else:
-            out, err = os.pipe(), os.pipe()
-            for pipe in (out, err):
-                with contextlib.suppress(OSError):
-                    fcntl.fcntl(pipe[0], 1031, 1 << 20)  # F_SETPIPE_SZ
-            self.readers = {out[0]: "out", err[0]: "err"}
-            given = os.open("/dev/null", os.O_RDONLY)
-            if spec["stdin"]:
-                given, self.input = os.pipe()
-            shown = [given, out[1], err[1]]
-        for fd in (*self.readers, *([self.input] if self.input is not None else [])):
+        elif not spec["stdin"]:
+            os.close(self.input)
+            self.input = -1
+        for fd in (*self.readers, *([self.input] if self.input >= 0 else [])):
             os.set_blocking(fd, False)
-        until = time.monotonic() + 2
-        while True:
-            try:
-                self.pid = os.fork()
-                break
-            except OSError:
-                if time.monotonic() > until:
-                    return "no-process"
-                with contextlib.suppress(OSError):
-                    self.control.send(b'{"event": "starved"}')
-                time.sleep(0.02)
-        if self.pid == 0:
-            self.become(spec, shown, tell)
-        for fd in {*shown, tell}:
+        message = json.dumps([spec["argv"], spec["cwd"], spec["env"], spec["stdin"]]).encode()
+        try:
+            socket.send_fds(self.go, [struct.pack("I", len(message))], shown)
+            self.go.sendall(message)
+            failure = self.go.recv(64).decode()
+        except OSError:  # it was killed
+            failure = "no-process"
+        self.go.close()
+        for fd in shown:
             os.close(fd)
-        failure = os.read(told, 64).decode()
-        os.close(told)
         return failure
 
-    def become(self, spec: dict[str, Any], shown: list[int], tell: int) -> NoReturn:
-        """Turn this process into the command."""
+    def become(self, ready: socket.socket, shown: list[int]) -> NoReturn:
+        """Wait for a command, and turn this process into it."""
         failure = "no-process"
         try:
             os.setsid()
-            if self.terminal:
-                fcntl.ioctl(shown[0], termios.TIOCSCTTY, 0)
+            with contextlib.suppress(OSError):
+                file = os.open("/proc/self/oom_score_adj", os.O_WRONLY)
+                os.write(file, b"500")
+                os.close(file)
+            os.nice(NICE)
+            signal.set_wakeup_fd(-1)
+            for caught in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT, signal.SIGCHLD):
+                signal.signal(caught, signal.SIG_DFL)
+            os.setgroups([])
+            size, terminals, _, _ = socket.recv_fds(ready, 4, 1)
+            if not size:
+                os._exit(0)  # nothing was to be run
+            (left,), message = struct.unpack("I", size), b""
+            while left > len(message):
+                message += ready.recv(left - len(message))
+            argv, folder, changes, stdin = json.loads(message)
+            if terminals:
+                fcntl.ioctl(terminals[0], termios.TIOCSCTTY, 0)
+                shown = [*terminals] * 3
+            elif not stdin:
+                shown[0] = os.open("/dev/null", os.O_RDONLY)
             for number, fd in enumerate(shown):
                 os.dup2(fd, number)
-            with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
-                file.write("500")
-            os.nice(10)
-            signal.set_wakeup_fd(-1)
-            for number in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT, signal.SIGCHLD):
-                signal.signal(number, signal.SIG_DFL)
-            os.setgroups([])
             os.setgid(self.setting["gid"])
             os.setuid(self.setting["uid"])
             failure = "no-such-folder"
-            os.chdir(spec["cwd"])
-            failure = "command-not-found"
-            environment = {**self.environment, **spec["env"]}
-            try:
-                os.execvpe(spec["argv"][0], spec["argv"], environment)
-            except OSError as error:
-                if error.errno == 8:  # ENOEXEC: a script that does not say for whom
-                    os.execve("/bin/sh", ["/bin/sh", *spec["argv"]], environment)
-                if error.errno == 7:  # E2BIG
-                    failure = "too-long"
+            os.chdir(folder)
+            failure = execute(argv, {**self.environment, **changes})
         finally:
-            os.write(tell, failure.encode())
+            ready.send(failure.encode())
             os._exit(127)
 
     def turn(self, seconds: float) -> None:
@@ -199,7 +222,7 @@ class Supervisor:
         for each in self.callers:
             # Who types faster than the command reads has to wait.
             ready.register(each.sock.fileno(), select.POLLIN if len(self.typed) < CHUNK else 0)
-        if self.input is not None and self.typed:
+        if self.input >= 0 and self.typed:
             ready.register(self.input, select.POLLOUT)
         for fd, _ in ready.poll(min(seconds, 3600) * 1000 + 1):
             if fd == self.wake:
@@ -246,7 +269,7 @@ class Supervisor:
                     return
                 kind, body = frame
                 if kind == DATA:
-                    self.typed += body
+                    self.typed += body or (b"\x04" if self.terminal else b"")
                     self.typed_all = not body
                     self.write_input()
                     continue
@@ -261,12 +284,12 @@ class Supervisor:
         except (OSError, ValueError, LookupError, TypeError):
             caller.sock.close()
             self.callers.remove(caller)
-            if caller is self.giver and self.input is not None and not self.typed_all:
+            if caller is self.giver and self.input >= 0 and not self.typed_all:
                 self.reason = self.reason or "abandoned"  # what a command makes of half its input is worth nothing
 
     def write_input(self) -> None:
         """Give the command what it can take of its input."""
-        if self.input is None:
+        if self.input < 0:
             self.typed = b""
             return
         try:
@@ -278,7 +301,7 @@ class Supervisor:
             self.typed, self.typed_all = b"", True
         if self.typed_all and not self.terminal:
             os.close(self.input)
-            self.input = None
+            self.input = -1
 
     def take(self, fd: int, most: int) -> int:
         """Move up to `most` bytes from a pipe to the command's file, and return how many there were."""
@@ -295,6 +318,10 @@ class Supervisor:
             return 0
         if self.done:
             return len(data)
+        if len(data) >= PIPE and fd not in self.grown:
+            self.grown.add(fd)
+            with contextlib.suppress(OSError):
+                fcntl.fcntl(fd, SETPIPE_SZ, 1 << 20)
         try:
             if name not in self.files:
                 self.files[name] = os.open(
@@ -328,11 +355,10 @@ class Supervisor:
             while size > 0 and fd in self.readers:
                 size -= self.take(fd, min(size, CHUNK)) or size
 
-    def resize(self, terminal: int | None) -> None:
+    def resize(self, terminal: int) -> None:
         """Give a terminal its size."""
-        if terminal is not None:
-            rows, columns = self.terminal
-            fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+        rows, columns = self.terminal
+        fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
 
     def reap(self) -> bool:
         """Bury the dead. False if nothing is left below us."""
@@ -364,6 +390,7 @@ def write_record(folder: str, record: dict[str, Any]) -> None:
     """Write down what became of a command, so that it is there completely or not at all."""
     path = f"{folder}/{record['id']}"
     with contextlib.suppress(OSError):
-        with open(f"{path}.new", "w") as file:
-            json.dump(record, file)
+        file = os.open(f"{path}.new", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+        os.write(file, json.dumps(record).encode())
+        os.close(file)
         os.rename(f"{path}.new", f"{path}.end")

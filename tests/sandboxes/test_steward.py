@@ -211,20 +211,8 @@ def test_a_command_that_outlives_its_process_is_ended(keep: Keep, task: Task) ->
 
 def killing_meanwhile(keep: Keep, task: Task, number: signal.Signals) -> subprocess.Popen[str]:
     """Send a signal to a process while its command runs."""
-    process = subprocess.Popen(
-        [
-            SCRIPT,
-            "execute",
-            "--keep",
-            keep.path,
-            task.id,
-            "--",
-            "sh",
-            "-c",
-            "echo begun; touch begun; setsid sleep 1000",
-        ],
-        text=True,
-    )
+    line = "echo begun; touch begun; setsid sleep 1000"
+    process = subprocess.Popen([SCRIPT, "execute", "--keep", keep.path, task.id, "--", "sh", "-c", line], text=True)
     eventually((task.workspace / "begun").exists)
     process.send_signal(number)
     process.wait(30)
