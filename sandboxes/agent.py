@@ -128,11 +128,11 @@ class Connection:
         self._ask("end", id=command, reason=reason)
 
     def say(self, **message: Any) -> None:
-        """Tell the command's supervisor something. Raises `Broken`."""
+        """Tell the command's supervisor something."""
         self.send(msgspec.json.encode(message))
 
     def send(self, body: bytes, kind: int = JSON) -> None:
-        """Send a frame, as far as the agent takes it now; `next` sends the rest. Raises `Broken`."""
+        """Send a frame, as far as the agent takes it now; `next` sends the rest, and finds if it took none."""
         self._out += HEAD.pack(len(body), kind) + body
         self._flush()
 
@@ -194,8 +194,10 @@ class Connection:
                 del self._out[: self.sock.send(self._out)]
         except BlockingIOError:
             return
-        except OSError as error:
-            raise Broken(str(error)) from error
+        except OSError:
+            # Why it hung up may be waiting to be read.
+            self._out.clear()
+            self._source, self._source_fd = None, None
 
     def _ask(self, op: str, **details: Any) -> None:
         self.say(version=VERSION, op=op, **details)
@@ -293,8 +295,7 @@ def wait(
                 break
             connection.sock.close()
             connection = again
-            with contextlib.suppress(Broken):
-                connection.attach(command, follow=pump is not None)
+            connection.attach(command, follow=pump is not None)
     if (ended := written(files, command)) is not None:
         return ended
     raise SandboxGone("the sandbox ended while the command ran; run it again in a new one")

@@ -7,7 +7,6 @@ has none; it is found later by its id, by whoever reconciles.
 
 from __future__ import annotations
 
-import contextlib
 import io
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -180,10 +179,9 @@ def _by_agent(
     with Spool(sandbox.spool, made) as files:
         pump = None if on_output is None else partial(_give, files, on_output)
         try:
-            with contextlib.suppress(Broken):  # which waiting finds too, and deals with
-                connection.run(made, asked.spec(follow=on_output is not None))
-                if asked.stdin is not None:
-                    connection.feed(io.BytesIO(asked.stdin) if isinstance(asked.stdin, bytes) else asked.stdin)
+            connection.run(made, asked.spec(follow=on_output is not None))
+            if asked.stdin is not None:
+                connection.feed(io.BytesIO(asked.stdin) if isinstance(asked.stdin, bytes) else asked.stdin)
             patience = asked.timeout + PATIENCE_SECONDS
             ended = agent.wait(connection, files, made, patience, pump, sandbox.reconnect, asked.window)
         except Refused as refused:

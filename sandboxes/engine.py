@@ -26,7 +26,8 @@ import requests
 from docker.models.containers import Container
 
 from sandkeep.events.catalogue import Limits
-from sandkeep.sandboxes import agent, image, workspace
+from sandkeep.sandboxes import agent, image, relay, workspace
+from sandkeep.sandboxes.agent import Broken, Connection, Refused
 from sandkeep.sandboxes.errors import EngineFailed, EngineUnreachable, ImageNotFound, SandboxGone
 
 KEEP, TASK, INTENT, FORM = "sandkeep.keep", "sandkeep.task", "sandkeep.intent", "sandkeep.form"
@@ -34,6 +35,9 @@ KEEP, TASK, INTENT, FORM = "sandkeep.keep", "sandkeep.task", "sandkeep.intent", 
 
 SPOOL = PurePosixPath("/run/sandkeep")
 """Where a sandbox without an agent sees its spool folder. With one, it is a folder that only the agent can enter."""
+
+PYTHON = "python3"
+"""What runs the agent in a sandbox."""
 
 AGENT = "agent"
 SHELL = "shell"
@@ -43,6 +47,7 @@ _OURS = "sandkeep/"
 _ANSWER_SECONDS = 60
 _logger = logging.getLogger(__name__)
 _SETTLE_SECONDS = 10.0
+_LOOK_SECONDS = 0.5
 
 
 class Mounts(msgspec.Struct, frozen=True):
@@ -148,7 +153,7 @@ class Engine:
             binds.append(docker.types.Mount(str(folder), str(mounts.spool), type="bind"))
             binds.append(docker.types.Mount(str(program), str(mounts.agent), type="bind", read_only=True))
             setting = {"uid": uid, "gid": gid, "folder": str(folder), "helpers": []}
-            entrypoint = ["python3", "-I", "-S", str(program), msgspec.json.encode(setting).decode()]
+            entrypoint = [PYTHON, "-I", "-S", str(program), msgspec.json.encode(setting).decode()]
         else:
             binds.append(docker.types.Mount(str(SPOOL), str(mounts.spool), type="bind"))
             entrypoint = ["tail", "-f", "/dev/null"]
@@ -196,16 +201,34 @@ class Engine:
         deadline = time.monotonic() + _SETTLE_SECONDS
         looked = time.monotonic()
         while time.monotonic() < deadline:
-            if (connection := agent.greet(spool, str(container.id))) is not None:
-                connection.sock.close()
-                return
-            time.sleep(0.003)
-            if time.monotonic() - looked > 0.3:
+            connection = agent.greet(spool, str(container.id))
+            if connection is None and time.monotonic() - looked > _LOOK_SECONDS:
                 looked = time.monotonic()
                 container.reload()
                 if container.status != "running":
                     break
+                connection = self.relayed(str(container.id), agent.HELLO_SECONDS)
+            if connection is not None:
+                connection.sock.close()
+                return
+            time.sleep(0.003)
         raise EngineFailed("the image cannot run the sandbox's agent, which needs Python 3.9; choose another image")
+
+    def relayed(self, container: str, seconds: float) -> Connection | None:
+        """A connection to the agent of a container by way of the engine, if it answers; see `relay`."""
+        command = [PYTHON, "-I", "-S", str(SPOOL / "agent"), "relay", str(SPOOL / "spool")]
+        api = self._client.api
+        with _errors(container):
+            execution = api.exec_create(container, command, stdin=True, user="0")["Id"]
+            stream = cast(socket.SocketIO, api.exec_start(execution, socket=True))
+        attached = getattr(stream, "_sock", stream)  # the SDK wraps what it read the answer's head from
+        attached.settimeout(None)
+        connection = Connection(relay.join(attached), container)
+        with contextlib.suppress(Broken, Refused):
+            if connection.hello(seconds):
+                return connection
+        connection.sock.close()
+        return None
 
     def form(self, container: str) -> str:
         """Whether commands are run by the agent in a container (`AGENT`) or by the engine (`SHELL`)."""

@@ -91,7 +91,7 @@ class Sandbox:
         container = self._state().container
         if container is None:
             return None
-        connection = agent.greet(self.spool, container, _PATIENCE_SECONDS)
+        connection = self._greet(container)
         if connection is None and self._keep.engine.status(container) == "running":
             raise EngineFailed("the sandbox runs and its agent does not answer; the next command gets a new sandbox")
         return connection
@@ -99,7 +99,7 @@ class Sandbox:
     def end(self, command: str, reason: str) -> Ended | None:
         """End a command with all that it started; None if the agent cannot be asked or does not know of it."""
         container = self._state().container
-        connection = None if container is None else agent.greet(self.spool, container)
+        connection = None if container is None else self._greet(container)
         if connection is None:
             return None
         with connection, Spool(self.spool, command) as files:
@@ -143,10 +143,19 @@ class Sandbox:
         finally:
             engine.unpause(container)
 
+    def _greet(self, container: str) -> Connection | None:
+        """A connection to the agent, if it answers: over its socket, or else by way of the engine."""
+        connection = agent.connect(self.spool, container)
+        if connection is None:
+            engine = self._keep.engine
+            return engine.relayed(container, _PATIENCE_SECONDS) if engine.status(container) == "running" else None
+        connection.sock.close()
+        return agent.greet(self.spool, container, _PATIENCE_SECONDS)
+
     def _connected(self, container: str) -> Connection | None:
         if self._keep.engine.form(container) != AGENT:
             return None
-        connection = agent.greet(self.spool, container, _PATIENCE_SECONDS)
+        connection = self._greet(container)
         if connection is None:
             self._lose(container, "its agent does not answer")
             raise EngineFailed("the sandbox's agent does not answer; run the command again, in a new sandbox")

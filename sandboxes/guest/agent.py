@@ -19,13 +19,17 @@ import struct
 import sys
 import time
 from collections.abc import Callable
-from typing import Any, NoReturn
 
 from sandkeep.sandboxes.guest.processes import emptied, harden, sweep, woken
-from sandkeep.sandboxes.guest.supervisor import Supervisor, write_record
-from sandkeep.sandboxes.guest.wire import MOST_REQUEST, VERSION, Channel, check_id, relay
+from sandkeep.sandboxes.guest.supervisor import Supervisor
+from sandkeep.sandboxes.guest.wire import MOST_REQUEST, VERSION, Channel, check_id, relay, write_record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # typing is large, and every fork copies it
+    from typing import Any, NoReturn
 
 SPARES = 2
+BUSY_MS = 20
 NOBODY = 65534
 
 
@@ -80,14 +84,16 @@ class Agent:
             self.help(argv)
 
     def run(self) -> NoReturn:
-        """Serve for ever. Supervisors are forked when there is nothing else to do."""
+        """Serve for ever. Supervisors are forked when nothing else is to be done, or none is left."""
         while True:
             ready = select.poll()
             for fd in (self.listener.fileno(), self.wake, *self.callers, *(job.control.fileno() for job in self.jobs)):
                 ready.register(fd, select.POLLIN)
-            spare = sum(not job.id for job in self.jobs) >= SPARES
-            events = [fd for fd, _ in ready.poll((500 if self.due else None) if spare else 0)]
-            if not events and not spare and self.fork() is None:
+            spares = sum(not job.id for job in self.jobs)
+            busy = any(job.id and not job.ended for job in self.jobs)
+            wait = BUSY_MS if spares and busy else 0
+            events = [fd for fd, _ in ready.poll(wait if spares < SPARES else 500 if self.due else None)]
+            if not events and spares < SPARES and self.fork() is None:
                 time.sleep(0.05)
             for argv in [argv for moment, argv in self.due if moment <= time.monotonic()]:
                 self.help(argv)

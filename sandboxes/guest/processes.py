@@ -94,15 +94,19 @@ def execute(argv: list[str], environment: dict[str, str]) -> str:
     return failure
 
 
-def oom_kills() -> int:
-    """How many processes of the sandbox were killed for want of memory so far."""
+def oom_counter() -> int:
+    """The kernel's file, open, that counts the processes killed for want of memory; -1 if there is none."""
     for path in _OOM_COUNTERS:
-        with contextlib.suppress(OSError, ValueError):
-            file = os.open(path, os.O_RDONLY)
-            text = os.read(file, 4096)
-            os.close(file)
-            return int(text.partition(b"oom_kill ")[2].split(None, 1)[0] or 0)
-    return 0
+        with contextlib.suppress(OSError):
+            return os.open(path, os.O_RDONLY)
+    return -1
+
+
+def oom_kills(counter: int) -> int:
+    """How many processes of the sandbox were killed for want of memory so far."""
+    if counter < 0:
+        return 0
+    return int((os.pread(counter, 4096, 0).partition(b"oom_kill ")[2].split(None, 1) or [b"0"])[0])
 
 
 def woken() -> int:

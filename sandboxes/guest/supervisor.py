@@ -19,10 +19,22 @@ import socket
 import struct
 import termios
 import time
-from typing import Any, NoReturn
 
-from sandkeep.sandboxes.guest.processes import SETTLE_SECONDS, adopt, emptied, execute, oom_kills, sweep, woken
-from sandkeep.sandboxes.guest.wire import CHUNK, DATA, MOST_FRAME, MOST_REQUEST, Channel
+from sandkeep.sandboxes.guest.processes import (
+    SETTLE_SECONDS,
+    adopt,
+    emptied,
+    execute,
+    oom_counter,
+    oom_kills,
+    sweep,
+    woken,
+)
+from sandkeep.sandboxes.guest.wire import CHUNK, DATA, MOST_FRAME, MOST_REQUEST, Channel, write_record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # typing is large, and every fork copies it
+    from typing import Any, NoReturn
 
 NICE = 19
 PIPE, SETPIPE_SZ = 1 << 16, 1031
@@ -50,6 +62,7 @@ class Supervisor:
         self.alone, self.killed, self.swept, self.done = True, False, True, False
         self.reason = self.id = ""
         self.pid = 0
+        self.counter = oom_counter()
         gc.disable()
         self.prepare()
 
@@ -72,7 +85,7 @@ class Supervisor:
             frame = caller.read(MOST_FRAME)
         spec = json.loads(frame[1])
         self.limit, self.terminal, caller.follow = spec["limit"], spec.get("window"), spec.get("follow", False)
-        oom, begun = oom_kills(), time.monotonic()
+        oom, begun = oom_kills(self.counter), time.monotonic()
         failure = self.start(spec)
         if failure:
             self.report()
@@ -98,7 +111,7 @@ class Supervisor:
             "exit": os.WEXITSTATUS(status) if os.WIFEXITED(status) else 128 + os.WTERMSIG(status),
             "reason": self.reason,
             "swept": self.swept,
-            "oom": oom_kills() > oom and (self.alone or self.killed),
+            "oom": oom_kills(self.counter) > oom and (self.alone or self.killed),
             "duration_ns": int((time.monotonic() - begun) * 1e9),
             "cpu_ns": int((used.ru_utime + used.ru_stime) * 1e9),
             "out": self.sizes["out"],
@@ -384,13 +397,3 @@ class Supervisor:
         """Tell all callers."""
         for each in self.callers:
             each.say(**message)
-
-
-def write_record(folder: str, record: dict[str, Any]) -> None:
-    """Write down what became of a command, so that it is there completely or not at all."""
-    path = f"{folder}/{record['id']}"
-    with contextlib.suppress(OSError):
-        file = os.open(f"{path}.new", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
-        os.write(file, json.dumps(record).encode())
-        os.close(file)
-        os.rename(f"{path}.new", f"{path}.end")

@@ -12,7 +12,10 @@ import os
 import select
 import socket
 import struct
-from typing import Any
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # typing is large, and every fork copies it
+    from typing import Any
 
 VERSION = 1
 HEAD = struct.Struct(">IB")
@@ -54,6 +57,16 @@ class Channel:
         body = json.dumps(message).encode()
         with contextlib.suppress(OSError):
             self.sock.send(HEAD.pack(len(body), JSON) + body)
+
+
+def write_record(folder: str, record: dict[str, Any]) -> None:
+    """Write down what became of a command, so that it is there completely or not at all."""
+    path = f"{folder}/{record['id']}"
+    with contextlib.suppress(OSError):
+        file = os.open(f"{path}.new", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+        os.write(file, json.dumps(record).encode())
+        os.close(file)
+        os.rename(f"{path}.new", f"{path}.end")
 
 
 def check_id(name: Any) -> str:

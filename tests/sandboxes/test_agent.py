@@ -14,7 +14,7 @@ from sandkeep.events import BadInput
 from sandkeep.events import catalogue as ev
 from sandkeep.projections import TaskState
 from sandkeep.sandboxes import Keep, Task, agent, background
-from sandkeep.sandboxes.errors import CommandNotFound, SandboxGone, TaskBusy
+from sandkeep.sandboxes.errors import CommandNotFound, SandboxGone, TaskBusy, TaskRefused
 from sandkeep.sandboxes.execution import FLOODED, TIMED_OUT, content
 from sandkeep.sandboxes.sandbox import LIMITS
 from sandkeep.sandboxes.spool import Ended
@@ -195,7 +195,7 @@ def test_the_task_cannot_come_near_the_agent(task: Task) -> None:
 import os, socket
 tried = ['/run/sandkeep/spool', '/run/sandkeep/spool/agent.sock', '/run/sandkeep']
 for pid in filter(str.isdigit, os.listdir('/proc')):
-    if b'/run/sandkeep/agent' in open(f'/proc/{pid}/cmdline', 'rb').read():
+    if open(f'/proc/{pid}/cmdline', 'rb').read().startswith(b'python3\\0-I\\0-S\\0/run/sandkeep/agent'):
         tried += [f'/proc/{pid}/{name}' for name in ('environ', 'fd', 'root', 'cwd', 'mem', 'maps', 'root/run')]
 refused = 0
 for path in tried:
@@ -399,7 +399,19 @@ def test_a_terminal_is_one(task: Task) -> None:
 
 
 def test_a_terminal_interrupts_and_ends(task: Task) -> None:
-    assert b"after 130" in in_terminal(task, ["sh"], b"sleep 1000\n\x03echo after $?\nexit\n")
+    reader, writer = os.pipe()
+    shown = bytearray()
+
+    def interrupt(name: str, data: bytes) -> None:
+        shown.extend(data)
+        if data.startswith(b"ready"):
+            os.write(writer, b"\x03")
+
+    line = "trap 'echo got; exit 3' INT; echo ready; while :; do sleep 0.1; done"
+    with open(reader, "rb", buffering=0) as keyboard:
+        result = task.terminal(["sh", "-c", line], keyboard, interrupt, lambda: (40, 100), timeout=60)
+    os.close(writer)
+    assert (result.exit_code, bytes(shown)) == (3, b"ready\r\n^Cgot\r\n")
     assert b"bye" in in_terminal(task, ["sh", "-c", "cat; echo bye"], b"typed\n")
 
 
@@ -416,3 +428,50 @@ def test_a_terminal_follows_the_size_of_its_window(task: Task) -> None:
         )
     os.close(writer)
     assert (result.exit_code, bytes(shown)) == (0, b"seen\r\n")
+
+
+# ---- ways to it
+
+
+def test_an_agent_whose_socket_cannot_be_reached_is_talked_to_through_the_engine(
+    keep: Keep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(agent, "connect", lambda folder, sandbox: None)
+    task = keep.create_task("far away")
+    assert shell(task, "echo alive; cat", stdin=b"input") == "alive\ninput"
+    assert task.execute(["sleep", "1000"], timeout=0.5).timed_out
+    started = task.start(["sh", "-c", "echo begun; sleep 1000"])
+    eventually(lambda: started.output() == b"begun\n")
+    assert started.stop().exit_code == 137
+    came: list[bytes] = []
+    task.execute(["seq", "100000"], on_output=lambda name, data: came.append(data))
+    assert b"".join(came) == b"".join(b"%d\n" % n for n in range(1, 100_001))
+    eventually(lambda: inside(task) == [])
+    eventually(lambda: "sandkeep-relay" not in [thread.name for thread in threading.enumerate()])
+
+
+def test_without_python_commands_are_run_by_the_engine(
+    keep: Keep, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("sandkeep.sandboxes.engine.PYTHON", "no-python")
+    task = keep.create_task("old ways")
+    assert "cannot run the agent" in caplog.text
+    assert shell(task, "echo alive; echo $((6 * 7))", on_output=lambda name, data: None) == "alive\n42\n"
+    assert task.execute(["sh", "-c", "exit 3"]).exit_code == 3
+    with pytest.raises(CommandNotFound):
+        task.execute(["nothing-of-that-name"])
+    result = task.execute(["sh", "-c", "setsid sleep 1000 & sleep 1000"], timeout=0.5)
+    assert (result.exit_code, result.timed_out) == (TIMED_OUT, True)
+    for refused in (lambda: task.start(["true"]), lambda: task.execute(["cat"], stdin=b"x")):
+        with pytest.raises(TaskRefused, match="has no Python"):
+            refused()
+    assert "sleep" not in str(inside(task))
+    assert task.state.pending == ()
+    with pytest.raises(KeyboardInterrupt):
+        task.execute(["sh", "-c", "echo x; sleep 1000"], on_output=interrupted)
+    assert "sleep" not in str(inside(task))
+    assert types(task.history())[-1] == "CommandFailed"
+
+
+def interrupted(name: str, data: bytes) -> None:
+    raise KeyboardInterrupt
