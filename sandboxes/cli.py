@@ -7,13 +7,14 @@ Exit status: 0 done; 1 refused or failed; 2 bad input; for `execute` without `--
 
 from __future__ import annotations
 
+import contextlib
 import os
 import queue
 import signal
 import sys
 import time
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, BinaryIO, NoReturn
 
 import typer
 
@@ -27,12 +28,14 @@ from sandkeep.sandboxes import (
     cli_locks,
     cli_memory,
     cli_network,
+    cli_processes,
     cli_registry,
     render,
 )
 from sandkeep.sandboxes.execution import DEFAULT_TIMEOUT_SECONDS
 from sandkeep.sandboxes.keep import FORMAT, Keep, default_actor, identify
 from sandkeep.sandboxes.options import HERE, Allow, AsJson, KeepPath, Private, TaskId, Token
+from sandkeep.sandboxes.task import Task
 from sandkeep.sandboxes.verification import verify_log
 
 _LOOK_SECONDS = 0.5
@@ -53,6 +56,7 @@ app.add_typer(cli_memory.app)
 app.add_typer(cli_conflicts.app)
 app.add_typer(cli_images.app)
 app.add_typer(cli_network.app)
+app.add_typer(cli_processes.app)
 
 
 @app.command("init")
@@ -106,9 +110,11 @@ def create_task(
 @app.command("execute")
 def execute(
     task: TaskId,
-    argv: Annotated[list[str], typer.Argument(metavar="-- ARGV...", help="The program and its arguments.")],
+    argv: Annotated[
+        list[str] | None, typer.Argument(metavar="-- ARGV...", help="The program and its arguments.")
+    ] = None,
     timeout: Annotated[
-        float, typer.Option(metavar="SECONDS", help="When it is up, all that runs in the sandbox is ended (124).")
+        float, typer.Option(metavar="SECONDS", help="When it is up, all that the command started is ended (124).")
     ] = DEFAULT_TIMEOUT_SECONDS,
     env: Annotated[list[str] | None, typer.Option(metavar="K=V", help="A variable; may be repeated.")] = None,
     secret: Annotated[
@@ -118,6 +124,11 @@ def execute(
         ),
     ] = None,
     cwd: Annotated[str, typer.Option(metavar="DIR", help="Where to run, inside the workspace.")] = ".",
+    stdin: Annotated[str | None, typer.Option(metavar="FILE", help="What it reads; - is our own input.")] = None,
+    script: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="A shell script to run; ARGV are its arguments.")
+    ] = None,
+    in_background: Annotated[bool, typer.Option("--background", help="Do not wait; see 'processes'.")] = False,
     token: Token = None,
     keep: KeepPath = HERE,
     json: AsJson = False,
@@ -125,12 +136,25 @@ def execute(
     """Run a command in a task's sandbox; its streams and its exit status are those of this program."""
     variables = dict(_variable(each) for each in env or ())
     secrets = {name: _secret(name) for name in secret or ()}
-    with Keep.open(keep) as opened:
+    if stdin is not None and script is not None:
+        raise BadInput("a script is the input of its shell; give --script or --stdin, and the other as a file")
+    with Keep.open(keep) as opened, contextlib.ExitStack() as stack:
         found = opened.task(task, token)
         begun = cli_conflicts.own_workspace(found)
         on_output = None if json else _write
+        words = argv or []
+        if in_background:
+            _start(found, words, variables, cwd, bool(secrets or stdin or script), json)
+            return
+        given: bytes | BinaryIO | None = None
+        if script is not None:
+            words, given = ["sh", "-s", "--", *words], script.read_bytes()
+        elif stdin is not None:
+            given = stack.enter_context(open(0 if stdin == "-" else stdin, "rb", buffering=0, closefd=stdin != "-"))
         with opened.locking.renewing(found.id, token):
-            result = found.execute(argv, timeout=timeout, env=variables, secrets=secrets, cwd=cwd, on_output=on_output)
+            result = found.execute(
+                words, timeout=timeout, env=variables, secrets=secrets, cwd=cwd, stdin=given, on_output=on_output
+            )
         own = cli_conflicts.own_workspace(found)
         if json:
             document = render.result_document(result, opened.blobs)
@@ -373,6 +397,16 @@ def _secret(name: str) -> str:
         raise BadInput(
             f"--secret {name!r} is no variable of yours; set it first, its value is read from there"
         ) from error
+
+
+def _start(task: Task, argv: list[str], env: dict[str, str], cwd: str, more: bool, json: bool) -> None:
+    if more:
+        raise BadInput("a command in the background has no input, script or secrets; put them into files first")
+    found = task.start(argv, env=env, cwd=cwd)
+    if json:
+        render.print_json(cli_processes.process_document(found))
+    else:
+        print(found.id)
 
 
 def _write(name: str, data: bytes) -> None:

@@ -8,6 +8,7 @@ used by several threads. It knows nothing of tasks and events; the containers it
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import select
 import socket
@@ -25,27 +26,39 @@ import requests
 from docker.models.containers import Container
 
 from sandkeep.events.catalogue import Limits
-from sandkeep.sandboxes import workspace
+from sandkeep.sandboxes import agent, exec_stream, workspace
+from sandkeep.sandboxes.agent import Broken, Connection, Refused
 from sandkeep.sandboxes.errors import EngineFailed, EngineUnreachable, SandboxGone
 from sandkeep.sandboxes.guest import forwarder
 
-KEEP, TASK, INTENT = "sandkeep.keep", "sandkeep.task", "sandkeep.intent"
+KEEP, TASK, INTENT, FORM = "sandkeep.keep", "sandkeep.task", "sandkeep.intent", "sandkeep.form"
 """The labels of our containers."""
 
 SPOOL = PurePosixPath("/run/sandkeep")
-"""Where a sandbox sees its spool folder."""
+"""Where a sandbox without an agent sees its spool folder. With one, it is a folder that only the agent can enter."""
+
+PYTHON = "python3"
+"""What runs the agent in a sandbox."""
+
+AGENT = "agent"
+SHELL = "shell"
+"""The forms of a sandbox: with our agent as PID 1, or without, where the image has no Python; see `shell`."""
 
 _ANSWER_SECONDS = 60
+_logger = logging.getLogger(__name__)
 _SETTLE_SECONDS = 10.0
+_LOOK_SECONDS = 0.5
 
 
 class Mounts(msgspec.Struct, frozen=True):
-    """The host's folders that a sandbox sees: workspace and spool to write to, memory and way out to read."""
+    """What a sandbox sees of the host: workspace and spool to write to; memory, way out and the agent's program to
+    read."""
 
     workspace: Path
     memory: Path
     spool: Path
     egress: Path
+    agent: Path
 
 
 class Found(msgspec.Struct, frozen=True):
@@ -60,6 +73,9 @@ class Found(msgspec.Struct, frozen=True):
 @final
 class Engine:
     """A Docker engine: that of `DOCKER_HOST`, or of the Docker CLI's context."""
+
+    def __init__(self) -> None:
+        self._forms: dict[str, str] = {}
 
     @cached_property
     def _client(self) -> docker.DockerClient:
@@ -86,49 +102,122 @@ class Engine:
     def start(self, image_id: str, mounts: Mounts, limits: Limits, labels: Mapping[str, str]) -> str:
         """Start a container that waits for commands, and return its id.
 
-        It has no capabilities, no network, no new privileges, a read-only root, an init process, the engine's default
-        seccomp profile, and runs as the owner of the workspace.
+        It has no network, no new privileges, a read-only root and the engine's default seccomp profile. PID 1 is our
+        agent, root with no capabilities but to end processes and to become the owner of the workspace, who runs the
+        commands, without any. Where that does not start, commands are run by the engine (`SHELL`).
         """
+        forms = [self._forms[image_id]] if image_id in self._forms else [AGENT, SHELL]
+        for form in forms:
+            try:
+                container = self._start(form, image_id, mounts, limits, labels)
+            except EngineFailed:
+                if form == forms[-1]:
+                    raise
+                continue
+            if form == SHELL and form != forms[0]:
+                _logger.warning("image %s cannot run the agent: its commands are slower, see docs", image_id[:19])
+            self._forms[image_id] = form
+            return container
+        raise AssertionError("there is always a last form")
+
+    def _start(self, form: str, image_id: str, mounts: Mounts, limits: Limits, labels: Mapping[str, str]) -> str:
         uid, gid = workspace.owner()
         binds = [
             docker.types.Mount(str(workspace.MOUNT), str(mounts.workspace), type="bind"),
             docker.types.Mount("/memory", str(mounts.memory), type="bind", read_only=True),
-            docker.types.Mount(str(SPOOL), str(mounts.spool), type="bind"),
             docker.types.Mount(forwarder.FOLDER, str(mounts.egress), type="bind", read_only=True),
         ]
+        tmpfs = {"/tmp": f"size={limits.tmp_bytes},mode=1777,exec"}
+        if form == AGENT:
+            # The folder in between is what keeps the task from the socket and from others' output.
+            tmpfs[str(SPOOL)] = "size=64k,mode=0700"
+            folder, program = SPOOL / "spool", SPOOL / "agent"
+            binds.append(docker.types.Mount(str(folder), str(mounts.spool), type="bind"))
+            binds.append(docker.types.Mount(str(program), str(mounts.agent), type="bind", read_only=True))
+            setting = {"uid": uid, "gid": gid, "folder": str(folder), "helpers": []}
+            entrypoint = [PYTHON, "-I", "-S", str(program), msgspec.json.encode(setting).decode()]
+        else:
+            binds.append(docker.types.Mount(str(SPOOL), str(mounts.spool), type="bind"))
+            entrypoint = ["tail", "-f", "/dev/null"]
         with _errors():
             container = self._client.containers.create(
                 image_id,
-                entrypoint=["tail", "-f", "/dev/null"],
+                entrypoint=entrypoint,
                 command=[],
-                init=True,
-                user=f"{uid}:{gid}",
+                init=form == SHELL,
+                user="0:0" if form == AGENT else f"{uid}:{gid}",
                 working_dir=str(workspace.MOUNT),
                 environment={"HOME": "/tmp"},
                 cap_drop=["ALL"],
+                cap_add=["KILL", "SETGID", "SETPCAP", "SETUID"] if form == AGENT else [],
                 security_opt=["no-new-privileges"],
                 network_mode="none",
                 read_only=True,
-                tmpfs={"/tmp": f"size={limits.tmp_bytes},mode=1777,exec"},
+                tmpfs=tmpfs,
                 mem_limit=limits.memory_bytes,
                 memswap_limit=limits.memory_bytes,
                 nano_cpus=limits.nano_cpus,
                 pids_limit=limits.pids,
                 log_config=docker.types.LogConfig(type="none"),
                 mounts=binds,
-                labels=dict(labels),
+                labels={**labels, FORM: form},
                 hostname="sandbox",
                 name=f"sandkeep-{labels[TASK]}-{labels[INTENT]}",
                 # The proxies of the user's Docker configuration may hold a password.
                 use_config_proxy=False,
             )
             try:
+                (mounts.spool / "sandbox").write_text(str(container.id))
                 container.start()
-                self._probe(str(container.id))
+                if form == AGENT:
+                    self._meet(container, mounts.spool)
+                else:
+                    self._probe(str(container.id))
             except (docker.errors.APIError, EngineFailed):
                 container.remove(force=True, v=True)
                 raise
         return str(container.id)
+
+    def _meet(self, container: Container, spool: Path) -> None:
+        """Wait until the agent answers."""
+        deadline = time.monotonic() + _SETTLE_SECONDS
+        looked = time.monotonic()
+        while time.monotonic() < deadline:
+            connection = agent.greet(spool, str(container.id))
+            if connection is None and time.monotonic() - looked > _LOOK_SECONDS:
+                looked = time.monotonic()
+                container.reload()
+                if container.status != "running":
+                    break
+                connection = self.relayed(str(container.id), agent.HELLO_SECONDS)
+            if connection is not None:
+                connection.sock.close()
+                return
+            time.sleep(0.003)
+        raise EngineFailed("the image cannot run the sandbox's agent, which needs Python 3.9; choose another image")
+
+    def relayed(self, container: str, seconds: float) -> Connection | None:
+        """A connection to the agent of a container by way of the engine, if it answers; see `exec_stream`."""
+        command = [PYTHON, "-I", "-S", str(SPOOL / "agent"), "relay", str(SPOOL / "spool")]
+        api = self._client.api
+        with _errors(container):
+            execution = api.exec_create(container, command, stdin=True, user="0")["Id"]
+            stream = api.exec_start(execution, socket=True)
+        # The SDK wraps the socket in what it has read the head of the answer from.
+        attached = cast(socket.socket, getattr(stream, "_sock", stream))
+        attached.settimeout(None)
+        connection = Connection(exec_stream.join(attached), container)
+        with contextlib.suppress(Broken, Refused):
+            if connection.hello(seconds):
+                return connection
+        connection.sock.close()
+        return None
+
+    def form(self, container: str) -> str:
+        """Whether commands are run by the agent in a container (`AGENT`) or by the engine (`SHELL`)."""
+        with _errors(container):
+            found = self._client.containers.get(container)
+            return str(found.labels.get(FORM, SHELL))
 
     def status(self, container: str) -> str | None:
         """The engine's word for the state of a container ("running", "paused", "exited" ...), None if it has none."""

@@ -70,7 +70,7 @@ class Side(Task):
     @contextlib.contextmanager
     def still(self) -> Iterator[int]:
         """The workspace, open as a descriptor, while its sandbox stands still."""
-        with self._frozen():
+        with self.sandbox.frozen():
             # A command may have taken its own permission to the workspace away.
             self.workspace.chmod(0o755)
             with self._root() as root:

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from secrets import token_hex
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, Any, BinaryIO, final
 
 from sandkeep.events import Event
 from sandkeep.events import catalogue as ev
@@ -31,10 +31,12 @@ from sandkeep.projections import (
     registry,
 )
 from sandkeep.sandboxes import collision, fork_decider, merging
+from sandkeep.sandboxes.agent import Window
+from sandkeep.sandboxes.background import Running
 from sandkeep.sandboxes.clock import BootTime
 from sandkeep.sandboxes.description import MAX_TITLE
 from sandkeep.sandboxes.errors import TaskBusy, WorkspaceNotFound
-from sandkeep.sandboxes.execution import Result
+from sandkeep.sandboxes.execution import Result, Streamed
 from sandkeep.sandboxes.images import quiet
 from sandkeep.sandboxes.merging import Merged
 from sandkeep.sandboxes.restore import Restored
@@ -72,6 +74,25 @@ class OwnTask(Task):
     def execute(self, argv: Sequence[str], **options: Any) -> Result:
         """Run a command in the own workspace. See `Task.execute`."""
         return self.own().execute(argv, **options)
+
+    def start(self, argv: Sequence[str], **options: Any) -> Running:
+        """Start a command in the background of the own workspace. See `Task.start`."""
+        return self.own().start(argv, **options)
+
+    def terminal(
+        self,
+        argv: Sequence[str],
+        keyboard: BinaryIO,
+        on_output: Streamed,
+        window: Callable[[], Window],
+        **options: Any,
+    ) -> Result:
+        """Run a command in a terminal in the own workspace. See `Task.terminal`."""
+        return self.own().terminal(argv, keyboard, on_output, window, **options)
+
+    def running(self) -> list[Running]:
+        """The commands that run in the background of the own workspace. See `Task.running`."""
+        return self.own().running()
 
     def checkpoint(self, label: str = "", *, progress: Callable[[int], None] = lambda files: None) -> Checkpoint:
         """Record the own workspace. See `Task.checkpoint`."""

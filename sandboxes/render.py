@@ -154,6 +154,7 @@ def result_document(result: Result, blobs: BlobStore) -> Document:
         "exit_code": result.exit_code,
         "duration_s": round(result.duration_s, 6),
         "timed_out": result.timed_out,
+        "oom_killed": result.oom_killed,
     }
     for name, output in (("stdout", result.stdout), ("stderr", result.stderr)):
         document |= _stream(name, output, blobs)

@@ -1,103 +1,138 @@
-"""Where the output of running commands lies: one folder a task, mounted into its sandbox.
+"""Where the output of running commands lies: one folder a task, mounted into its sandbox where only the agent comes.
 
-Each command writes its two streams to files that we made and hold open before it starts, so nothing is lost when we
-read slowly, memory stays bounded, a child that outlives its command delays nobody, and what the command does to the
-names in the folder cannot make us read another file. The engine carries no output.
+The agent writes a command's streams to files named by the command's id as they come, and then what became of it to
+another. They stay until the outcome is in the log, so a library that is killed meanwhile loses nothing: whoever comes
+next finds them (see `steward`). Nothing is lost either when we read slowly, memory stays bounded, and a child that
+outlives its command delays nobody. The engine carries no output.
+
+What lies here is the sandbox's word: names are opened without following links, sizes and records are checked.
 """
 
 from __future__ import annotations
 
 import os
-import secrets
+import stat
 from pathlib import Path
-from typing import final
+from typing import BinaryIO, final
+
+import msgspec
 
 from sandkeep.events import BlobStore
 from sandkeep.events.catalogue import INLINE_BYTES, Output
-from sandkeep.sandboxes import workspace
-from sandkeep.sandboxes.engine import SPOOL
 from sandkeep.sandboxes.secrets import Secrets
 
 OUTPUT_BYTES = 1 << 30
 """The most one stream of one command may write; a command that writes more is ended."""
 
-NOT_FOUND, NO_FOLDER = b"command-not-found\n", b"no-such-folder\n"
-"""What the note of a command says if it could not be started."""
+STREAMS = {"stdout": "out", "stderr": "err"}
 
-_CHUNK = 1 << 16
+_CHUNK = 1 << 18
+_MOST_RECORD = 4096
+_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
-# The program is found before its streams are redirected, so that its absence is told apart from its own failures. The
-# word that the shell puts into the note is gone by the time the program runs, which therefore cannot write one.
-_SCRIPT = """
-unset _sandkeep _word; _sandkeep=$1 _word=$2
-cd -- "$3" 2>/dev/null || { echo "$_word no-such-folder" >"$_sandkeep.note"; exit 127; }; shift 3
-command -v -- "$1" >/dev/null 2>&1 || { echo "$_word command-not-found" >"$_sandkeep.note"; exit 127; }
-exec "$@" </dev/null >>"$_sandkeep.out" 2>>"$_sandkeep.err"
-"""
+
+class Ended(msgspec.Struct, frozen=True):
+    """What the agent says became of a command. `reason` is why it was ended, empty if it ended by itself; `full` names
+    the streams that were cut; `swept` is false if something of it may still run."""
+
+    id: str
+    exit: int
+    reason: str
+    swept: bool
+    oom: bool
+    duration_ns: int
+    cpu_ns: int
+    full: tuple[str, ...]
+
+
+_record = msgspec.json.Decoder(Ended)
 
 
 @final
 class Spool:
-    """The files of one command. Use as a context manager: at its end they are gone."""
+    """The files of one command, made by the agent. Use as a context manager, which leaves the files where they are."""
 
     def __init__(self, folder: Path, command: str) -> None:
-        """Make the files in `folder`; `command` is the command's id."""
         self._command = command
-        self._word = secrets.token_hex(8)
-        self._given = {"out": 0, "err": 0}
+        self._given = dict.fromkeys(STREAMS.values(), 0)
+        self._files: dict[str, int] = {}
         self._folder = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        self._files = {name: self._make(f"{command}.{name}") for name in ("out", "err", "note")}
 
     def __enter__(self) -> Spool:
         return self
 
     def __exit__(self, *details: object) -> None:
-        for name, file in self._files.items():
+        for file in self._files.values():
             os.close(file)
-            try:
-                os.unlink(f"{self._command}.{name}", dir_fd=self._folder)
-            except (FileNotFoundError, IsADirectoryError):
-                continue  # the command may have removed its own files, or put others in their place
         os.close(self._folder)
 
-    def argv(self, argv: tuple[str, ...], folder: str) -> list[str]:
-        """The command line that runs `argv` in `folder` of the sandbox with its streams in these files."""
-        return ["/bin/sh", "-c", _SCRIPT, "sandkeep", str(SPOOL / self._command), self._word, folder, *argv]
-
-    def note(self) -> bytes:
-        """Why the command could not be started; empty if it was."""
-        word, _, note = os.pread(self._files["note"], 64, 0).partition(b" ")
-        return note if word == self._word.encode() else b""
-
-    def full(self) -> bool:
-        """Whether a stream has grown beyond `OUTPUT_BYTES`."""
-        return any(os.fstat(self._files[name]).st_size > OUTPUT_BYTES for name in self._given)
+    def ended(self) -> Ended | None:
+        """What became of the command, if that is written down. Raises `msgspec.DecodeError` if it is no record."""
+        file = self._open("end")
+        return None if file is None else _record.decode(os.pread(file, _MOST_RECORD, 0))
 
     def fresh(self, name: str) -> bytes:
-        """What was written to stream `name` ("out" or "err") since the last call: at most 64 KiB, empty if nothing."""
-        data = os.pread(self._files[name], _CHUNK, self._given[name])
+        """What was written to stream `name` ("out" or "err") since the last call: at most 256 KiB, empty if nothing."""
+        file = self._open(name)
+        data = b"" if file is None else os.pread(file, _CHUNK, self._given[name])
         self._given[name] += len(data)
         return data
 
-    def output(self, name: str, blobs: BlobStore, secrets: Secrets) -> Output:
-        """Stream `name` as it is now, without `secrets`; what is too large for an event goes to `blobs`."""
-        file = self._files[name]
-        size = os.fstat(file).st_size
-        if size <= INLINE_BYTES:
-            data = secrets.data(os.pread(file, INLINE_BYTES, 0))
-            if len(data) <= INLINE_BYTES:
-                return Output(size=len(data), data=data)
-        os.lseek(file, 0, os.SEEK_SET)
-        with open(file, "rb", closefd=False) as stream:
-            if secrets:
-                blob, stored = blobs.put_stream(secrets.stream(stream, min(size, OUTPUT_BYTES)))
-            else:
-                blob, stored = blobs.put_stream(stream, limit=min(size, OUTPUT_BYTES))
-        return Output(size=stored, blob=blob, truncated=size > OUTPUT_BYTES)
+    def read(self, name: str, after: int, most: int) -> bytes:
+        """What was written to stream `name` so far behind its first `after` bytes, `most` bytes of it."""
+        file = self._open(name)
+        return b"" if file is None else os.pread(file, most, after)
 
-    def _make(self, name: str) -> int:
-        flags = os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_RDWR | os.O_CLOEXEC
-        file = os.open(name, flags, 0o600, dir_fd=self._folder)
-        if os.getuid() == 0:
-            os.fchown(file, *workspace.owner())
-        return file
+    def output(self, name: str, blobs: BlobStore, secrets: Secrets, ended: Ended) -> Output:
+        """Stream `name` of a command that has ended, without `secrets`; see `captured`."""
+        file = self._open(name)
+        if file is None:
+            return Output(size=0, data=b"", truncated=name in ended.full)
+        return captured(file, name in ended.full, blobs, secrets)
+
+    def remove(self) -> None:
+        """Remove the files: their content is stored."""
+        for name in (*STREAMS.values(), "end"):
+            remove(f"{self._command}.{name}", self._folder)
+
+    def _open(self, name: str) -> int | None:
+        if name not in self._files:
+            try:
+                file = os.open(f"{self._command}.{name}", _READ, dir_fd=self._folder)
+            except OSError:  # not there yet, or a link
+                return None
+            if not stat.S_ISREG(os.fstat(file).st_mode):
+                os.close(file)
+                return None
+            self._files[name] = file
+        return self._files[name]
+
+
+def captured(file: int, truncated: bool, blobs: BlobStore, secrets: Secrets) -> Output:
+    """What a file holds, up to `OUTPUT_BYTES`, without `secrets`; what is too large for an event goes to `blobs`."""
+    size = min(os.fstat(file).st_size, OUTPUT_BYTES)
+    os.lseek(file, 0, os.SEEK_SET)
+    with open(file, "rb", closefd=False) as stream:
+        return kept(stream, size, truncated, blobs, secrets)
+
+
+def kept(stream: BinaryIO, size: int, truncated: bool, blobs: BlobStore, secrets: Secrets) -> Output:
+    """The `size` bytes of a stream without `secrets`: what is small as it is, what is large as a blob."""
+    if size <= INLINE_BYTES:
+        data = secrets.data(stream.read(size))
+        if len(data) <= INLINE_BYTES:
+            return Output(size=len(data), data=data, truncated=truncated)
+        stream.seek(0)
+    if secrets:
+        blob, stored = blobs.put_stream(secrets.stream(stream, size))
+    else:
+        blob, stored = blobs.put_stream(stream, limit=size)
+    return Output(size=stored, blob=blob, truncated=truncated)
+
+
+def remove(name: str, folder: int) -> None:
+    """Remove a file of a spool, whatever became of it."""
+    try:
+        os.unlink(name, dir_fd=folder)
+    except (FileNotFoundError, IsADirectoryError):
+        return

@@ -1,6 +1,7 @@
 """Setting right what a crash left behind: the log, the engine and the disk are brought to agree again.
 
-An intent whose process is gone gets an outcome; what it had begun is undone or ended. A container that the log does not
+An intent whose process is gone gets an outcome; what it had begun is undone or ended, and the result of a command that
+ran on without it is fetched (see `joined`). A container that the log does not
 believe in is removed; one that it believes in and the engine lacks is recorded as lost, and the next command starts
 another. Leases of locks that have run out are ended. Nothing that a living process works on is touched, and no other
 keep's containers.
@@ -19,19 +20,18 @@ from typing import TYPE_CHECKING
 
 from sandkeep.events import catalogue as ev
 from sandkeep.projections import Pending, TaskState, registry
-from sandkeep.sandboxes import decider, egress, memory, merging
+from sandkeep.sandboxes import decider, egress, joined, merging
 from sandkeep.sandboxes.engine import Found
 from sandkeep.sandboxes.intent import abandoned
+from sandkeep.sandboxes.outcome import INTERRUPTED, settle
 
 if TYPE_CHECKING:
     from sandkeep.sandboxes.keep import Keep
 
-_SPOOLED = re.compile(r"([0-9a-f]{16})\.(?:out|err|note)")
-_INTERRUPTED = ("interrupted", "the process that did this ended before it was done")
+_SPOOLED = re.compile(r"([0-9a-f]{16})\.(?:out|err|note|end|new)")
 _SETTLED_AS: dict[str, type[ev.Failure]] = {
     "TaskCreated": ev.WorkspaceFailed,
     "SandboxRequested": ev.SandboxFailed,
-    "CommandRequested": ev.CommandFailed,
     "RestoreRequested": ev.RestoreFailed,
     "MergeRequested": ev.MergeFailed,
     "PauseRequested": ev.PauseFailed,
@@ -75,33 +75,27 @@ def _reconcile(keep: Keep) -> list[str]:
 def _settle(keep: Keep, task: registry.Task) -> list[str]:
     done: list[str] = []
     mine = [pending for pending in task.pending if abandoned(keep.intents, pending.intent)]
-    commands = [pending for pending in task.pending if pending.kind == "CommandRequested"]
     for pending in mine:
-        if pending in commands and any(other not in mine for other in commands):
-            continue  # to end it would end what others run in the same sandbox; it stays for the next time
+        if pending.kind == "CommandRequested":
+            done += joined.abandoned(keep, task, pending, alone=all(other in mine for other in task.pending))
+            continue
         _undo(keep, task, pending)
-        failure = _SETTLED_AS[pending.kind](pending.intent, *_INTERRUPTED)
-        keep.decide(task.id, partial(decider.settle, outcome=failure))
-        memory.trail(keep, task.id)
+        settle(keep, task.id, _SETTLED_AS[pending.kind](pending.intent, *INTERRUPTED))
         done.append(f"task {task.id}: {pending.kind} of position {pending.position} was interrupted")
     if any(pending.kind in ("TaskCreated", "CleanupRequested") for pending in mine):
-        keep.decide(task.id, partial(decider.give_up, reason=_INTERRUPTED[1]))
+        keep.decide(task.id, partial(decider.give_up, reason=INTERRUPTED[1]))
         keep.task(task.id).abandon()
         done.append(f"task {task.id}: cleaned up")
     return done
 
 
 def _undo(keep: Keep, task: registry.Task, pending: Pending) -> None:
-    """End or take back what an abandoned intent may have begun."""
+    """Take back what an abandoned intent may have begun."""
     engine, container = keep.engine, task.container
     status = None if container is None else engine.status(container)
     if container is None or status is None:
         return
-    if pending.kind == "CommandRequested":
-        if status == "paused":
-            engine.unpause(container)
-        engine.restart(container)
-    elif pending.kind in ("PauseRequested", "RestoreRequested", "MergeRequested") and status == "paused":
+    if pending.kind in ("PauseRequested", "RestoreRequested", "MergeRequested") and status == "paused":
         engine.unpause(container)
     elif pending.kind == "ResumeRequested" and status == "running":
         engine.pause(container)
@@ -125,9 +119,10 @@ def _remove_orphans(keep: Keep, found: list[Found]) -> list[str]:
 
 
 def _sweep(keep: Keep) -> None:
-    """Remove the output of commands whose process is gone. The names in a spool are the sandbox's, so not trusted."""
+    """Remove the output of commands whose outcome is stored. The names in a spool are the sandbox's, so not trusted."""
+    waited = {pending.intent for task in keep.busy() for pending in task.pending}
     for path in (keep.path / "run" / "spool").glob("*/*"):
         found = _SPOOLED.fullmatch(path.name)
-        if found and abandoned(keep.intents, found[1]):
+        if found and found[1] not in waited and abandoned(keep.intents, found[1]):
             with contextlib.suppress(FileNotFoundError, IsADirectoryError):
                 path.unlink()

@@ -15,7 +15,7 @@ import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 import msgspec
 
@@ -23,6 +23,8 @@ from sandkeep.events import BadInput, Event, Receipt, SandkeepError
 from sandkeep.events import catalogue as ev
 from sandkeep.projections import Checkpoint, TaskState, checkpoints, registry
 from sandkeep.sandboxes import (
+    background,
+    command,
     conflict,
     decider,
     description,
@@ -34,26 +36,26 @@ from sandkeep.sandboxes import (
     snapshot,
     workspace,
 )
-from sandkeep.sandboxes.engine import INTENT, KEEP, TASK, Mounts
+from sandkeep.sandboxes.agent import Window
+from sandkeep.sandboxes.background import Running
+from sandkeep.sandboxes.command import Asked
 from sandkeep.sandboxes.errors import (
     CheckpointRefused,
-    EngineFailed,
     EngineUnreachable,
     RestoreIncomplete,
 )
 from sandkeep.sandboxes.execution import Result, Streamed
+from sandkeep.sandboxes.outcome import failing_as, settle, words
 from sandkeep.sandboxes.recorded import Recorded
 from sandkeep.sandboxes.restore import Restored
-from sandkeep.sandboxes.spool import Spool
+from sandkeep.sandboxes.sandbox import Place, Sandbox
 
 if TYPE_CHECKING:
     from sandkeep.sandboxes.keep import Keep
     from sandkeep.sandboxes.locks import Held
 
-LIMITS = ev.Limits(memory_bytes=2 << 30, nano_cpus=2_000_000_000, pids=512, tmp_bytes=512 << 20)
-"""What a sandbox may use, on a machine that has as much."""
-
-_MAX_LABEL, _MAX_TORN, _MAX_WORDS = 200, 200, 2000
+_MAX_LABEL = 200
+_MAX_TORN = 200
 Decision = Callable[[registry.Task | None], list[Event]]
 Policy = ev.NetworkPolicySet | None
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -67,7 +69,7 @@ class Task(Recorded):
         super().__init__(keep, task_id)
         self.fence = fence
         self.folder = keep.path / "tasks" / task_id
-        self._spool = keep.path / "run" / "spool" / task_id
+        self.sandbox = Sandbox(keep, task_id)
 
     @property
     def workspace(self) -> Path:
@@ -89,18 +91,20 @@ class Task(Recorded):
             event = msgspec.structs.replace(asked, intent=made)
             self._act(partial(decider.create, event=event, network=network))
             try:
-                with self._failing_as(ev.WorkspaceFailed, made):
-                    self._spool.mkdir(mode=0o700, parents=True)
+                with failing_as(self._keep, self.id, ev.WorkspaceFailed, made):
+                    self.sandbox.spool.mkdir(mode=0o700, parents=True)
                     (self.folder / "memory").mkdir(mode=0o755, parents=True)
                     commit = workspace.prepare(self.workspace, None if asked.source is None else Path(asked.source))
-                    workspace.give(self._spool)
+                    # Only we and the agent come this far; who it is on the host depends on the engine.
+                    self.sandbox.spool.chmod(0o777)
                     if tree:
                         restore.fill(self.workspace, tree, self._keep.blobs)
                 self._settle(ev.WorkspacePrepared(made, commit))
                 progress("starting the sandbox")
-                self._sandbox(image_id)
+                with self.sandbox.place(image_id):
+                    pass
             except (SandkeepError, OSError) as error:
-                reason = _words(error)[1]
+                reason = words(error)[1]
                 self._decide(partial(decider.give_up, reason=reason))
                 self._clean_up(self._decide)
                 raise
@@ -127,57 +131,85 @@ class Task(Recorded):
         env: Mapping[str, str] | None = None,
         secrets: Mapping[str, str] | None = None,
         cwd: str = ".",
+        stdin: bytes | BinaryIO | None = None,
         on_output: Streamed | None = None,
     ) -> Result:
         """Run a command in the sandbox and wait for it. A non-zero exit code is a result, not an error.
 
-        `timeout` is in seconds; when it is up, *everything* that runs in the sandbox is ended, so that nothing of the
-        command survives, and `exit_code` is 124. `cwd` lies in the workspace. `on_output` is called, on this thread,
-        with output as it comes; what it raises ends the command as a timeout does. A lost sandbox is started anew. The
-        result is in the log when this returns.
+        `timeout` is in seconds; when it is up, all that the command started is ended, however it forked, and
+        `exit_code` is 124. What else runs in the sandbox goes on. `cwd` lies in the workspace. `stdin` is what the
+        command reads; bytes are recorded, an open file is not. A script is `["sh", "-s"]` with the script as `stdin`.
+        `on_output` is called, on this thread, with output as it comes; what it raises ends the command as a timeout
+        does. A lost sandbox is started anew. The result is in the log when this returns.
 
         `secrets` are variables too, but what is stored of the command holds `[secret NAME]` in their place, the result
         as well; what `on_output` is given is the caller's own, and raw. See `secrets` for what is recognised.
 
-        Raises `BadInput`, `BadTimeout`, `OutsideWorkspace`, `CommandNotFound`, `TaskRefused`, `SandboxGone`, and
-        `EngineUnreachable`: then nobody knows what became of the command until the engine is back.
+        Raises `BadInput`, `BadTimeout`, `OutsideWorkspace`, `CommandNotFound`, `TaskRefused`, `LimitReached`,
+        `SandboxGone`, and `EngineUnreachable`: then what became of the command is found when the engine is back.
         """
-        argv, env, hidden = execution.check_argv(argv), *execution.check_variables(env or {}, secrets or {})
-        folder, timeout = str(workspace.inside(cwd)), execution.check_timeout(timeout)
-        self._keep.reconcile()
+        return self._execute(command.ask(argv, timeout, env, secrets, cwd, stdin=stdin), on_output)
+
+    def terminal(
+        self,
+        argv: Sequence[str],
+        keyboard: BinaryIO,
+        on_output: Streamed,
+        window: Callable[[], Window],
+        *,
+        timeout: float = execution.MAX_TIMEOUT_SECONDS,
+        env: Mapping[str, str] | None = None,
+        cwd: str = ".",
+    ) -> Result:
+        """Run a command in a terminal of its own and wait for it: what comes from `keyboard` is typed into it.
+
+        `window` is asked for its rows and columns, also while the command runs. All that it shows comes as "stdout". If
+        `keyboard` ends, so does the input (control-D). Raises as `execute`.
+        """
+        asked = command.ask(argv, timeout, env, None, cwd, stdin=keyboard, window=window)
+        return self._execute(asked, on_output)
+
+    def start(
+        self,
+        argv: Sequence[str],
+        *,
+        timeout: float = execution.MAX_TIMEOUT_SECONDS,
+        env: Mapping[str, str] | None = None,
+        cwd: str = ".",
+    ) -> Running:
+        """Start a command in the background and return when it runs. It goes on when this process ends.
+
+        It is ended when its time is up, when it is stopped, and with the task. Raises as `execute`.
+        """
+        asked = command.ask(argv, timeout, env, None, cwd, background=True)
+        with self._requested(asked) as (made, place, given):
+            command.launch(self._keep, self.sandbox, place, made, given)
+        return Running(self._keep, self.id, made)
+
+    def running(self) -> list[Running]:
+        """The commands that run in the background, oldest first; also those that have ended unnoticed."""
+        return background.running(self._keep, self.id)
+
+    def _execute(self, asked: Asked, on_output: Streamed | None) -> Result:
+        with self._requested(asked) as (made, place, given):
+            return command.carry_out(self._keep, self.sandbox, place, made, given, on_output)
+
+    @contextlib.contextmanager
+    def _requested(self, asked: Asked) -> Iterator[tuple[str, Place, Asked]]:
+        """A command put on record, where it is to run, and as it is to run there."""
+        with contextlib.suppress(EngineUnreachable):  # a sandbox whose agent answers can do without
+            self._keep.reconcile()
         with contextlib.ExitStack() as stack:
-            command = stack.enter_context(intent.held(self._keep.intents))
-            words = tuple(map(hidden.text, argv))
-            request = ev.CommandRequested(command, words, hidden.text(folder), tuple(sorted(env)), int(timeout * 1e9))
+            made = stack.enter_context(intent.held(self._keep.intents))
+            request = asked.request(made, self._keep.blobs)
             with self._keep.working(self.id):
                 decider.begin(self.state, request)  # refused before a sandbox is started for it
                 self._keep.locking.check(self.id, self.fence)
-                spool = stack.enter_context(Spool(self._spool, command))
-                container = self._sandbox()
-                env = stack.enter_context(egress.way_out(self._keep, self.id, container)) | env
+                place = stack.enter_context(self.sandbox.place())
+                ways = stack.enter_context(egress.way_out(self._keep, self.id, place.container))
                 conflict.begin(self._keep, self.id)
                 self._act(partial(decider.begin, intent=request))
-            end_all = partial(self._end_all, container)
-            try:
-                code, taken, timed_out = execution.run(
-                    self._keep.engine, container, spool, argv, env, folder, timeout, on_output, end_all
-                )
-                stdout, stderr = (spool.output(name, self._keep.blobs, hidden) for name in ("out", "err"))
-            except SandkeepError as error:
-                code_, message = _words(error)
-                self._settle(ev.CommandFailed(command, code_, hidden.text(message)))
-                if isinstance(error, EngineUnreachable | EngineFailed):
-                    # It may still run, unwatched: the next command gets a new sandbox, which ends this one.
-                    lost = ev.SandboxLost(container, "the engine failed while a command ran in it")
-                    self._decide(partial(decider.lose, event=lost))
-                raise
-            except BaseException:  # the caller's callback, or Ctrl-C: the command must not outlive the call
-                end_all()
-                self._settle(ev.CommandFailed(command, "interrupted", "the caller ended it"))
-                raise
-            news = conflict.end(self._keep, self.id, command)
-            self._settle(ev.CommandExecuted(command, code, int(taken * 1e9), timed_out, stdout, stderr))
-        return Result(command, code, taken, timed_out, stdout, stderr, news)
+            yield made, place, msgspec.structs.replace(asked, env=ways | asked.env)
 
     def checkpoint(self, label: str = "", *, progress: Callable[[int], None] = lambda files: None) -> Checkpoint:
         """Record the whole workspace, durably, and return the checkpoint.
@@ -211,7 +243,7 @@ class Task(Recorded):
             decider.restore(self.state, ev.RestoreRequested(made, target.id, ""))  # refused before the work is done
             self._keep.locking.check(self.id, self.fence)
             # Frozen from the start, so that what runs in the background changes nothing that `undo` does not hold.
-            with self._frozen():
+            with self.sandbox.frozen():
                 # A command may have taken its own permission to the workspace away.
                 self.workspace.chmod(0o755)
                 with self._root() as root:
@@ -229,7 +261,7 @@ class Task(Recorded):
                     f"the workspace is only in part what checkpoint {target.id} says: {problem};"
                     f" restore it again, or {undo.id} to have what was there before"
                 )
-                self._settle(ev.RestoreFailed(made, *_words(failure)))
+                self._settle(ev.RestoreFailed(made, *words(failure)))
                 raise failure
             self._settle(ev.CheckpointRestored(made, target.id, found))
         return Restored(target.id, target.digest, undo.id)
@@ -243,7 +275,7 @@ class Task(Recorded):
         self._clear()
         with self._keep.working(self.id), intent.held(self._keep.intents) as made:
             self._act(partial(decider.pause, intent=ev.PauseRequested(made)))
-            with self._failing_as(ev.PauseFailed, made):
+            with failing_as(self._keep, self.id, ev.PauseFailed, made):
                 if (container := self.state.container) is not None:
                     self._keep.engine.pause(container)
             self._settle(ev.TaskPaused(made))
@@ -253,7 +285,7 @@ class Task(Recorded):
         self._clear()
         with self._keep.working(self.id), intent.held(self._keep.intents) as made:
             self._act(partial(decider.resume, intent=ev.ResumeRequested(made)))
-            with self._failing_as(ev.ResumeFailed, made):
+            with failing_as(self._keep, self.id, ev.ResumeFailed, made):
                 if (container := self.state.container) is not None:
                     self._keep.engine.unpause(container)
             self._settle(ev.TaskResumed(made))
@@ -281,23 +313,18 @@ class Task(Recorded):
     def _clean_up(self, decide: Callable[[Decision], Receipt]) -> None:
         with intent.held(self._keep.intents) as made:
             decide(partial(decider.clean_up, intent=ev.CleanupRequested(made)))
-            with self._failing_as(ev.CleanupFailed, made), memory.closed(self.folder):
-                self._remove_containers()
-                for folder in (self.folder, self._spool, egress.folder(self._keep, self.id)):
+            with failing_as(self._keep, self.id, ev.CleanupFailed, made), memory.closed(self.folder):
+                self.sandbox.remove()
+                for folder in (self.folder, self.sandbox.spool, egress.folder(self._keep, self.id)):
                     workspace.remove(folder)
             self._settle(ev.TaskCleaned(made))
 
-    def _containers(self) -> list[str]:
-        return [found.container for found in self._keep.engine.containers(self._keep.id) if found.task == self.id]
-
-    def _remove_containers(self) -> None:
-        for container in self._containers():
-            self._keep.engine.remove(container)
-
     def _end(self, decision: Decision) -> None:
         self._clear()
+        for left in self.running():
+            left.stop()
         with self._keep.working(self.id):
-            mine = self._containers()  # asks the engine first: without it nothing could be ended
+            mine = self.sandbox.containers()  # asks the engine first: without it nothing could be ended
             self._act(decision)
             container = self.state.container
             for each in mine:
@@ -306,50 +333,6 @@ class Task(Recorded):
                 removed = ev.SandboxRemoved(container)
                 self._decide(partial(decider.lose, event=removed))
         memory.trail(self._keep, self.id)
-
-    def _sandbox(self, image_id: str | None = None) -> str:
-        """The task's running container, started if there is none. The caller is `working` on the task."""
-        engine, task = self._keep.engine, self.state
-        if task.container is not None:
-            status = engine.status(task.container)
-            if status == "paused" and task.state is not TaskState.PAUSED:
-                engine.unpause(task.container)  # left behind by a restore that was cut off
-                status = "running"
-            if status in ("running", "paused"):
-                return task.container
-            lost = ev.SandboxLost(task.container, f"it was found {status or 'removed'}")
-            self._decide(partial(decider.lose, event=lost))
-        with intent.held(self._keep.intents) as made:
-            name = image_id or self._keep.images.resolve(task.image)[1]
-            limits = engine.fit(LIMITS)
-            request = ev.SandboxRequested(made, name, limits)
-            self._decide(partial(decider.begin, intent=request))
-            with self._failing_as(ev.SandboxFailed, made):
-                self._remove_containers()
-                way_out = egress.prepare(self._keep, self.id)
-                mounts = Mounts(self.workspace, self.folder / "memory", self._spool, way_out)
-                labels = {KEEP: self._keep.id, TASK: self.id, INTENT: made}
-                container = engine.start(name, mounts, limits, labels)
-            self._settle(ev.SandboxStarted(made, container))
-            return container
-
-    def _end_all(self, container: str) -> None:
-        """End every process of a sandbox. None may begin meanwhile, to be ended with them or to find it stopped."""
-        with self._keep.working(self.id):
-            self._keep.engine.restart(container)
-
-    @contextlib.contextmanager
-    def _frozen(self) -> Iterator[None]:
-        """The sandbox stands still, if one runs."""
-        engine, container = self._keep.engine, self.state.container
-        if container is None or engine.status(container) != "running":
-            yield
-            return
-        engine.pause(container)
-        try:
-            yield
-        finally:
-            engine.unpause(container)
 
     @contextlib.contextmanager
     def _root(self) -> Iterator[int]:
@@ -375,15 +358,6 @@ class Task(Recorded):
         counted = (event.digest, event.files, event.bytes, label, event.torn)
         return Checkpoint(event.checkpoint, self.id, *counted, receipt.first, receipt.time_ns)
 
-    @contextlib.contextmanager
-    def _failing_as(self, failure: type[ev.Failure], made: str) -> Iterator[None]:
-        """Record what the block raises as the outcome of the intent `made`, and raise it."""
-        try:
-            yield
-        except (SandkeepError, OSError) as error:
-            self._settle(failure(made, *_words(error)))
-            raise
-
     def _clear(self) -> bool:
         """Settle what a process that died has left under way, which would keep the task busy for ever; true if any."""
         found = any(intent.abandoned(self._keep.intents, pending.intent) for pending in self.state.pending)
@@ -392,8 +366,7 @@ class Task(Recorded):
         return found
 
     def _settle(self, outcome: ev.Outcome) -> None:
-        self._decide(partial(decider.settle, outcome=outcome))
-        memory.trail(self._keep, self.id)
+        settle(self._keep, self.id, outcome)
 
     def _decide(self, decision: Decision) -> Receipt:
         return self._keep.decide(self.id, decision)
@@ -401,8 +374,3 @@ class Task(Recorded):
     def _act(self, decision: Decision) -> Receipt:
         """As `_decide`, for what an agent asks for, if the lock admits it."""
         return self._keep.locking.act(self.id, decision, self.fence)
-
-
-def _words(error: SandkeepError | OSError) -> tuple[str, str]:
-    """Code and message of an error, as a `Failure` holds them."""
-    return (error.code if isinstance(error, SandkeepError) else "os-error"), str(error)[:_MAX_WORDS]

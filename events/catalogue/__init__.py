@@ -180,6 +180,9 @@ class Reference(NamedTuple):
 def references(event: Event) -> Iterator[Reference]:
     """The content that an event vouches for."""
     match event:
+        case CommandRequested(stdin=Output() as given):
+            if given.blob is not None:
+                yield Reference(given.blob, given.size)
         case CommandExecuted():
             for output in (event.stdout, event.stderr):
                 if output.blob is not None:

@@ -112,19 +112,29 @@ class SandboxRemoved(Event, frozen=True):
 
 @event(version=1)
 class CommandRequested(Intent, frozen=True):
-    """A command is about to run. Of its environment only the names are kept, because values may be secrets."""
+    """A command is about to run. Of its environment only the names are kept, because values may be secrets.
+
+    `secrets` names those that are. `stdin` is what it is given to read, if that was known before. What runs in the
+    `background` is waited for by nobody, and what runs in a `terminal` has somebody at the keyboard.
+    """
 
     argv: tuple[str, ...]
     cwd: str
     env: tuple[str, ...]
     timeout_ns: int
+    secrets: tuple[str, ...] = ()
+    stdin: Output | None = None
+    background: bool = False
+    terminal: bool = False
 
 
 @event(version=1)
 class CommandExecuted(Outcome, frozen=True):
-    """The command ran and ended, or was ended with all that ran beside it when its time was up.
+    """The command ran and ended, or was ended with all that it had started.
 
-    `cpu_ns` is the processor time that it and the children it waited for used; 0 if that is not known.
+    `cpu_ns` is the processor time that it and the children it waited for used; 0 if that is not known. `oom_killed`
+    says that the kernel ended a process of it for want of memory. `reason` is why it was ended: `timeout`, `output` (it
+    wrote too much), `stopped` (somebody asked for it), `abandoned` (its caller died); empty if it ended by itself.
     """
 
     exit_code: int
@@ -133,6 +143,8 @@ class CommandExecuted(Outcome, frozen=True):
     stdout: Output
     stderr: Output
     cpu_ns: int = 0
+    oom_killed: bool = False
+    reason: str = ""
 
 
 @event(version=1)

@@ -90,6 +90,11 @@ def status(task: Task) -> str:
         return str(client.containers.get(container_of(task)).status)
 
 
+def left(task: Task) -> list[str]:
+    """What lies in the task's spool beside what belongs to its sandbox."""
+    return sorted(path.name for path in task.sandbox.spool.iterdir() if path.name not in ("agent.sock", "sandbox"))
+
+
 def types(records: Iterator[Record]) -> list[str]:
     """The types of these records."""
     return [record.type for record in records]

@@ -17,7 +17,7 @@ from sandkeep.sandboxes import Keep, Task, steward
 from sandkeep.sandboxes.engine import INTENT, KEEP, TASK
 from sandkeep.sandboxes.errors import SandboxGone, TaskBusy
 
-from .support import SCRIPT, container_of, containers, engine, eventually, listing, shell, stopped_at, types
+from .support import SCRIPT, container_of, containers, engine, eventually, left, listing, shell, stopped_at, types
 
 pytestmark = pytest.mark.engine
 
@@ -143,7 +143,7 @@ CREATE = (
     "after:keep.decide#3",
     "before:engine.start",
     "after:engine.start",
-    "after:task._settle#2",
+    "after:outcome.settle",
 )
 
 
@@ -159,21 +159,39 @@ def test_a_creation_cut_off_leaves_no_half_made_task(keep: Keep, source: Path, s
     assert_agreement(keep)
 
 
-EXECUTE = ("after:locks.act", "before:engine.run", "after:engine.run", "before:task._settle", "after:task._settle")
+EXECUTE = (
+    "after:locks.act",
+    "before:agent.run",
+    "after:agent.run",
+    "before:command.collected",
+    "before:command.settle",
+    "after:command.settle",
+    "after:sandbox.forget",
+)
 
 
 @pytest.mark.parametrize("step", EXECUTE)
-def test_a_command_cut_off_is_settled(keep: Keep, task: Task, step: str) -> None:
-    killed_at(step, "execute", keep, task.id, "sh", "-c", "echo x >file")
-    waiting = [pending.kind for pending in task.state.pending]
-    assert waiting == ([] if step == EXECUTE[-1] else ["CommandRequested"])
+def test_a_command_cut_off_is_run_once_and_its_outcome_found(keep: Keep, task: Task, step: str) -> None:
+    killed_at(step, "execute", keep, task.id, "sh", "-c", "echo said; echo x >>file; exit 3")
+    settled = EXECUTE.index(step) >= EXECUTE.index("after:command.settle")
+    assert [pending.kind for pending in task.state.pending] == ([] if settled else ["CommandRequested"])
+    ran = EXECUTE.index(step) >= EXECUTE.index("after:agent.run")
+    if ran:
+        eventually(lambda: (task.workspace / "file").exists())
     later(keep)
     assert task.state.executions == 1
-    last = types(task.history())[-1]
-    assert last == ("CommandExecuted" if step == EXECUTE[-1] else "CommandFailed")
+    *_, last = task.history()
+    if ran:
+        assert isinstance(last.event, ev.CommandExecuted)
+        assert (task.workspace / "file").read_text() == "x\n"
+        if step != "after:agent.run":  # there it may have been ended before it could
+            assert (last.event.exit_code, last.event.stdout.data, last.event.reason) == (3, b"said\n", "")
+    else:
+        assert isinstance(last.event, ev.CommandFailed)
+        assert not (task.workspace / "file").exists()
     assert_agreement(keep)
     assert shell(task, "echo alive") == "alive\n"
-    assert list((keep.path / "run" / "spool" / task.id).iterdir()) == []
+    assert left(task) == []
 
 
 def test_a_command_that_outlives_its_process_is_ended(keep: Keep, task: Task) -> None:
@@ -184,17 +202,17 @@ def test_a_command_that_outlives_its_process_is_ended(keep: Keep, task: Task) ->
     with engine() as client:
         running = client.api.top(container_of(task), ps_args="-eo pid,args")["Processes"]
     assert [args for _, args in running if "sleep 1000" in args] == []
-    *_, failed = task.history()
-    assert isinstance(failed.event, ev.CommandFailed)
-    assert failed.event.code == "interrupted"
+    *_, ended = task.history()
+    assert isinstance(ended.event, ev.CommandExecuted)
+    assert (ended.event.exit_code, ended.event.reason) == (137, "abandoned")
+    assert ended.event.stdout.data == b"begun\n"
     assert_agreement(keep)
 
 
 def killing_meanwhile(keep: Keep, task: Task, number: signal.Signals) -> subprocess.Popen[str]:
     """Send a signal to a process while its command runs."""
-    process = subprocess.Popen(
-        [SCRIPT, "execute", "--keep", keep.path, task.id, "--", "sh", "-c", "touch begun; setsid sleep 1000"], text=True
-    )
+    line = "echo begun; touch begun; setsid sleep 1000"
+    process = subprocess.Popen([SCRIPT, "execute", "--keep", keep.path, task.id, "--", "sh", "-c", line], text=True)
     eventually((task.workspace / "begun").exists)
     process.send_signal(number)
     process.wait(30)
@@ -262,7 +280,7 @@ def test_a_pause_or_its_end_cut_off_is_taken_back(keep: Keep, task: Task, verb: 
 
 
 def test_what_a_living_process_does_is_left_alone(keep: Keep, task: Task) -> None:
-    with stopped_at("before:task._settle", "execute", keep.path, task.id, "true"):
+    with stopped_at("before:command.settle", "execute", keep.path, task.id, "true"):
         assert later(keep) == []
         assert [pending.kind for pending in task.state.pending] == ["CommandRequested"]
         with pytest.raises(TaskBusy):
@@ -274,17 +292,18 @@ def test_what_a_living_process_does_is_left_alone(keep: Keep, task: Task) -> Non
     assert_agreement(keep)
 
 
-def test_a_dead_command_waits_for_a_living_one_beside_it(keep: Keep, task: Task) -> None:
-    with stopped_at("before:engine.run", "execute", keep.path, task.id, "true"):
-        killed_at("before:engine.run", "execute", keep, task.id, "true")
-        assert later(keep) == []
+def test_a_dead_command_does_not_wait_for_a_living_one_beside_it(keep: Keep, task: Task) -> None:
+    with stopped_at("before:agent.run", "execute", keep.path, task.id, "true"):
+        killed_at("before:agent.run", "execute", keep, task.id, "true")
         assert len(task.state.pending) == 2
+        assert len(later(keep)) == 1
+        assert len(task.state.pending) == 1
     later(keep)
     assert not task.state.pending
 
 
 def test_one_process_at_a_time_settles(keep: Keep, task: Task) -> None:
-    killed_at("before:task._settle", "execute", keep, task.id, "true")
+    killed_at("before:command.settle", "execute", keep, task.id, "true")
     with open(keep.path / "run" / "steward.lock", "ab") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         assert steward.reconcile(keep) == []
@@ -303,7 +322,7 @@ def test_a_crash_stands_in_nobodys_way(keep: Keep, task: Task, verb: str) -> Non
         task.complete()
         killed_at("after:locks.act", "clean_up", keep, task.id)
     else:
-        killed_at("before:engine.run", "execute", keep, task.id, "true")
+        killed_at("before:agent.run", "execute", keep, task.id, "true")
     verbs: dict[str, Callable[[], object]] = {
         "complete": task.complete,
         "fail": lambda: task.fail("why"),

@@ -14,22 +14,27 @@ from pathlib import Path
 from sandkeep.sandboxes import (
     Keep,
     Task,
+    agent,
+    command,
     image,
     images,
     memory,
     merging,
+    outcome,
     own_workspace,
     page_file,
     restore,
     snapshot,
-    spool,
     workspace,
 )
 from sandkeep.sandboxes.conflict_work import Work
 from sandkeep.sandboxes.engine import Engine
 from sandkeep.sandboxes.locks import LockManager
+from sandkeep.sandboxes.sandbox import Sandbox
 
 PLACES: dict[str, object] = {
+    "agent": agent.Connection,
+    "command": command,
     "engine": Engine,
     "image": image,
     "images": images.ImageStore,
@@ -42,7 +47,8 @@ PLACES: dict[str, object] = {
     "page": page_file.Page,
     "restore": restore,
     "snapshot": snapshot,
-    "spool": spool.Spool,
+    "outcome": outcome,
+    "sandbox": Sandbox,
     "task": Task,
     "workspace": workspace,
 }

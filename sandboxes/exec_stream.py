@@ -1,0 +1,53 @@
+"""The way to an agent whose socket cannot be reached through the mounted folder (Docker Desktop): an exec.
+
+The agent's own program runs in it as a relay, and the engine carries the frames. That is slower and costs an exec for
+each connection; what is said is the same. Output does not come this way: it lies in the mounted spool.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import struct
+import threading
+
+_HEAD = struct.Struct(">BxxxI")
+_STDOUT = 1
+_CHUNK = 1 << 16
+
+
+def join(engine: socket.socket) -> socket.socket:
+    """A socket that speaks through the attached stream of an exec; the engine's end is closed with it."""
+    ours, theirs = socket.socketpair()
+    for way in (_up, _down):
+        threading.Thread(target=way, args=(engine, theirs), name="sandkeep-relay", daemon=True).start()
+    return ours
+
+
+def _up(engine: socket.socket, theirs: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        while data := theirs.recv(_CHUNK):
+            engine.sendall(data)
+    with contextlib.suppress(OSError):
+        engine.shutdown(socket.SHUT_WR)
+
+
+def _down(engine: socket.socket, theirs: socket.socket) -> None:
+    """The engine puts a head before each piece: the number of the stream, and the size."""
+    with contextlib.suppress(OSError, EOFError), engine:
+        while True:
+            stream, size = _HEAD.unpack(_exactly(engine, _HEAD.size))
+            data = _exactly(engine, size)
+            if stream == _STDOUT:
+                theirs.sendall(data)
+    theirs.close()
+
+
+def _exactly(engine: socket.socket, size: int) -> bytes:
+    data = b""
+    while len(data) < size:
+        more = engine.recv(size - len(data))
+        if not more:
+            raise EOFError
+        data += more
+    return data

@@ -1,0 +1,126 @@
+"""Processes of a sandbox: finding, ending and counting them, and the little that Python has no words for."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import os
+import signal
+import time
+from collections.abc import Callable
+
+SETTLE_SECONDS = 10.0
+_SUBREAPER, _DUMPABLE, _DROP_BOUND = 36, 4, 24
+_OOM_COUNTERS = ("/sys/fs/cgroup/memory/memory.oom_control", "/sys/fs/cgroup/memory.events")
+
+_prctl = ctypes.CDLL(None, use_errno=True).prctl
+
+
+def adopt() -> None:
+    """Become the parent of whatever descends from us and loses its own."""
+    _prctl(_SUBREAPER, 1, 0, 0, 0)
+
+
+def harden() -> None:
+    """Let nobody trace or read us, and none of our children come by a capability that it was not given."""
+    _prctl(_DUMPABLE, 0, 0, 0, 0)
+    for capability in range(64):
+        _prctl(_DROP_BOUND, capability, 0, 0, 0)
+
+
+def descendants(root: int, spare: set[int]) -> set[int]:
+    """All processes below `root`, the dead too; those in `spare` and what is below them left out."""
+    children: dict[int, list[int]] = {}
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            try:
+                file = os.open(f"/proc/{name}/stat", os.O_RDONLY)
+            except OSError:
+                continue
+            with contextlib.suppress(OSError):
+                parent = int(os.read(file, 512).rpartition(b")")[2].split(None, 2)[1])
+                children.setdefault(parent, []).append(int(name))
+            os.close(file)
+    found: set[int] = set()
+    left = [root]
+    while left:
+        for pid in children.get(left.pop(), ()):
+            if pid not in spare:
+                found.add(pid)
+                left.append(pid)
+    return found
+
+
+def sweep(root: int, spare: set[int], reap: Callable[[], object]) -> bool:
+    """End all processes below `root`. What is stopped cannot fork, so all are stopped before any is killed."""
+    begun = time.monotonic()
+    while time.monotonic() - begun < SETTLE_SECONDS:
+        stopped: set[int] = set()
+        while True:
+            fresh = descendants(root, spare) - stopped
+            if not fresh:
+                break
+            signalled(fresh, signal.SIGSTOP)
+            stopped |= fresh
+        if not stopped:
+            return True
+        signalled(stopped, signal.SIGKILL)
+        reap()
+        time.sleep(0.0005)
+    return False
+
+
+def signalled(pids: set[int], number: int) -> None:
+    """Send a signal to processes, if they are there."""
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            os.kill(pid, number)
+
+
+def execute(argv: list[str], environment: dict[str, str]) -> str:
+    """Become the program `argv[0]`, or return why that cannot be."""
+    program, failure = argv[0], "command-not-found"
+    folders = [""] if "/" in program else environment.get("PATH", os.defpath).split(":")
+    for folder in folders:
+        path = f"{folder or '.'}/{program}" if "/" not in program else program
+        try:
+            os.execve(path, argv, environment)
+        except OSError as error:
+            if error.errno == errno.ENOEXEC:  # a script that does not say for whom
+                os.execve("/bin/sh", ["/bin/sh", path, *argv[1:]], environment)
+            if error.errno == errno.E2BIG:
+                failure = "too-long"
+    return failure
+
+
+def oom_counter() -> int:
+    """The kernel's file, open, that counts the processes killed for want of memory; -1 if there is none."""
+    for path in _OOM_COUNTERS:
+        with contextlib.suppress(OSError):
+            return os.open(path, os.O_RDONLY)
+    return -1
+
+
+def oom_kills(counter: int) -> int:
+    """How many processes of the sandbox were killed for want of memory so far."""
+    if counter < 0:
+        return 0
+    return int((os.pread(counter, 4096, 0).partition(b"oom_kill ")[2].split(None, 1) or [b"0"])[0])
+
+
+def woken() -> int:
+    """A descriptor that can be read when a child has ended."""
+    reader, writer = os.pipe()
+    os.set_blocking(reader, False)
+    os.set_blocking(writer, False)
+    signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    signal.signal(signal.SIGCHLD, lambda number, frame: None)
+    return reader
+
+
+def emptied(reader: int) -> None:
+    """Read what there is, and forget it."""
+    with contextlib.suppress(BlockingIOError):
+        while os.read(reader, 4096):
+            pass

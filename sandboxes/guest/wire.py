@@ -1,0 +1,93 @@
+"""Frames: how the agent of a sandbox is talked to, from both sides. See docs/reference/agent-protocol.md.
+
+A frame is the size of its body (4 bytes, big-endian), a kind (1 byte: 0 for a JSON object, 1 for a command's input) and
+the body.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import socket
+import struct
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # typing is large, and every fork copies it
+    from typing import Any
+
+VERSION = 1
+HEAD = struct.Struct(">IB")
+JSON, DATA = 0, 1
+MOST_REQUEST, MOST_FRAME = 4096, 1 << 20
+CHUNK = 1 << 18
+
+
+class Channel:
+    """A connection, read a frame at a time and never further, so that it can be handed to another process."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.sock = sock
+        self.begun = b""
+        self.follow = self.told = False
+        sock.setblocking(False)
+
+    def read(self, most: int) -> tuple[int, bytes] | None:
+        """The next frame, or None if it has not come completely. Raises `OSError` at the end, `ValueError` if bad."""
+        while True:
+            size = kind = 0
+            if len(self.begun) >= HEAD.size:
+                size, kind = HEAD.unpack_from(self.begun)
+                if size > most or kind not in (JSON, DATA):
+                    raise ValueError("no such frame")
+                if len(self.begun) == HEAD.size + size:
+                    frame, self.begun = self.begun[HEAD.size :], b""
+                    return kind, frame
+            try:
+                data = self.sock.recv(HEAD.size + size - len(self.begun))
+            except BlockingIOError:
+                return None
+            if not data:
+                raise ConnectionResetError("the caller is gone")
+            self.begun += data
+
+    def say(self, **message: Any) -> None:
+        """Send a message. A caller that does not listen is forgotten: what it misses it finds in the folder."""
+        body = json.dumps(message).encode()
+        with contextlib.suppress(OSError):
+            self.sock.send(HEAD.pack(len(body), JSON) + body)
+
+
+def write_record(folder: str, record: dict[str, Any]) -> None:
+    """Write down what became of a command, so that it is there completely or not at all."""
+    path = f"{folder}/{record['id']}"
+    with contextlib.suppress(OSError):
+        file = os.open(f"{path}.new", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+        os.write(file, json.dumps(record).encode())
+        os.close(file)
+        os.rename(f"{path}.new", f"{path}.end")
+
+
+def check_id(name: Any) -> str:
+    """The id of a command, which is a part of names of files. Raises `ValueError`."""
+    if not (isinstance(name, str) and 0 < len(name) <= 64 and name.isalnum()):
+        raise ValueError("no id")
+    return name
+
+
+def relay(folder: str) -> None:
+    """Join our standard streams with the agent, for callers that cannot reach its socket."""
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.connect(f"{folder}/agent.sock")
+        ways = {0: sock.fileno(), sock.fileno(): 1}
+        while ways:
+            for source in select.select(list(ways), [], [])[0]:
+                data = os.read(source, CHUNK)
+                if not data:
+                    if source != 0:
+                        return
+                    sock.shutdown(socket.SHUT_WR)
+                    del ways[0]
+                while data:
+                    data = data[os.write(ways[source], data) :]

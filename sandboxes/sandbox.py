@@ -1,0 +1,179 @@
+"""The container of a task: found, started when there is none, frozen, removed.
+
+With an agent that answers in it, the engine is not asked at all: a command costs no call to it, and runs while it is
+down. Who starts or removes a container is `Keep.working` on the task.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import TYPE_CHECKING, final
+
+from sandkeep.events import Event, SandkeepError
+from sandkeep.events import catalogue as ev
+from sandkeep.projections import TaskState, registry
+from sandkeep.sandboxes import agent, decider, egress, guest, intent, outcome
+from sandkeep.sandboxes.agent import Broken, Connection, Refused
+from sandkeep.sandboxes.engine import AGENT, INTENT, KEEP, TASK, Mounts
+from sandkeep.sandboxes.errors import EngineFailed
+from sandkeep.sandboxes.recorded import Recorded
+from sandkeep.sandboxes.spool import Ended, Spool
+
+if TYPE_CHECKING:
+    from sandkeep.sandboxes.keep import Keep
+
+LIMITS = ev.Limits(memory_bytes=2 << 30, nano_cpus=2_000_000_000, pids=512, tmp_bytes=512 << 20)
+"""What a sandbox may use, on a machine that has as much."""
+
+_PATIENCE_SECONDS = 20.0
+
+
+@final
+class Place:
+    """Where a command can run: a container, and a connection to its agent unless it has none."""
+
+    def __init__(self, container: str, connection: Connection | None, end_all: Callable[[], None]) -> None:
+        self.container = container
+        self.connection = connection
+        self.end_all = end_all
+        """Ends every process of the container."""
+
+    def __enter__(self) -> Place:
+        return self
+
+    def __exit__(self, *details: object) -> None:
+        if self.connection is not None:
+            self.connection.sock.close()
+
+
+@final
+class Sandbox:
+    """The container of one task. Holds no state of its own."""
+
+    def __init__(self, keep: Keep, task_id: str) -> None:
+        self._keep = keep
+        self.id = task_id
+        self._folder = keep.path / "tasks" / task_id
+        self.spool = keep.path / "run" / "spool" / task_id
+        """The folder in which output lies; see `spool`."""
+
+    def place(self, image_id: str | None = None) -> Place:
+        """The running container, started if there is none. The caller is `working` on the task."""
+        engine, task = self._keep.engine, self._state()
+        if task.container is not None:
+            if (connection := agent.greet(self.spool, task.container)) is not None:
+                return self._place(task.container, connection)
+            status = engine.status(task.container)
+            if status == "paused" and task.state is not TaskState.PAUSED:
+                engine.unpause(task.container)  # left behind by a restore that was cut off
+                status = "running"
+            if status in ("running", "paused"):
+                return self._place(task.container, self._connected(task.container))
+            self._lose(task.container, f"it was found {status or 'removed'}")
+        with intent.held(self._keep.intents) as made:
+            name = image_id or self._keep.images.resolve(task.image)[1]
+            limits = engine.fit(LIMITS)
+            request = ev.SandboxRequested(made, name, limits)
+            self._decide(partial(decider.begin, intent=request))
+            with outcome.failing_as(self._keep, self.id, ev.SandboxFailed, made):
+                self.remove()
+                program, way_out = guest.install(self._keep.path / "run"), egress.prepare(self._keep, self.id)
+                mounts = Mounts(self._folder / "workspace", self._folder / "memory", self.spool, way_out, program)
+                labels = {KEEP: self._keep.id, TASK: self.id, INTENT: made}
+                container = engine.start(name, mounts, limits, labels)
+            outcome.settle(self._keep, self.id, ev.SandboxStarted(made, container))
+        return self._place(container, self._connected(container))
+
+    def reconnect(self) -> Connection | None:
+        """A connection to the agent, if there is still one that answers."""
+        container = self._state().container
+        if container is None:
+            return None
+        connection = self._greet(container)
+        if connection is None and self._keep.engine.status(container) == "running":
+            raise EngineFailed("the sandbox runs and its agent does not answer; the next command gets a new sandbox")
+        return connection
+
+    def end(self, command: str, reason: str) -> Ended | None:
+        """End a command with all that it started; None if the agent cannot be asked or does not know of it."""
+        container = self._state().container
+        connection = None if container is None else self._greet(container)
+        if connection is None:
+            return None
+        with connection, Spool(self.spool, command) as files:
+            connection.end(command, reason)
+            try:
+                ended = agent.wait(connection, files, command, _PATIENCE_SECONDS, None, self.reconnect)
+            except (SandkeepError, Broken, Refused):
+                return None
+            files.remove()
+            return ended if ended is not None and ended.swept else None
+
+    def forget(self, command: str) -> None:
+        """Remove what lies in the spool of a command whose outcome is stored."""
+        with Spool(self.spool, command) as files:
+            files.remove()
+
+    def containers(self) -> list[str]:
+        """All containers of the task, in whatever state."""
+        return [found.container for found in self._keep.engine.containers(self._keep.id) if found.task == self.id]
+
+    def remove(self) -> None:
+        """Remove all containers of the task."""
+        for container in self.containers():
+            self._keep.engine.remove(container)
+
+    def give_up(self, reason: str) -> None:
+        """The engine or the agent failed while something ran: the next command gets a new container, which ends it."""
+        if (container := self._state().container) is not None:
+            self._lose(container, reason)
+
+    @contextlib.contextmanager
+    def frozen(self) -> Iterator[None]:
+        """The container stands still, if one runs."""
+        engine, container = self._keep.engine, self._state().container
+        if container is None or engine.status(container) != "running":
+            yield
+            return
+        engine.pause(container)
+        try:
+            yield
+        finally:
+            engine.unpause(container)
+
+    def _greet(self, container: str) -> Connection | None:
+        """A connection to the agent, if it answers: over its socket, or else by way of the engine."""
+        connection = agent.connect(self.spool, container)
+        if connection is None:
+            engine = self._keep.engine
+            return engine.relayed(container, _PATIENCE_SECONDS) if engine.status(container) == "running" else None
+        connection.sock.close()
+        return agent.greet(self.spool, container, _PATIENCE_SECONDS)
+
+    def _connected(self, container: str) -> Connection | None:
+        if self._keep.engine.form(container) != AGENT:
+            return None
+        connection = self._greet(container)
+        if connection is None:
+            self._lose(container, "its agent does not answer")
+            raise EngineFailed("the sandbox's agent does not answer; run the command again, in a new sandbox")
+        return connection
+
+    def _place(self, container: str, connection: Connection | None) -> Place:
+        return Place(container, connection, partial(self._end_all, container))
+
+    def _end_all(self, container: str) -> None:
+        # None may begin meanwhile, to be ended with them or to find it stopped.
+        with self._keep.working(self.id):
+            self._keep.engine.restart(container)
+
+    def _state(self) -> registry.Task:
+        return Recorded(self._keep, self.id).state
+
+    def _lose(self, container: str, reason: str) -> None:
+        self._decide(partial(decider.lose, event=ev.SandboxLost(container, reason)))
+
+    def _decide(self, decision: Callable[[registry.Task | None], list[Event]]) -> None:
+        self._keep.decide(self.id, decision)
