@@ -135,12 +135,12 @@ def test_the_container_of_an_ended_task_is_removed(keep: Keep, task: Task) -> No
 # ---- killed at every step
 
 CREATE = (
-    "after:keep.decide",
+    "after:locks.act",
     "before:workspace.prepare",
     "after:workspace.prepare",
     "before:task._settle",
     "after:task._settle",
-    "after:keep.decide#3",
+    "after:keep.decide#2",
     "before:engine.start",
     "after:engine.start",
     "after:task._settle#2",
