@@ -220,8 +220,9 @@ class Engine:
         api = self._client.api
         with _errors(container):
             execution = api.exec_create(container, command, stdin=True, user="0")["Id"]
-            stream = cast(socket.SocketIO, api.exec_start(execution, socket=True))
-        attached = getattr(stream, "_sock", stream)  # the SDK wraps what it read the answer's head from
+            stream = api.exec_start(execution, socket=True)
+        # The SDK wraps the socket in what it has read the head of the answer from.
+        attached = cast(socket.socket, getattr(stream, "_sock", stream))
         attached.settimeout(None)
         connection = Connection(relay.join(attached), container)
         with contextlib.suppress(Broken, Refused):

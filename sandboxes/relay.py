@@ -1,7 +1,7 @@
-"""The way to an agent whose socket cannot be reached through the mounted folder (Docker Desktop): an exec of the engine.
+"""The way to an agent whose socket cannot be reached through the mounted folder (Docker Desktop): an exec.
 
-The agent's own program runs in it as a relay, and the engine carries the frames. Its stream is slower and costs an exec a
-connection; what is said over it is the same. Output does not come this way: it lies in the mounted spool.
+The agent's own program runs in it as a relay, and the engine carries the frames. That is slower and costs an exec for
+each connection; what is said is the same. Output does not come this way: it lies in the mounted spool.
 """
 
 from __future__ import annotations
