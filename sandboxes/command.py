@@ -7,6 +7,7 @@ has none; it is found later by its id, by whoever reconciles.
 
 from __future__ import annotations
 
+import contextlib
 import io
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -127,9 +128,10 @@ def carry_out(
             sandbox.give_up("the engine failed while a command ran in it")
         raise
     except BaseException:  # the caller's callback, or Ctrl-C: the command must not outlive the call
-        if place.connection is None or sandbox.end(made, "interrupted") is None:
-            place.end_all()
-        settle(keep, sandbox.id, ev.CommandFailed(made, "interrupted", "the caller ended it"))
+        with contextlib.suppress(EngineUnreachable):  # then it is ended by whoever reconciles
+            if place.connection is None or sandbox.end(made, "interrupted") is None:
+                place.end_all()
+            settle(keep, sandbox.id, ev.CommandFailed(made, "interrupted", "the caller ended it"))
         raise
     news = conflict.end(keep, sandbox.id, made)
     settle(keep, sandbox.id, event)
