@@ -19,8 +19,7 @@ import typer
 
 from sandkeep.events import BadInput, Record, SandkeepError, recovery
 from sandkeep.events.recovery import Mode
-from sandkeep.projections import registry
-from sandkeep.sandboxes import cli_audit, cli_conflicts, cli_locks, cli_memory, cli_registry, render
+from sandkeep.sandboxes import cli_audit, cli_conflicts, cli_lifecycle, cli_locks, cli_memory, cli_registry, render
 from sandkeep.sandboxes.execution import DEFAULT_TIMEOUT_SECONDS
 from sandkeep.sandboxes.keep import FORMAT, Keep, default_actor, identify
 from sandkeep.sandboxes.options import HERE, AsJson, KeepPath, TaskId, Token
@@ -39,6 +38,7 @@ app = typer.Typer(
 
 app.add_typer(cli_audit.app)
 app.add_typer(cli_registry.app)
+app.add_typer(cli_lifecycle.app)
 app.add_typer(cli_locks.app)
 app.add_typer(cli_memory.app)
 app.add_typer(cli_conflicts.app)
@@ -66,7 +66,7 @@ def create_task(
     keep: KeepPath = HERE,
     json: AsJson = False,
 ) -> None:
-    """Create a task with a running sandbox; its workspace is a clone of --source, or empty."""
+    """Create a task; its workspace is a clone of --source, or empty. Its first command starts its sandbox."""
     with Keep.open(keep) as opened:
         with render.progress() as progress:
             task = opened.create_task(
@@ -104,7 +104,15 @@ def execute(
         found = opened.task(task, token)
         on_output = None if json else _write
         with opened.locking.renewing(found.id, token):
-            result = found.execute(argv, timeout=timeout, env=variables, secrets=secrets, cwd=cwd, on_output=on_output)
+            result = found.execute(
+                argv,
+                timeout=timeout,
+                env=variables,
+                secrets=secrets,
+                cwd=cwd,
+                on_output=on_output,
+                progress=render.say_slowly(),
+            )
         if json:
             render.print_json(render.result_document(result, opened.blobs))
             return
@@ -171,7 +179,7 @@ def complete_task(
         else:
             found.complete(summary)
         state = found.state
-    _say_state(state, json)
+    render.print_state(state, json)
 
 
 @app.command("cleanup-task")
@@ -181,7 +189,7 @@ def cleanup_task(task: TaskId, token: Token = None, keep: KeepPath = HERE, json:
         found = opened.task(task, token)
         found.clean_up()
         state = found.state
-    _say_state(state, json)
+    render.print_state(state, json)
 
 
 @app.command("verify")
@@ -346,10 +354,3 @@ def _secret(name: str) -> str:
 
 def _write(name: str, data: bytes) -> None:
     render.write((sys.stdout if name == "stdout" else sys.stderr).buffer, data)
-
-
-def _say_state(task: registry.Task, json: bool) -> None:
-    if json:
-        render.print_json(render.task_document(task))
-    else:
-        print(f"{task.id}  {task.state}")

@@ -23,6 +23,7 @@ import docker.types
 import msgspec
 import requests
 from docker.models.containers import Container
+from docker.types.daemon import CancellableStream
 
 from sandkeep.events.catalogue import Limits
 from sandkeep.sandboxes import image, workspace
@@ -186,6 +187,20 @@ class Engine:
             Found(each["Id"], each["Labels"].get(TASK, ""), each["Labels"].get(INTENT, ""), each["State"])
             for each in answer
         ]
+
+    @contextlib.contextmanager
+    def endings(self, keep: str) -> Iterator[CancellableStream[str]]:
+        """The engine's word, as it comes, of containers of this keep that end; `close` it from any thread to end that.
+
+        Only a hint: some are lost, and when the engine ends so does this, as if there were no more.
+        """
+        with _errors():
+            stream = self._client.api.events(filters={"label": f"{KEEP}={keep}", "type": "container", "event": "die"})
+        try:
+            yield stream
+        finally:
+            with contextlib.suppress(OSError, docker.errors.DockerException):  # it was closed before
+                stream.close()
 
     def run(
         self,

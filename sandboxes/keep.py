@@ -26,8 +26,6 @@ from types import TracebackType
 from typing import Literal, final
 
 import msgspec
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from sandkeep.events import (
     BadInput,
@@ -64,12 +62,14 @@ from sandkeep.projections import (
     locks,
     registry,
 )
-from sandkeep.sandboxes import audit, intent, steward, view, workspace
+from sandkeep.sandboxes import audit, intent, pool, steward, view, workspace
 from sandkeep.sandboxes.audit import Exported
 from sandkeep.sandboxes.conflict import TaskConflicts
 from sandkeep.sandboxes.description import check_tags, check_title
+from sandkeep.sandboxes.duties import Steward
 from sandkeep.sandboxes.engine import Engine
 from sandkeep.sandboxes.errors import KeepExists, KeepFormat, KeepNotFound
+from sandkeep.sandboxes.image import base_recipe
 from sandkeep.sandboxes.locks import LockManager
 from sandkeep.sandboxes.task import Task
 from sandkeep.sandboxes.verification import KeepReport, referenced, verify_keep
@@ -107,7 +107,9 @@ class Keep:
         self.engine = Engine()
         self.blobs = BlobStore(path / "blobs")
         self.intents = path / "run" / "intents"
-        self.intents.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._works = path / "run" / "tasks"
+        for folder in (self.intents, self._works):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.projections = ProjectionStore(path / "projections", (Registry(), Checkpoints(), Locks(), Conflicts()))
         self.log: LmdbLog[StateView] = LmdbLog(
             path / "log", follower=self.projections, journal=path / "journal", doorbells=path / "run" / "doorbells"
@@ -135,7 +137,7 @@ class Keep:
             if any(path.iterdir()):
                 raise BadInput(f"{path} is not empty and holds no keep; empty it, or choose another folder")
             path.chmod(0o700)
-            public_key = _make_key(path / "keys")
+            public_key = audit.make_key(path / "keys")
             # So that a keep inside a repository is never committed to it.
             (path / ".gitignore").write_text("*\n")
         except OSError as error:
@@ -200,23 +202,25 @@ class Keep:
         parent: str | None = None,
         progress: Callable[[str], None] = quiet,
     ) -> Task:
-        """A new task with a running sandbox; its workspace is a clone of the git repository `source`, or empty.
+        """A new task; its workspace is a clone of the git repository `source`, or empty. Its first command starts its
+        sandbox.
 
         Whoever acts owns it unless `owner` names another; `parent` is the id of the task that it is a part of.
 
-        The base image is used unless `image` names another, and made first if the engine lacks it; `progress` is
-        called with what takes long. Raises `BadInput`, `NotARepository`, `ImageNotFound`, `EngineUnreachable` before
-        anything is stored; if the sandbox cannot be started the task is failed and cleaned up, and the error raised.
+        The base image is used unless `image` names another, which is looked for, and pulled if the engine lacks it, so
+        that a wrong name is refused here; otherwise the engine is not asked for anything. `progress` is called with
+        what takes long. Raises `BadInput`, `NotARepository`, `ImageNotFound` and `EngineUnreachable` before anything is
+        stored; if the workspace cannot be prepared the task is failed and cleaned up, and the error raised.
         """
         title, tags = check_title(title), check_tags(tags)
         owner = None if owner is None else check_actor(owner)
         origin = None if source is None else workspace.check_source(Path(source))
         parent = None if parent is None else self.task(parent).id
-        self.reconcile()
-        name, image_id = self.engine.resolve_image(image, progress)
-        task = Task(self, secrets.token_hex(6))
+        name = base_recipe().tag if image is None else self.engine.resolve_image(image, progress)[0]
         named = None if origin is None else os.fspath(origin)
-        task.create(ev.TaskCreated("", title, named, name, owner, tags, parent), image_id, progress)
+        with pool.place(self, name) as task_id:
+            task = Task(self, task_id)
+            task.create(ev.TaskCreated("", title, named, name, owner, tags, parent), progress)
         return task
 
     def task(self, task_id: str, fence: int | None = None) -> Task:
@@ -314,13 +318,22 @@ class Keep:
         return self.blobs.sweep(wanted.__contains__, grace_seconds)
 
     def reconcile(self, *, again: bool = False) -> list[str]:
-        """Settle what crashes left behind, unless that was done just now and not asked for `again`, and tell what was
-        done. Needs the engine."""
+        """Settle what crashes left behind, and tell what was done. Needs the engine.
+
+        Unless `again`, only if a steward does not and nobody has for a while, or to begin with if anything was cut off.
+        """
+        first = self._reconciled == -math.inf
         if not again and time.monotonic() - self._reconciled < _RECONCILE_SECONDS:
             return []
-        done = steward.reconcile(self)
+        due = again or steward.due(self, _RECONCILE_SECONDS) or (first and steward.abandoned_work(self))
+        done = steward.reconcile(self, wait=again) if due else []
         self._reconciled = time.monotonic()
         return done
+
+    def steward(self, told: Callable[[str], None] = quiet) -> Steward:
+        """The background work of the keep, for a `with` block or from `start` to `stop`: on a thread of its own, while
+        no other process does it. `told` is called on that thread, with a line for what is done. See `duties`."""
+        return Steward(self, told=told)
 
     def head(self) -> Head:
         """Where the log ends."""
@@ -332,18 +345,13 @@ class Keep:
             registry.STREAM + task_id, lambda state: decision(registry.find(state, task_id)), actor=self.actor
         )
 
-    def busy(self) -> list[registry.Task]:
-        """The tasks that something is under way in, or was when a process died."""
-        with self.projections.reading() as state:
-            return list(registry.busy(state))
-
-    @contextlib.contextmanager
-    def working(self, task_id: str) -> Iterator[None]:
+    def working(self, task_id: str) -> contextlib.AbstractContextManager[None]:
         """Be the only one, of all processes, to start or remove the task's sandbox or to set back its workspace."""
-        folder = self.path / "run" / "tasks"
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with intent.exclusive(folder / task_id):
-            yield
+        return intent.exclusive(self._works / task_id)
+
+    def attempting(self, task_id: str) -> contextlib.AbstractContextManager[bool]:
+        """As `working`, without waiting: false if another is."""
+        return intent.attempted(self._works / task_id)
 
 
 def identify(path: Path) -> str:
@@ -382,18 +390,3 @@ def default_actor() -> str:
         return os.environ.get("SANDKEEP_ACTOR") or getpass.getuser()
     except (KeyError, OSError):
         return f"uid-{os.getuid()}"
-
-
-def _make_key(folder: Path) -> bytes:
-    """Make the audit signing key (Ed25519, RFC 8032) and return its public half, raw."""
-    key = Ed25519PrivateKey.generate()
-    folder.mkdir(mode=0o700)
-    private = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-    descriptor = os.open(folder / "audit.pem", os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    with open(descriptor, "wb") as file:
-        file.write(private)
-        file.flush()
-        os.fsync(descriptor)
-    return key.public_key().public_bytes(serialization.Encoding.Raw, serialization.PublicFormat.Raw)

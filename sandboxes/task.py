@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, final
 
 import msgspec
 
-from sandkeep.events import BadInput, Event, Receipt, SandkeepError
+from sandkeep.events import BadInput, Receipt, SandkeepError
 from sandkeep.events import catalogue as ev
-from sandkeep.projections import Checkpoint, TaskState, checkpoints, registry
+from sandkeep.projections import Checkpoint, TaskState, checkpoints
 from sandkeep.sandboxes import (
     conflict,
     decider,
@@ -30,10 +30,10 @@ from sandkeep.sandboxes import (
     intent,
     memory,
     restore,
+    slot,
     snapshot,
     workspace,
 )
-from sandkeep.sandboxes.engine import INTENT, KEEP, TASK, Mounts
 from sandkeep.sandboxes.errors import (
     CheckpointRefused,
     EngineFailed,
@@ -41,60 +41,40 @@ from sandkeep.sandboxes.errors import (
     RestoreIncomplete,
 )
 from sandkeep.sandboxes.execution import Result, Streamed
-from sandkeep.sandboxes.recorded import Recorded
+from sandkeep.sandboxes.lifecycle import Decision, Lifecycle
+from sandkeep.sandboxes.outcome import failing_as, words
 from sandkeep.sandboxes.restore import Restored
 from sandkeep.sandboxes.spool import Spool
 
 if TYPE_CHECKING:
-    from sandkeep.sandboxes.keep import Keep
     from sandkeep.sandboxes.locks import Held
-
-LIMITS = ev.Limits(memory_bytes=2 << 30, nano_cpus=2_000_000_000, pids=512, tmp_bytes=512 << 20)
-"""What a sandbox may use, on a machine that has as much."""
 
 _MAX_LABEL = 200
 _MAX_TORN = 200
-_MAX_WORDS = 2000
-Decision = Callable[[registry.Task | None], list[Event]]
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 @final
-class Task(Recorded):
+class Task(Lifecycle):
     """A task of an open keep. Made by `Keep.create_task` and `Keep.task`."""
 
-    def __init__(self, keep: Keep, task_id: str, fence: int | None = None) -> None:
-        """Use `Keep.task` instead."""
-        super().__init__(keep, task_id)
-        self.fence = fence
-        self.folder = keep.path / "tasks" / task_id
-        self._spool = keep.path / "run" / "spool" / task_id
-
-    @property
-    def workspace(self) -> Path:
-        """The workspace on the host."""
-        return self.folder / "workspace"
-
-    def create(self, asked: ev.TaskCreated, image_id: str, progress: Callable[[str], None]) -> None:
-        """Make the task that is `asked` for; `Keep.create_task` has checked everything and calls this once."""
+    def create(self, asked: ev.TaskCreated, progress: Callable[[str], None]) -> None:
+        """Make the task that is `asked` for; `Keep.create_task`, which is `working` on it, has checked everything and
+        calls this once."""
         progress("preparing the workspace")
-        with self._keep.working(self.id), intent.held(self._keep.intents) as made:
+        with intent.held(self._keep.intents) as made:
             event = msgspec.structs.replace(asked, intent=made)
             self._decide(partial(decider.create, event=event))
             try:
-                with self._failing_as(ev.WorkspaceFailed, made):
-                    self._spool.mkdir(mode=0o700, parents=True)
-                    (self.folder / "memory").mkdir(mode=0o755, parents=True)
+                with failing_as(self._keep, self.id, ev.WorkspaceFailed, made):
+                    self.sandbox.prepare_folders()
                     commit = workspace.prepare(self.workspace, None if asked.source is None else Path(asked.source))
-                    workspace.give(self._spool)
-                self._settle(ev.WorkspacePrepared(made, commit))
-                progress("starting the sandbox")
-                self._sandbox(image_id)
             except (SandkeepError, OSError) as error:
-                reason = _words(error)[1]
+                reason = words(error)[1]
                 self._decide(partial(decider.give_up, reason=reason))
                 self._clean_up(self._decide)
                 raise
+            self._settle(ev.WorkspacePrepared(made, commit))
 
     def lock(
         self,
@@ -119,47 +99,49 @@ class Task(Recorded):
         secrets: Mapping[str, str] | None = None,
         cwd: str = ".",
         on_output: Streamed | None = None,
+        progress: Callable[[str], None] = lambda message: None,
     ) -> Result:
         """Run a command in the sandbox and wait for it. A non-zero exit code is a result, not an error.
 
+        The task's first command starts the sandbox, and so does the next one after it was stopped or lost; the image is
+        made or pulled first if the engine lacks it. `progress` is called with what of this takes long.
+
         `timeout` is in seconds; when it is up, *everything* that runs in the sandbox is ended, so that nothing of the
         command survives, and `exit_code` is 124. `cwd` lies in the workspace. `on_output` is called, on this thread,
-        with output as it comes; what it raises ends the command as a timeout does. A lost sandbox is started anew. The
-        result is in the log when this returns.
+        with output as it comes; what it raises ends the command as a timeout does. The result is in
+        the log when this returns.
 
         `secrets` are variables too, but what is stored of the command holds `[secret NAME]` in their place, the result
         as well; what `on_output` is given is the caller's own, and raw. See `secrets` for what is recognised.
 
-        Raises `BadInput`, `BadTimeout`, `OutsideWorkspace`, `CommandNotFound`, `TaskRefused`, `SandboxGone`, and
-        `EngineUnreachable`: then nobody knows what became of the command until the engine is back.
+        Raises `BadInput`, `BadTimeout`, `OutsideWorkspace`, `CommandNotFound`, `TaskRefused`, `ImageNotFound`,
+        `SandboxGone`, and `EngineUnreachable`: then nobody knows what became of the command until the engine is back.
         """
         argv, env, hidden = execution.check_argv(argv), *execution.check_variables(env or {}, secrets or {})
         folder, timeout = str(workspace.inside(cwd)), execution.check_timeout(timeout)
         self._keep.reconcile()
         with contextlib.ExitStack() as stack:
             command = stack.enter_context(intent.held(self._keep.intents))
-            words = tuple(map(hidden.text, argv))
-            request = ev.CommandRequested(command, words, hidden.text(folder), tuple(sorted(env)), int(timeout * 1e9))
+            shown = tuple(map(hidden.text, argv))
+            request = ev.CommandRequested(command, shown, hidden.text(folder), tuple(sorted(env)), int(timeout * 1e9))
             with self._keep.working(self.id):
                 decider.begin(self.state, request)  # refused before a sandbox is started for it
                 self._keep.locking.check(self.id, self.fence)
-                spool = stack.enter_context(Spool(self._spool, command))
-                container = self._sandbox()
+                spool = stack.enter_context(Spool(self.sandbox.spool, command))
+                container = self.sandbox.place(progress)
                 conflict.begin(self._keep, self.id)
                 self._act(partial(decider.begin, intent=request))
-            end_all = partial(self._end_all, container)
+            end_all = partial(self.sandbox.end_all, container)
             try:
                 code, taken, timed_out = execution.run(
                     self._keep.engine, container, spool, argv, env, folder, timeout, on_output, end_all
                 )
                 stdout, stderr = (spool.output(name, self._keep.blobs, hidden) for name in ("out", "err"))
             except SandkeepError as error:
-                code_, message = _words(error)
+                code_, message = words(error)
                 self._settle(ev.CommandFailed(command, code_, hidden.text(message)))
                 if isinstance(error, EngineUnreachable | EngineFailed):
-                    # It may still run, unwatched: the next command gets a new sandbox, which ends this one.
-                    lost = ev.SandboxLost(container, "the engine failed while a command ran in it")
-                    self._decide(partial(decider.lose, event=lost))
+                    self.sandbox.give_up(container)
                 raise
             except BaseException:  # the caller's callback, or Ctrl-C: the command must not outlive the call
                 end_all()
@@ -201,7 +183,7 @@ class Task(Recorded):
             decider.restore(self.state, ev.RestoreRequested(made, target.id, ""))  # refused before the work is done
             self._keep.locking.check(self.id, self.fence)
             # Frozen from the start, so that what runs in the background changes nothing that `undo` does not hold.
-            with self._frozen():
+            with self.sandbox.frozen():
                 # A command may have taken its own permission to the workspace away.
                 self.workspace.chmod(0o755)
                 with self._root() as root:
@@ -219,7 +201,7 @@ class Task(Recorded):
                     f"the workspace is only in part what checkpoint {target.id} says: {problem};"
                     f" restore it again, or {undo.id} to have what was there before"
                 )
-                self._settle(ev.RestoreFailed(made, *_words(failure)))
+                self._settle(ev.RestoreFailed(made, *words(failure)))
                 raise failure
             self._settle(ev.CheckpointRestored(made, target.id, found))
         return Restored(target.id, target.digest, undo.id)
@@ -227,26 +209,6 @@ class Task(Recorded):
     def tag(self, *, add: Iterable[str] = (), remove: Iterable[str] = ()) -> None:
         """Give the task tags, and take tags from it. Raises `BadInput` and `LimitReached`."""
         self._decide(partial(decider.tag, event=description.tagged(add, remove)))
-
-    def pause(self) -> None:
-        """Freeze the sandbox; commands are refused until `resume`. Refused with `TaskBusy` while commands run."""
-        self._clear()
-        with self._keep.working(self.id), intent.held(self._keep.intents) as made:
-            self._act(partial(decider.pause, intent=ev.PauseRequested(made)))
-            with self._failing_as(ev.PauseFailed, made):
-                if (container := self.state.container) is not None:
-                    self._keep.engine.pause(container)
-            self._settle(ev.TaskPaused(made))
-
-    def resume(self) -> None:
-        """Let a paused task go on."""
-        self._clear()
-        with self._keep.working(self.id), intent.held(self._keep.intents) as made:
-            self._act(partial(decider.resume, intent=ev.ResumeRequested(made)))
-            with self._failing_as(ev.ResumeFailed, made):
-                if (container := self.state.container) is not None:
-                    self._keep.engine.unpause(container)
-            self._settle(ev.TaskResumed(made))
 
     def complete(self, summary: str = "") -> None:
         """The work is done: the sandbox is removed; workspace and checkpoints stay until `clean_up`."""
@@ -271,74 +233,27 @@ class Task(Recorded):
     def _clean_up(self, decide: Callable[[Decision], Receipt]) -> None:
         with intent.held(self._keep.intents) as made:
             decide(partial(decider.clean_up, intent=ev.CleanupRequested(made)))
-            with self._failing_as(ev.CleanupFailed, made), memory.closed(self.folder):
-                self._remove_containers()
-                for folder in (self.folder, self._spool):
+            with failing_as(self._keep, self.id, ev.CleanupFailed, made), memory.closed(self.folder):
+                if self.sandbox.may_exist():
+                    self.sandbox.remove()
+                for folder in (self.folder, self.sandbox.spool):
                     workspace.remove(folder)
             self._settle(ev.TaskCleaned(made))
-
-    def _containers(self) -> list[str]:
-        return [found.container for found in self._keep.engine.containers(self._keep.id) if found.task == self.id]
-
-    def _remove_containers(self) -> None:
-        for container in self._containers():
-            self._keep.engine.remove(container)
 
     def _end(self, decision: Decision) -> None:
         self._clear()
         with self._keep.working(self.id):
-            mine = self._containers()  # asks the engine first: without it nothing could be ended
+            # Asks the engine first: without it nothing could be ended.
+            mine = self.sandbox.containers() if self.sandbox.may_exist() else []
             self._act(decision)
             container = self.state.container
             for each in mine:
                 self._keep.engine.remove(each)
+            slot.drop(self._keep, self.id)
             if container is not None:
                 removed = ev.SandboxRemoved(container)
                 self._decide(partial(decider.lose, event=removed))
         memory.trail(self._keep, self.id)
-
-    def _sandbox(self, image_id: str | None = None) -> str:
-        """The task's running container, started if there is none. The caller is `working` on the task."""
-        engine, task = self._keep.engine, self.state
-        if task.container is not None:
-            status = engine.status(task.container)
-            if status == "paused" and task.state is not TaskState.PAUSED:
-                engine.unpause(task.container)  # left behind by a restore that was cut off
-                status = "running"
-            if status in ("running", "paused"):
-                return task.container
-            lost = ev.SandboxLost(task.container, f"it was found {status or 'removed'}")
-            self._decide(partial(decider.lose, event=lost))
-        with intent.held(self._keep.intents) as made:
-            name = image_id or engine.resolve_image(task.image, lambda message: None)[1]
-            limits = engine.fit(LIMITS)
-            request = ev.SandboxRequested(made, name, limits)
-            self._decide(partial(decider.begin, intent=request))
-            with self._failing_as(ev.SandboxFailed, made):
-                self._remove_containers()
-                mounts = Mounts(self.workspace, self.folder / "memory", self._spool)
-                labels = {KEEP: self._keep.id, TASK: self.id, INTENT: made}
-                container = engine.start(name, mounts, limits, labels)
-            self._settle(ev.SandboxStarted(made, container))
-            return container
-
-    def _end_all(self, container: str) -> None:
-        """End every process of a sandbox. None may begin meanwhile, to be ended with them or to find it stopped."""
-        with self._keep.working(self.id):
-            self._keep.engine.restart(container)
-
-    @contextlib.contextmanager
-    def _frozen(self) -> Iterator[None]:
-        """The sandbox stands still, if one runs."""
-        engine, container = self._keep.engine, self.state.container
-        if container is None or engine.status(container) != "running":
-            yield
-            return
-        engine.pause(container)
-        try:
-            yield
-        finally:
-            engine.unpause(container)
 
     @contextlib.contextmanager
     def _root(self) -> Iterator[int]:
@@ -363,35 +278,3 @@ class Task(Recorded):
         memory.trail(self._keep, self.id)
         counted = (event.digest, event.files, event.bytes, label, event.torn)
         return Checkpoint(event.checkpoint, self.id, *counted, receipt.first, receipt.time_ns)
-
-    @contextlib.contextmanager
-    def _failing_as(self, failure: type[ev.Failure], made: str) -> Iterator[None]:
-        """Record what the block raises as the outcome of the intent `made`, and raise it."""
-        try:
-            yield
-        except (SandkeepError, OSError) as error:
-            self._settle(failure(made, *_words(error)))
-            raise
-
-    def _clear(self) -> bool:
-        """Settle what a process that died has left under way, which would keep the task busy for ever; true if any."""
-        found = any(intent.abandoned(self._keep.intents, pending.intent) for pending in self.state.pending)
-        if found:
-            self._keep.reconcile(again=True)
-        return found
-
-    def _settle(self, outcome: ev.Outcome) -> None:
-        self._decide(partial(decider.settle, outcome=outcome))
-        memory.trail(self._keep, self.id)
-
-    def _decide(self, decision: Decision) -> Receipt:
-        return self._keep.decide(self.id, decision)
-
-    def _act(self, decision: Decision) -> Receipt:
-        """As `_decide`, for what an agent asks for, if the lock admits it."""
-        return self._keep.locking.act(self.id, decision, self.fence)
-
-
-def _words(error: SandkeepError | OSError) -> tuple[str, str]:
-    """Code and message of an error, as a `Failure` holds them."""
-    return (error.code if isinstance(error, SandkeepError) else "os-error"), str(error)[:_MAX_WORDS]

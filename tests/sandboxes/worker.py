@@ -76,6 +76,8 @@ def act(keep: Keep, action: str, arguments: list[str]) -> None:
             "decide": lambda: task.record_decision("cut short"),
             "pause": task.pause,
             "resume": task.resume,
+            "rest": task.rest,
+            "stop": task.stop,
         }
         verbs[action]()
 

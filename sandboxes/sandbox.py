@@ -1,0 +1,132 @@
+"""The container of a task: found, started when there is none, frozen, removed.
+
+A task has none until its first command, and none any more once it was stopped or has ended; its workspace stays.
+Whoever starts, freezes or removes a container is `Keep.working` on the task, so sandboxes of several tasks start side
+by side, and the commands of one task find one sandbox.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, final
+
+from sandkeep.events import Event
+from sandkeep.events import catalogue as ev
+from sandkeep.projections import TaskState, registry
+from sandkeep.sandboxes import decider, intent, outcome, slot, workspace
+from sandkeep.sandboxes.engine import INTENT, KEEP, TASK, Mounts
+from sandkeep.sandboxes.recorded import Recorded
+
+if TYPE_CHECKING:
+    from sandkeep.sandboxes.keep import Keep
+
+LIMITS = ev.Limits(memory_bytes=2 << 30, nano_cpus=2_000_000_000, pids=512, tmp_bytes=512 << 20)
+"""What a sandbox may use, on a machine that has as much."""
+
+
+@final
+class Sandbox:
+    """The container of one task. Holds no state of its own."""
+
+    def __init__(self, keep: Keep, task_id: str) -> None:
+        self._keep = keep
+        self.id = task_id
+        self.folder = keep.path / "tasks" / task_id
+        self.spool = keep.path / "run" / "spool" / task_id
+        """The folder in which output lies; see `spool`."""
+
+    @property
+    def workspace(self) -> Path:
+        """The workspace on the host."""
+        return self.folder / "workspace"
+
+    def place(self, progress: Callable[[str], None]) -> str:
+        """The running container, started if there is none; `progress` is called with what takes long.
+
+        The caller is `working` on the task. Raises `ImageNotFound`, `EngineFailed` and `EngineUnreachable`.
+        """
+        engine, task = self._keep.engine, self._state()
+        if task.container is not None:
+            status = engine.status(task.container)
+            if status == "paused" and task.state is not TaskState.PAUSED:
+                engine.unpause(task.container)
+                if task.idle:
+                    self._decide(partial(decider.wake, event=ev.SandboxResumed(task.container)))
+                status = "running"  # otherwise it was left behind by a restore that was cut off
+            if status in ("running", "paused"):
+                return task.container
+            self._lose(task.container, f"it was found {status or 'removed'}")
+        with intent.held(self._keep.intents) as made:
+            image_id = engine.resolve_image(task.image, progress)[1]
+            limits = engine.fit(LIMITS)
+            request = ev.SandboxRequested(made, image_id, limits)
+            self._decide(partial(decider.begin, intent=request))
+            with outcome.failing_as(self._keep, self.id, ev.SandboxFailed, made):
+                container = slot.adopt(self._keep, self.id, image_id, limits)
+                if container is None:
+                    progress("starting the sandbox")
+                    self.remove()
+                    container = self.launch(image_id, limits, made)
+            outcome.settle(self._keep, self.id, ev.SandboxStarted(made, container))
+            slot.drop(self._keep, self.id)
+        return container
+
+    def launch(self, image_id: str, limits: ev.Limits, made: str) -> str:
+        """Start a container on the task's folders, for the intent `made`."""
+        mounts = Mounts(self.workspace, self.folder / "memory", self.spool)
+        labels = {KEEP: self._keep.id, TASK: self.id, INTENT: made}
+        return self._keep.engine.start(image_id, mounts, limits, labels)
+
+    def prepare_folders(self) -> None:
+        """Make the folders that the container mounts, except the workspace. Those of a slot are there already."""
+        self.spool.mkdir(mode=0o700, parents=True, exist_ok=True)
+        (self.folder / "memory").mkdir(mode=0o755, parents=True, exist_ok=True)
+        workspace.give(self.spool)
+
+    def may_exist(self) -> bool:
+        """Whether there ever was a container of the task, as far as can be told without asking the engine."""
+        return bool(self._state().used_ns) or slot.find(self._keep, self.id) is not None
+
+    def containers(self) -> list[str]:
+        """All containers of the task, in whatever state."""
+        return [found.container for found in self._keep.engine.containers(self._keep.id) if found.task == self.id]
+
+    def remove(self) -> None:
+        """Remove all containers of the task, that of a slot too."""
+        for container in self.containers():
+            self._keep.engine.remove(container)
+        slot.drop(self._keep, self.id)
+
+    def give_up(self, container: str) -> None:
+        """The engine failed while something ran: the next command gets a new container, which ends it."""
+        self._lose(container, "the engine failed while a command ran in it")
+
+    def end_all(self, container: str) -> None:
+        """End every process of a sandbox. None may begin meanwhile, to be ended with them or to find it stopped."""
+        with self._keep.working(self.id):
+            self._keep.engine.restart(container)
+
+    @contextlib.contextmanager
+    def frozen(self) -> Iterator[None]:
+        """The container stands still, if one runs."""
+        engine, container = self._keep.engine, self._state().container
+        if container is None or engine.status(container) != "running":
+            yield
+            return
+        engine.pause(container)
+        try:
+            yield
+        finally:
+            engine.unpause(container)
+
+    def _state(self) -> registry.Task:
+        return Recorded(self._keep, self.id).state
+
+    def _lose(self, container: str, reason: str) -> None:
+        self._decide(partial(decider.lose, event=ev.SandboxLost(container, reason)))
+
+    def _decide(self, decision: Callable[[registry.Task | None], list[Event]]) -> None:
+        self._keep.decide(self.id, decision)

@@ -1,0 +1,46 @@
+"""What the owner of a keep chooses in its `keep.toml`:
+
+    [sandboxes]
+    idle_pause_s = 300      # a sandbox without a command for so long is frozen by the steward; 0 for never
+    restart = "command"     # one that died is started again by the next command, or "always": by the steward
+    pool = 0                # so many sandboxes are started ahead by the steward, for tasks to come
+
+Read again whenever it is asked for, so that a change takes effect at once.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+from sandkeep.sandboxes.errors import KeepFormat
+
+MOST_SLOTS = 64
+"""How many sandboxes may be started ahead."""
+
+
+class SandboxSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """When sandboxes are started and frozen."""
+
+    idle_pause_s: Annotated[float, Meta(ge=0)] = 300.0
+    restart: Literal["command", "always"] = "command"
+    pool: Annotated[int, Meta(ge=0, le=MOST_SLOTS)] = 0
+
+
+class Settings(msgspec.Struct, frozen=True):
+    """All settings."""
+
+    sandboxes: SandboxSettings = SandboxSettings()
+
+
+def load(keep: Path) -> Settings:
+    """The settings of the keep in the folder `keep`. Raises `KeepFormat`."""
+    path = keep / "keep.toml"
+    try:
+        return msgspec.convert(tomllib.loads(path.read_text()), type=Settings)
+    except (OSError, ValueError) as error:  # of TOML, of UTF-8, or of what msgspec expects
+        raise KeepFormat(f"{path} cannot be read: {error}; correct it, or restore it from a copy") from error
