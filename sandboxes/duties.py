@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -24,7 +25,7 @@ from sandkeep.events import SandkeepError, Subscription
 from sandkeep.projections import TaskState
 from sandkeep.sandboxes import intent, memory, pool, settings, steward
 from sandkeep.sandboxes.errors import EngineUnreachable
-from sandkeep.sandboxes.incumbent import Seat
+from sandkeep.sandboxes.incumbent import Seat, incumbent
 
 if TYPE_CHECKING:
     from sandkeep.sandboxes.keep import Keep
@@ -98,22 +99,27 @@ class Steward:
         self._seat = Seat(keep.path)
         self._stopping = threading.Event()
         self._woken = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._thread = threading.Thread(target=self._run_thread, name="sandkeep-steward", daemon=True)
+        self._failure: Exception | None = None
         self.working = threading.Event()
         """Set while this is the one that works."""
 
     def start(self) -> None:
-        """Run on a new thread."""
-        self._thread = threading.Thread(target=self.run, name="sandkeep-steward", daemon=True)
+        """Run on a thread of its own."""
         self._thread.start()
 
     def stop(self) -> None:
-        """End, when the duty that is being done is done. Safe to call twice, and from a signal handler."""
+        """End, when the duty that is being done is done. Safe to call twice."""
         self._stopping.set()
         self._woken.set()
-        thread = self._thread
-        if thread is not None and thread is not threading.current_thread():
-            thread.join(_JOIN_SECONDS)
+        self.join(_JOIN_SECONDS)
+
+    def join(self, timeout: float) -> bool:
+        """Wait until it has ended, for a while; true if it has. Raises what it could not go on with."""
+        self._thread.join(timeout)
+        if self._failure is not None:
+            raise self._failure
+        return not self._thread.is_alive()
 
     def __enter__(self) -> Steward:
         self.start()
@@ -131,9 +137,13 @@ class Steward:
 
     def run(self) -> None:
         """Wait until no other is the steward, be it until `stop`, and leave."""
-        while not self._seat.take():
-            if self._stopping.wait(_TAKE_OVER_SECONDS):
-                return
+        if not self._seat.take():
+            other = incumbent(self._keep.path)
+            self._told(f"process {other.pid if other else 'another'} is the steward; waiting to take over")
+            while not self._seat.take():
+                if self._stopping.wait(_TAKE_OVER_SECONDS):
+                    return
+        self._told(f"process {os.getpid()} is the steward")
         try:
             with contextlib.ExitStack() as stack:
                 stack.callback(self._follow().stop, _JOIN_SECONDS)
@@ -144,6 +154,12 @@ class Steward:
         finally:
             self.working.clear()
             self._seat.leave()
+
+    def _run_thread(self) -> None:
+        try:
+            self.run()
+        except Exception as error:  # noqa: BLE001 - raised by `join`
+            self._failure = error
 
     def _follow(self) -> Subscription:
         """Keep the memory folders up to date. What came before the first steward, others have seen to."""
