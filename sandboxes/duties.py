@@ -101,6 +101,8 @@ class Steward:
         self._woken = threading.Event()
         self._thread = threading.Thread(target=self._run_thread, name="sandkeep-steward", daemon=True)
         self._failure: Exception | None = None
+        # Not the thread's own end: an interrupt in `Thread.join` makes Python 3.11 take a living thread for ended.
+        self._ended = threading.Event()
         self.working = threading.Event()
         """Set while this is the one that works."""
 
@@ -109,17 +111,18 @@ class Steward:
         self._thread.start()
 
     def stop(self) -> None:
-        """End, when the duty that is being done is done. Safe to call twice."""
+        """End, when the duty that is being done is done. Safe to call twice, and before the keep is closed."""
         self._stopping.set()
         self._woken.set()
-        self.join(_JOIN_SECONDS)
+        if self._thread.ident is not None:
+            self.join(_JOIN_SECONDS)
 
     def join(self, timeout: float) -> bool:
         """Wait until it has ended, for a while; true if it has. Raises what it could not go on with."""
-        self._thread.join(timeout)
+        ended = self._ended.wait(timeout)
         if self._failure is not None:
             raise self._failure
-        return not self._thread.is_alive()
+        return ended
 
     def __enter__(self) -> Steward:
         self.start()
@@ -160,6 +163,8 @@ class Steward:
             self.run()
         except Exception as error:  # noqa: BLE001 - raised by `join`
             self._failure = error
+        finally:
+            self._ended.set()
 
     def _follow(self) -> Subscription:
         """Keep the memory folders up to date. What came before the first steward, others have seen to."""

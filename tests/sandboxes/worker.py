@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from sandkeep.sandboxes import Keep, Task, memory, page_file, restore, snapshot, spool, workspace
+from sandkeep.sandboxes import Keep, Task, memory, page_file, pool, restore, slot, snapshot, spool, workspace
 from sandkeep.sandboxes.engine import Engine
 from sandkeep.sandboxes.locks import LockManager
 
@@ -22,6 +22,7 @@ PLACES: dict[str, object] = {
     "memory": memory,
     "page": page_file.Page,
     "restore": restore,
+    "slot": slot,
     "snapshot": snapshot,
     "spool": spool.Spool,
     "task": Task,
@@ -62,6 +63,9 @@ def act(keep: Keep, action: str, arguments: list[str]) -> None:
     """Do what is to be cut short."""
     if action == "create":
         keep.create_task("cut short", source=Path(arguments[0]) if arguments else None)
+        return
+    if action == "fill":
+        pool.fill(keep)
         return
     task = keep.task(arguments[0])
     if action == "execute":
