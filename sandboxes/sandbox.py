@@ -50,12 +50,12 @@ class Sandbox:
         """
         engine, task = self._keep.engine, self._state()
         if task.container is not None:
+            if task.idle:
+                self._wake(task.container)
             status = engine.status(task.container)
             if status == "paused" and task.state is not TaskState.PAUSED:
-                engine.unpause(task.container)
-                if task.idle:
-                    self._decide(partial(decider.wake, event=ev.SandboxResumed(task.container)))
-                status = "running"  # otherwise it was left behind by a restore that was cut off
+                engine.unpause(task.container)  # left behind by a restore that was cut off
+                status = "running"
             if status in ("running", "paused"):
                 return task.container
             self._lose(task.container, f"it was found {status or 'removed'}")
@@ -121,6 +121,13 @@ class Sandbox:
             yield
         finally:
             engine.unpause(container)
+
+    def _wake(self, container: str) -> None:
+        status = self._keep.engine.status(container)
+        if status == "paused":
+            self._keep.engine.unpause(container)
+        if status in ("paused", "running"):
+            self._decide(partial(decider.wake, event=ev.SandboxResumed(container)))
 
     def _state(self) -> registry.Task:
         return Recorded(self._keep, self.id).state
