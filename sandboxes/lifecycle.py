@@ -71,7 +71,9 @@ class Lifecycle(Recorded):
         with self._keep.working(self.id), intent.held(self._keep.intents) as made:
             self._act(partial(decider.resume, intent=ev.ResumeRequested(made)))
             with failing_as(self._keep, self.id, ev.ResumeFailed, made):
-                if (container := self.state.container) is not None:
+                container = self.state.container
+                # What has ended meanwhile is found by the next command.
+                if container is not None and self._keep.engine.status(container) == "paused":
                     self._keep.engine.unpause(container)
             self._settle(ev.TaskResumed(made))
 
