@@ -64,12 +64,13 @@ def run(task: Task, *argv: str) -> None:
 
 def work(folder: Path) -> None:
     """The demo, in a keep of its own below `folder`."""
-    with step("create a keep, and a task from this repository"), render.progress() as progress:
+    with step("create a keep, and a task from this repository"):
         keep = Keep.init(folder / "keep")
-        task = keep.create_task(TITLE, source=REPOSITORY, progress=progress)
-        console.print(
-            f"task {task.id}, at commit {(task.state.commit or '')[:12]}, in container {container(task)[:12]}"
-        )
+        task = keep.create_task(TITLE, source=REPOSITORY)
+        console.print(f"task {task.id}, at commit {(task.state.commit or '')[:12]}, without a container yet")
+    with step("start its sandbox, as the first command would"), render.progress() as progress:
+        task.start_sandbox(progress)
+        console.print(f"container {container(task)[:12]}")
     try:
         destroy_and_restore(task)
         with step("kill the container behind the keep's back, and recover"):

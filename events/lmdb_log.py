@@ -98,6 +98,11 @@ class LmdbLog(Generic[View]):
     def incarnation(self) -> bytes:
         return self._layout.incarnation
 
+    def readers(self) -> tuple[int, int]:
+        """How many places of the table of readers have been used, by all processes, and how many there are."""
+        info = self._layout.env.info()
+        return int(info["num_readers"]), int(info["max_readers"])
+
     def head(self) -> Head:
         with self._reading() as txn:
             return self._layout.head(txn)

@@ -4,6 +4,7 @@
     registry/id/<id>                      the task's ordinal: how many were created before it
     registry/task/<ordinal>               the task
     registry/pending/<id>                 there while something is under way in it
+    registry/housed/<id>                  there while it has a container
     registry/updated/<position>           the ordinal of the task that the event at this position was the last of
     registry/title/<title>, NUL, ordinal  there, in the order of case-folded titles
     registry/bits/<kind>/<value>, NUL, chunk    which tasks have a state, owner, tag, parent, word, or beginning of
@@ -27,7 +28,8 @@ if TYPE_CHECKING:
     from sandkeep.projections.registry import Task
 
 SIZE = b"registry/size"
-ID, TASK, PENDING = b"registry/id/", b"registry/task/", b"registry/pending/"
+ID, TASK = b"registry/id/", b"registry/task/"
+PENDING, HOUSED = b"registry/pending/", b"registry/housed/"
 UPDATED, TITLE = b"registry/updated/", b"registry/title/"
 NUMBER_BYTES = 8
 VOCABULARY, NEAR = b"registry/vocabulary/", b"registry/near/"
@@ -102,6 +104,11 @@ class Indexes:
             state.put(PENDING + after.id.encode(), b"")
         elif before is not None and before.pending:
             state.delete(PENDING + after.id.encode())
+        housed = before is not None and before.container is not None
+        if after.container is not None and not housed:
+            state.put(HOUSED + after.id.encode(), b"")
+        elif after.container is None and housed:
+            state.delete(HOUSED + after.id.encode())
 
     def store(self) -> None:
         """Store what was gathered."""

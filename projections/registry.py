@@ -44,7 +44,8 @@ class Pending(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class Task(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """What is true of a task now. `container` is the one the log believes to run.
+    """What is true of a task now. `container` is the one the log believes to run, or to be frozen for being `idle`;
+    `used_ns` is when a sandbox of the task last began, ended or resumed something, 0 if it never had one.
 
     Of what was done in it, `events` counts all records; `bytes` is what its commands wrote to their streams, and
     `cpu_ns` the processor time that they are known to have used.
@@ -72,6 +73,8 @@ class Task(msgspec.Struct, frozen=True, array_like=True, gc=False):
     events: int = 0
     cpu_ns: int = 0
     bytes: int = 0
+    idle: bool = False
+    used_ns: int = 0
 
 
 def evolve(task: Task | None, record: Record, event: Event) -> Task | None:
@@ -108,6 +111,7 @@ def evolve(task: Task | None, record: Record, event: Event) -> Task | None:
         updated_ns=record.time_ns,
         updated_at=record.position,
         events=task.events + 1,
+        used_ns=record.time_ns if _is_use(task, event) else task.used_ns,
         **(change(task, event) if change is not None else {}),
     )
 
@@ -121,22 +125,36 @@ def _executed(task: Task, event: ev.CommandExecuted) -> dict[str, Any]:
     }
 
 
+_NO_SANDBOX: dict[str, Any] = {"container": None, "idle": False}
+
 _CHANGES: dict[type[Event], Callable[[Task, Any], dict[str, Any]]] = {
     ev.CommandExecuted: _executed,
     ev.CommandFailed: lambda task, event: {"executions": task.executions + 1, "failures": task.failures + 1},
     ev.CheckpointCreated: lambda task, event: {"checkpoints": task.checkpoints + 1},
     ev.WorkspacePrepared: lambda task, event: {"commit": event.commit},
-    ev.SandboxStarted: lambda task, event: {"container": event.container, "state": TaskState.ACTIVE},
-    ev.SandboxLost: lambda task, event: {"container": None},
-    ev.SandboxRemoved: lambda task, event: {"container": None},
+    ev.SandboxStarted: lambda task, event: {"container": event.container, "state": TaskState.ACTIVE, "idle": False},
+    ev.SandboxPaused: lambda task, event: {"idle": True},
+    ev.SandboxResumed: lambda task, event: {"idle": False},
+    ev.SandboxStopped: lambda task, event: _NO_SANDBOX,
+    ev.SandboxLost: lambda task, event: _NO_SANDBOX,
+    ev.SandboxRemoved: lambda task, event: _NO_SANDBOX,
     ev.TaskTagged: lambda task, event: {"tags": tuple(sorted({*task.tags, *event.added} - {*event.removed}))},
     ev.TaskPaused: lambda task, event: {"state": TaskState.PAUSED},
-    ev.TaskResumed: lambda task, event: {"state": TaskState.ACTIVE},
+    ev.TaskResumed: lambda task, event: {"state": TaskState.ACTIVE, "idle": False},
+    ev.TaskReopened: lambda task, event: {"state": TaskState.ACTIVE, "reason": None},
     ev.TaskCompleted: lambda task, event: {"state": TaskState.COMPLETED},
     ev.TaskFailed: lambda task, event: {"state": TaskState.FAILED, "reason": event.reason},
-    ev.TaskCleaned: lambda task, event: {"state": TaskState.CLEANED, "container": None},
+    ev.TaskCleaned: lambda task, event: {"state": TaskState.CLEANED, **_NO_SANDBOX},
 }
 """The fields that an event sets, by its type: looked up, because most events set none and a rebuild meets millions."""
+
+_USES = frozenset((ev.SandboxResumed, ev.CommandRequested, ev.CommandExecuted, ev.CommandFailed, ev.TaskResumed))
+
+
+def _is_use(task: Task, event: Event) -> bool:
+    """Whether a sandbox was begun to be used; one that never started was not, whatever else was asked."""
+    kind = type(event)
+    return kind is ev.SandboxStarted or (kind in _USES and task.used_ns != 0)
 
 
 def _counted(total: int) -> int:
@@ -153,7 +171,7 @@ class Registry(BatchProjection):
     """The projection of all tasks. Its keys are those of `index`."""
 
     name = "registry"
-    version = 2
+    version = 3
 
     def apply(self, state: State, record: Record) -> None:
         self.apply_all(state, (record,))
@@ -241,7 +259,16 @@ def tasks(state: StateView, *states: TaskState) -> Iterator[Task]:
 
 def busy(state: StateView) -> Iterator[Task]:
     """The tasks that something is under way in, or was when a process died."""
-    for key, _ in state.scan(index.PENDING):
-        task = find(state, key.removeprefix(index.PENDING).decode())
+    return _those_in(state, index.PENDING)
+
+
+def housed(state: StateView) -> Iterator[Task]:
+    """The tasks that the log believes to have a container."""
+    return _those_in(state, index.HOUSED)
+
+
+def _those_in(state: StateView, prefix: bytes) -> Iterator[Task]:
+    for key, _ in state.scan(prefix):
+        task = find(state, key.removeprefix(prefix).decode())
         if task is not None:
             yield task

@@ -20,11 +20,11 @@ import typer
 
 from sandkeep.events import BadInput, Record, SandkeepError, recovery
 from sandkeep.events.recovery import Mode
-from sandkeep.projections import registry
 from sandkeep.sandboxes import (
     cli_audit,
     cli_conflicts,
     cli_images,
+    cli_lifecycle,
     cli_locks,
     cli_memory,
     cli_network,
@@ -51,6 +51,7 @@ app = typer.Typer(
 
 app.add_typer(cli_audit.app)
 app.add_typer(cli_registry.app)
+app.add_typer(cli_lifecycle.app)
 app.add_typer(cli_locks.app)
 app.add_typer(cli_memory.app)
 app.add_typer(cli_conflicts.app)
@@ -86,7 +87,7 @@ def create_task(
     keep: KeepPath = HERE,
     json: AsJson = False,
 ) -> None:
-    """Create a task with a running sandbox; its workspace is a clone of --source, or empty."""
+    """Create a task; its workspace is a clone of --source, or empty. Its first command starts its sandbox."""
     with Keep.open(keep) as opened:
         with render.progress() as progress:
             task = opened.create_task(
@@ -153,7 +154,14 @@ def execute(
             given = stack.enter_context(open(0 if stdin == "-" else stdin, "rb", buffering=0, closefd=stdin != "-"))
         with opened.locking.renewing(found.id, token):
             result = found.execute(
-                words, timeout=timeout, env=variables, secrets=secrets, cwd=cwd, stdin=given, on_output=on_output
+                words,
+                timeout=timeout,
+                env=variables,
+                secrets=secrets,
+                cwd=cwd,
+                stdin=given,
+                on_output=on_output,
+                progress=render.say_slowly(),
             )
         own = cli_conflicts.own_workspace(found)
         if json:
@@ -226,7 +234,7 @@ def complete_task(
         else:
             found.complete(summary)
         state = found.state
-    _say_state(state, json)
+    render.print_state(state, json)
 
 
 @app.command("cleanup-task")
@@ -236,7 +244,7 @@ def cleanup_task(task: TaskId, token: Token = None, keep: KeepPath = HERE, json:
         found = opened.task(task, token)
         found.clean_up()
         state = found.state
-    _say_state(state, json)
+    render.print_state(state, json)
 
 
 @app.command("verify")
@@ -411,10 +419,3 @@ def _start(task: Task, argv: list[str], env: dict[str, str], cwd: str, more: boo
 
 def _write(name: str, data: bytes) -> None:
     render.write((sys.stdout if name == "stdout" else sys.stderr).buffer, data)
-
-
-def _say_state(task: registry.Task, json: bool) -> None:
-    if json:
-        render.print_json(render.task_document(task))
-    else:
-        print(f"{task.id}  {task.state}")

@@ -13,15 +13,17 @@ from sandkeep.projections.registry import Task
 from sandkeep.sandboxes.description import MAX_TAGS
 from sandkeep.sandboxes.errors import TaskBusy, TaskNotFound, TaskRefused
 
-_LIVE = (TaskState.CREATED, TaskState.ACTIVE, TaskState.PAUSED)
+LIVE = (TaskState.CREATED, TaskState.ACTIVE, TaskState.PAUSED)
+"""The states of a task that has not ended."""
+
 _MAX_PENDING = 64
 
 _NEXT = {
     TaskState.CREATED: "its sandbox has not started; run a command in it to start one",
     TaskState.ACTIVE: "it is active; complete it first",
     TaskState.PAUSED: "it is paused; resume it first",
-    TaskState.COMPLETED: "it is completed; create a new task",
-    TaskState.FAILED: "it has failed; create a new task",
+    TaskState.COMPLETED: "it is completed; reopen it, or create a new task",
+    TaskState.FAILED: "it has failed; reopen it, or create a new task",
     TaskState.CLEANED: "it has been cleaned up; create a new task",
 }
 
@@ -35,7 +37,7 @@ def create(task: Task | None, event: ev.TaskCreated, network: ev.NetworkPolicySe
 
 def set_network(task: Task | None, event: ev.NetworkPolicySet) -> list[Event]:
     """What a task's sandbox may reach is set, while it has one or may get one."""
-    return [*_allowed(task, *_LIVE), event]
+    return [*_allowed(task, *LIVE), event]
 
 
 def begin(task: Task | None, intent: ev.Intent) -> list[Event]:
@@ -51,6 +53,24 @@ def pause(task: Task | None, intent: ev.PauseRequested) -> list[Event]:
 def resume(task: Task | None, intent: ev.ResumeRequested) -> list[Event]:
     """A paused task is about to go on."""
     return [*_allowed(task, TaskState.PAUSED), intent]
+
+
+def stop(task: Task | None, intent: ev.SandboxStopRequested) -> list[Event]:
+    """The sandbox of a live task is about to be removed, while nothing goes on in it."""
+    return [*_allowed(task, *LIVE, idle=True), intent]
+
+
+def idle(task: Task | None, intent: ev.SandboxPauseRequested) -> list[Event]:
+    """A sandbox that nothing goes on in is about to be frozen until the next command; nothing to do if it is."""
+    task = _existing(task)
+    if task.state is not TaskState.ACTIVE or task.container is None or task.idle or task.pending:
+        return []
+    return [intent]
+
+
+def wake(task: Task | None, event: ev.SandboxResumed) -> list[Event]:
+    """The sandbox that was frozen because it was idle goes on."""
+    return [event] if task is not None and task.idle and task.container == event.container else []
 
 
 def restore(task: Task | None, intent: ev.RestoreRequested) -> list[Event]:
@@ -73,12 +93,12 @@ def going_on(task: Task | None) -> None:
 
 def merge(task: Task | None, intent: ev.MergeRequested) -> list[Event]:
     """An own workspace is about to be merged into a live task, while nothing goes on in it."""
-    return [*_allowed(task, *_LIVE, idle=True), intent]
+    return [*_allowed(task, *LIVE, idle=True), intent]
 
 
 def drop(task: Task | None, event: Event) -> list[Event]:
     """An own workspace of a live task is not to be merged."""
-    return [*_allowed(task, *_LIVE), event]
+    return [*_allowed(task, *LIVE), event]
 
 
 def record(task: Task | None, event: ev.CheckpointCreated | ev.DecisionRecorded | ev.MemoryRepaired) -> list[Event]:
@@ -108,17 +128,22 @@ def settle(task: Task | None, outcome: ev.Outcome) -> list[Event]:
 
 def complete(task: Task | None, summary: str) -> list[Event]:
     """The work is done."""
-    return [*_allowed(task, *_LIVE, idle=True), ev.TaskCompleted(summary)]
+    return [*_allowed(task, *LIVE, idle=True), ev.TaskCompleted(summary)]
 
 
 def fail(task: Task | None, reason: str) -> list[Event]:
     """The work is given up."""
-    return [*_allowed(task, *_LIVE, idle=True), ev.TaskFailed(reason)]
+    return [*_allowed(task, *LIVE, idle=True), ev.TaskFailed(reason)]
+
+
+def reopen(task: Task | None, event: ev.TaskReopened) -> list[Event]:
+    """An ended task goes on, unless its clean-up has begun."""
+    return [*_allowed(task, TaskState.COMPLETED, TaskState.FAILED, idle=True), event]
 
 
 def give_up(task: Task | None, reason: str) -> list[Event]:
     """A task fails before it could begin; nothing to do if it has not come to exist or has ended already."""
-    return [ev.TaskFailed(reason)] if task is not None and task.state in _LIVE else []
+    return [ev.TaskFailed(reason)] if task is not None and task.state in LIVE else []
 
 
 def clean_up(task: Task | None, intent: ev.CleanupRequested) -> list[Event]:

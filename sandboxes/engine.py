@@ -24,6 +24,7 @@ import docker.types
 import msgspec
 import requests
 from docker.models.containers import Container
+from docker.types.daemon import CancellableStream
 
 from sandkeep.events.catalogue import Limits
 from sandkeep.sandboxes import agent, exec_stream, workspace
@@ -70,6 +71,24 @@ class Found(msgspec.Struct, frozen=True):
     status: str
 
 
+class Facts(msgspec.Struct, frozen=True):
+    """What an engine is, and what its host can do. `security` names what it confines containers with."""
+
+    version: str
+    api: str
+    local: bool
+    cgroup: str
+    storage: str
+    cpus: int
+    memory_bytes: int
+    runtimes: tuple[str, ...]
+    security: tuple[str, ...]
+    rootless: bool
+    live_restore: bool
+    limits_memory: bool
+    limits_pids: bool
+
+
 @final
 class Engine:
     """A Docker engine: that of `DOCKER_HOST`, or of the Docker CLI's context."""
@@ -96,8 +115,12 @@ class Engine:
     def fit(self, limits: Limits) -> Limits:
         """`limits` with no more processors than the engine's machine has, which it would refuse."""
         with _errors():
-            cpus = int(self._client.info()["NCPU"])
+            cpus = self._cpus
         return msgspec.structs.replace(limits, nano_cpus=min(limits.nano_cpus, cpus * 10**9))
+
+    @cached_property
+    def _cpus(self) -> int:
+        return int(self._client.info()["NCPU"])
 
     def start(self, image_id: str, mounts: Mounts, limits: Limits, labels: Mapping[str, str]) -> str:
         """Start a container that waits for commands, and return its id.
@@ -219,6 +242,28 @@ class Engine:
             found = self._client.containers.get(container)
             return str(found.labels.get(FORM, SHELL))
 
+    def facts(self) -> Facts:
+        """What the engine says of itself."""
+        with _errors():
+            info, version = self._client.info(), self._client.version()
+        options = [dict(part.partition("=")[::2] for part in each.split(",")) for each in info["SecurityOptions"] or ()]
+        security = tuple(option.get("name", "") for option in options)
+        return Facts(
+            version=str(version["Version"]),
+            api=str(version["ApiVersion"]),
+            local=str(self._client.api.base_url).startswith("http+docker://"),
+            cgroup=str(info.get("CgroupVersion", "1")),
+            storage=str(info["Driver"]),
+            cpus=int(info["NCPU"]),
+            memory_bytes=int(info["MemTotal"]),
+            runtimes=tuple(info.get("Runtimes") or ()),
+            security=security,
+            rootless="rootless" in security,
+            live_restore=bool(info.get("LiveRestoreEnabled")),
+            limits_memory=bool(info.get("MemoryLimit")),
+            limits_pids=bool(info.get("PidsLimit", True)),
+        )
+
     def status(self, container: str) -> str | None:
         """The engine's word for the state of a container ("running", "paused", "exited" ...), None if it has none."""
         with _errors():
@@ -256,6 +301,20 @@ class Engine:
             Found(each["Id"], each["Labels"].get(TASK, ""), each["Labels"].get(INTENT, ""), each["State"])
             for each in answer
         ]
+
+    @contextlib.contextmanager
+    def endings(self, keep: str) -> Iterator[CancellableStream[str]]:
+        """The engine's word, as it comes, of containers of this keep that end; `close` it from any thread to end that.
+
+        Only a hint: some are lost, and when the engine ends so does this, as if there were no more.
+        """
+        with _errors():
+            stream = self._client.api.events(filters={"label": f"{KEEP}={keep}", "type": "container", "event": "die"})
+        try:
+            yield stream
+        finally:
+            with contextlib.suppress(OSError, docker.errors.DockerException):  # it was closed before
+                stream.close()
 
     def run(
         self,

@@ -27,7 +27,7 @@ from sandkeep.projections import ImageCounts, ImageVersion, StateView
 from sandkeep.projections import images as projection
 from sandkeep.sandboxes import docker_archive, dockerfile, image, intent, stock
 from sandkeep.sandboxes.docker_archive import Measured
-from sandkeep.sandboxes.errors import BadImage, ImageNotFound
+from sandkeep.sandboxes.errors import BadImage, EngineUnreachable, ImageNotFound
 from sandkeep.sandboxes.image import Made, Progress, unmeasured
 from sandkeep.sandboxes.recipe import RECIPES, Recipe, check_name, parse_tag, tag_of, with_packages
 from sandkeep.sandboxes.stock import Image, Pruned
@@ -54,6 +54,19 @@ class ImageStore:
         """As `resolve`; it is not pruned before the end of the block, when a task uses it."""
         with self._lock(fcntl.LOCK_SH):
             yield self.resolve(name, progress)
+
+    @contextlib.contextmanager
+    def chosen(self, name: str | None, progress: Progress) -> Iterator[str]:
+        """As `using`, for a task that is about to be created: what it is to call its image. While no engine answers
+        that is the name of a recipe, which its first command resolves."""
+        with contextlib.ExitStack() as stack:
+            try:
+                tag = stack.enter_context(self.using(name, progress))[0]
+            except EngineUnreachable:
+                tag = name or "base"
+                if tag not in RECIPES:
+                    raise
+            yield tag
 
     def resolve(self, name: str | None = None, progress: Progress = quiet) -> tuple[str, str]:
         """What the engine calls an image, and its id. By default it is the base image. That of a recipe is made if the

@@ -11,6 +11,7 @@ import contextlib
 import fcntl
 import os
 import secrets
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -50,3 +51,27 @@ def exclusive(path: Path) -> Iterator[None]:
     with open(path, "ab") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+@contextlib.contextmanager
+def attempted(path: Path) -> Iterator[bool]:
+    """As `exclusive`, without waiting: false if somebody else holds it."""
+    with open(path, "ab") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
+
+
+def sweep(folder: Path, grace_seconds: float) -> int:
+    """Remove the files that processes which were killed have left; returns how many. One that is younger than
+    `grace_seconds` stays: who has just made it may not have locked it yet."""
+    swept = 0
+    for path in folder.iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            if time.time() - path.stat().st_mtime > grace_seconds and abandoned(folder, path.name):
+                path.unlink()
+                swept += 1
+    return swept

@@ -66,10 +66,11 @@ from sandkeep.projections import (
     locks,
     registry,
 )
-from sandkeep.sandboxes import audit, intent, own_workspace, steward, view, workspace
+from sandkeep.sandboxes import audit, intent, own_workspace, pool, steward, view, workspace
 from sandkeep.sandboxes.audit import Exported
 from sandkeep.sandboxes.conflict import TaskConflicts
 from sandkeep.sandboxes.description import check_tags, check_title
+from sandkeep.sandboxes.duties import Steward
 from sandkeep.sandboxes.engine import Engine
 from sandkeep.sandboxes.errors import KeepExists, KeepFormat, KeepNotFound
 from sandkeep.sandboxes.images import ImageStore, quiet
@@ -109,7 +110,9 @@ class Keep:
         self.images = ImageStore(self)
         self.blobs = BlobStore(path / "blobs")
         self.intents = path / "run" / "intents"
-        self.intents.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._works = path / "run" / "tasks"
+        for folder in (self.intents, self._works):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         projections = (Registry(), Checkpoints(), Locks(), Conflicts(), Forks(), Images(), Networks())
         self.projections = ProjectionStore(path / "projections", projections)
         self.log: LmdbLog[StateView] = LmdbLog(
@@ -206,27 +209,27 @@ class Keep:
         private: Iterable[str] = (),
         progress: Callable[[str], None] = quiet,
     ) -> Task:
-        """A new task with a running sandbox; its workspace is a clone of the git repository `source`, or empty.
+        """A new task; its workspace is a clone of the git repository `source`, or empty. Its first command starts its
+        sandbox.
 
         Whoever acts owns it unless `owner` names another; `parent` is the id of the task that it is a part of. The
         sandbox may reach what `network`, `allow` and `private` say; see `TaskNetwork.set`.
 
         The base image is used unless `image` names another (see `images`), and made first if the engine lacks it;
-        `progress` is called with what takes long. Raises `BadInput`, `NotARepository`, `ImageNotFound` and
-        `EngineUnreachable` before anything is stored of the task; if the sandbox cannot be started the task is failed
-        and cleaned up, and the error raised.
+        while no engine answers a recipe's image is left to the first command. `progress` is called with what takes
+        long. Raises `BadInput`, `NotARepository`, `ImageNotFound` and, for other images, `EngineUnreachable` before
+        anything is stored of the task; if the workspace cannot be prepared the task is failed and cleaned up, and the
+        error raised.
         """
         title, tags = check_title(title), check_tags(tags)
         owner = None if owner is None else check_actor(owner)
         origin = None if source is None else workspace.check_source(Path(source))
         parent = None if parent is None else self.task(parent).id
         policy = check_policy(self, network, allow, private)
-        self.reconcile()
-        task = Task(self, secrets.token_hex(6))
         named = None if origin is None else os.fspath(origin)
-        with self.images.using(image, progress) as (name, image_id):
-            asked = ev.TaskCreated("", title, named, name, owner, tags, parent)
-            task.create(asked, policy, image_id, progress)
+        with self.images.chosen(image, progress) as name, pool.place(self, name) as task_id:
+            task = Task(self, task_id)
+            task.create(ev.TaskCreated("", title, named, name, owner, tags, parent), policy, progress)
         return task
 
     def task(self, task_id: str, fence: int | None = None) -> Task:
@@ -333,13 +336,22 @@ class Keep:
         return self.blobs.sweep(wanted.__contains__, grace_seconds)
 
     def reconcile(self, *, again: bool = False) -> list[str]:
-        """Settle what crashes left behind, unless that was done just now and not asked for `again`, and tell what was
-        done. Needs the engine."""
+        """Settle what crashes left behind, and tell what was done. Needs the engine.
+
+        Unless `again`, only if a steward does not and nobody has for a while, or to begin with if anything was cut off.
+        """
+        first = self._reconciled == -math.inf
         if not again and time.monotonic() - self._reconciled < _RECONCILE_SECONDS:
             return []
-        done = steward.reconcile(self)
+        due = again or steward.due(self, _RECONCILE_SECONDS) or (first and steward.abandoned_work(self))
+        done = steward.reconcile(self, wait=again) if due else []
         self._reconciled = time.monotonic()
         return done
+
+    def steward(self, told: Callable[[str], None] = quiet) -> Steward:
+        """The background work of the keep, for a `with` block or from `start` to `stop`: on a thread of its own, while
+        no other process does it. `told` is called on that thread, with a line for what is done. See `duties`."""
+        return Steward(self, told=told)
 
     def head(self) -> Head:
         """Where the log ends."""
@@ -351,18 +363,13 @@ class Keep:
             registry.STREAM + task_id, lambda state: decision(registry.find(state, task_id)), actor=self.actor
         )
 
-    def busy(self) -> list[registry.Task]:
-        """The tasks that something is under way in, or was when a process died."""
-        with self.projections.reading() as state:
-            return list(registry.busy(state))
-
-    @contextlib.contextmanager
-    def working(self, task_id: str) -> Iterator[None]:
+    def working(self, task_id: str) -> contextlib.AbstractContextManager[None]:
         """Be the only one, of all processes, to start or remove the task's sandbox or to set back its workspace."""
-        folder = self.path / "run" / "tasks"
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with intent.exclusive(folder / task_id):
-            yield
+        return intent.exclusive(self._works / task_id)
+
+    def attempting(self, task_id: str) -> contextlib.AbstractContextManager[bool]:
+        """As `working`, without waiting: false if another is."""
+        return intent.attempted(self._works / task_id)
 
 
 def identify(path: Path) -> str:

@@ -211,9 +211,8 @@ def _make(keep: Keep, fork: Fork) -> None:
         base = next(each for each in checkpoints.checkpoints(state, fork.parent) if each.id == fork.checkpoint)
         reach = network.policy(state, fork.parent)
     assert parent is not None
-    keep.reconcile()
     title = f"{fork.agent}'s own workspace: {parent.title}"[:MAX_TITLE]
-    with keep.images.using(parent.image, quiet) as (name, image_id):
+    with keep.images.chosen(parent.image, quiet) as name, keep.working(fork.task):
         asked = ev.TaskCreated("", title, None, name, fork.agent, (), parent.id)
         policy = None if reach == NetworkPolicy() else ev.NetworkPolicySet(reach.mode, reach.allow)
-        Task(keep, fork.task, fork.token).create(asked, policy, image_id, quiet, base.digest)
+        Task(keep, fork.task, fork.token).create(asked, policy, quiet, base.digest)

@@ -317,13 +317,21 @@ def _short(name: str, value: object) -> str:
     return text if len(text) <= 60 else text[:59] + "…"
 
 
+def print_state(task: registry.Task, json: bool) -> None:
+    """What a verb that changed a task's state has to say: the task as a document, or its id and state."""
+    if json:
+        print_json(task_document(task))
+    else:
+        print(f"{task.id}  {task.state}")
+
+
 @contextlib.contextmanager
 def progress() -> Iterator[Callable[[str], None]]:
     """A callback that says on standard error what is going on: a spinner on a terminal; elsewhere a line for each new
     thing, once it has taken a second."""
     console = Console(stderr=True)
     if not console.is_terminal:
-        yield _say_slowly(console)
+        yield say_slowly()
         return
     with console.status("") as status:
         yield lambda message: status.update(plain(message))
@@ -344,7 +352,7 @@ def measured(what: str) -> Iterator[tuple[Callable[[str], None], Callable[[int, 
     """As `progress`, and a callback that is told how many bytes of how many are done: on a terminal, a bar of them."""
     console = Console(stderr=True)
     if not console.is_terminal:
-        yield _say_slowly(console), lambda done, total: None
+        yield say_slowly(), lambda done, total: None
         return
     columns = SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn()
     with Progress(*columns, console=console, transient=True) as shown:
@@ -355,7 +363,10 @@ def measured(what: str) -> Iterator[tuple[Callable[[str], None], Callable[[int, 
         )
 
 
-def _say_slowly(console: Console) -> Callable[[str], None]:
+def say_slowly() -> Callable[[str], None]:
+    """A callback that says on standard error what is going on, a line for each new thing, once it has taken a second.
+    For what other output follows on the same terminal."""
+    console = Console(stderr=True)
     begun = time.monotonic()
 
     def say(message: str) -> None:

@@ -1,7 +1,9 @@
 """The container of a task: found, started when there is none, frozen, removed.
 
-With an agent that answers in it, the engine is not asked at all: a command costs no call to it, and runs while it is
-down. Who starts or removes a container is `Keep.working` on the task.
+A task has none until its first command, and none any more once it was stopped or has ended; its workspace stays. With
+an agent that answers in it, the engine is not asked at all: a command costs no call to it, and runs while it is down.
+Whoever starts, freezes or removes a container is `Keep.working` on the task, so sandboxes of several tasks start side
+by side, and the commands of one task find one sandbox.
 """
 
 from __future__ import annotations
@@ -9,12 +11,13 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, final
 
 from sandkeep.events import Event, SandkeepError
 from sandkeep.events import catalogue as ev
 from sandkeep.projections import TaskState, registry
-from sandkeep.sandboxes import agent, decider, egress, guest, intent, outcome
+from sandkeep.sandboxes import agent, decider, egress, guest, intent, outcome, slot, workspace
 from sandkeep.sandboxes.agent import Broken, Connection, Refused
 from sandkeep.sandboxes.engine import AGENT, INTENT, KEEP, TASK, Mounts
 from sandkeep.sandboxes.errors import EngineFailed
@@ -55,14 +58,24 @@ class Sandbox:
     def __init__(self, keep: Keep, task_id: str) -> None:
         self._keep = keep
         self.id = task_id
-        self._folder = keep.path / "tasks" / task_id
+        self.folder = keep.path / "tasks" / task_id
         self.spool = keep.path / "run" / "spool" / task_id
         """The folder in which output lies; see `spool`."""
 
-    def place(self, image_id: str | None = None) -> Place:
-        """The running container, started if there is none. The caller is `working` on the task."""
+    @property
+    def workspace(self) -> Path:
+        """The workspace on the host."""
+        return self.folder / "workspace"
+
+    def place(self, progress: Callable[[str], None]) -> Place:
+        """The running container, started if there is none; `progress` is called with what takes long.
+
+        The caller is `working` on the task. Raises `ImageNotFound`, `EngineFailed` and `EngineUnreachable`.
+        """
         engine, task = self._keep.engine, self._state()
         if task.container is not None:
+            if task.idle:
+                self._wake(task.container)
             if (connection := agent.greet(self.spool, task.container)) is not None:
                 return self._place(task.container, connection)
             status = engine.status(task.container)
@@ -73,18 +86,42 @@ class Sandbox:
                 return self._place(task.container, self._connected(task.container))
             self._lose(task.container, f"it was found {status or 'removed'}")
         with intent.held(self._keep.intents) as made:
-            name = image_id or self._keep.images.resolve(task.image)[1]
+            image_id = self._keep.images.resolve(task.image, progress)[1]
             limits = engine.fit(LIMITS)
-            request = ev.SandboxRequested(made, name, limits)
+            request = ev.SandboxRequested(made, image_id, limits)
             self._decide(partial(decider.begin, intent=request))
             with outcome.failing_as(self._keep, self.id, ev.SandboxFailed, made):
-                self.remove()
-                program, way_out = guest.install(self._keep.path / "run"), egress.prepare(self._keep, self.id)
-                mounts = Mounts(self._folder / "workspace", self._folder / "memory", self.spool, way_out, program)
-                labels = {KEEP: self._keep.id, TASK: self.id, INTENT: made}
-                container = engine.start(name, mounts, limits, labels)
+                container = slot.adopt(self._keep, self.id, image_id, limits)
+                if container is None:
+                    progress("starting the sandbox")
+                    self.remove()
+                    container = self.launch(image_id, limits, made)
             outcome.settle(self._keep, self.id, ev.SandboxStarted(made, container))
+            slot.drop(self._keep, self.id)
         return self._place(container, self._connected(container))
+
+    def launch(self, image_id: str, limits: ev.Limits, made: str) -> str:
+        """Start a container on the task's folders, for the intent `made`."""
+        program, way_out = guest.install(self._keep.path / "run"), egress.prepare(self._keep, self.id)
+        mounts = Mounts(self.workspace, self.folder / "memory", self.spool, way_out, program)
+        labels = {KEEP: self._keep.id, TASK: self.id, INTENT: made}
+        return self._keep.engine.start(image_id, mounts, limits, labels)
+
+    def prepare_folders(self) -> None:
+        """Make the folders that the container mounts, except the workspace. Those of a slot are there already."""
+        self.spool.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # Only we and the agent come this far; who it is on the host depends on the engine.
+        self.spool.chmod(0o777)
+        (self.folder / "memory").mkdir(mode=0o755, parents=True, exist_ok=True)
+
+    def remove_folders(self) -> None:
+        """Remove all folders of the task."""
+        for folder in (self.folder, self.spool, egress.folder(self._keep, self.id)):
+            workspace.remove(folder)
+
+    def may_exist(self) -> bool:
+        """Whether there ever was a container of the task, as far as can be told without asking the engine."""
+        return bool(self._state().used_ns) or slot.find(self._keep, self.id) is not None
 
     def reconnect(self) -> Connection | None:
         """A connection to the agent, if there is still one that answers."""
@@ -121,9 +158,10 @@ class Sandbox:
         return [found.container for found in self._keep.engine.containers(self._keep.id) if found.task == self.id]
 
     def remove(self) -> None:
-        """Remove all containers of the task."""
+        """Remove all containers of the task, that of a slot too."""
         for container in self.containers():
             self._keep.engine.remove(container)
+        slot.drop(self._keep, self.id)
 
     def give_up(self, reason: str) -> None:
         """The engine or the agent failed while something ran: the next command gets a new container, which ends it."""
@@ -168,6 +206,13 @@ class Sandbox:
         # None may begin meanwhile, to be ended with them or to find it stopped.
         with self._keep.working(self.id):
             self._keep.engine.restart(container)
+
+    def _wake(self, container: str) -> None:
+        status = self._keep.engine.status(container)
+        if status == "paused":
+            self._keep.engine.unpause(container)
+        if status in ("paused", "running"):
+            self._decide(partial(decider.wake, event=ev.SandboxResumed(container)))
 
     def _state(self) -> registry.Task:
         return Recorded(self._keep, self.id).state

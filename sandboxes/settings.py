@@ -1,4 +1,9 @@
-"""What the owner of a keep grants in its `keep.toml`, beyond what is granted to everybody:
+"""What the owner of a keep chooses and grants in its `keep.toml`:
+
+    [sandboxes]
+    idle_pause_s = 300      # a sandbox without a command for so long is frozen by the steward; 0 for never
+    restart = "command"     # one that died is started again by the next command, or "always": by the steward
+    pool = 0                # so many sandboxes are started ahead by the steward, for tasks to come
 
     [network]
     open = true                             # tasks may ask for the whole public internet
@@ -12,10 +17,23 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
+from typing import Annotated, Literal
 
 import msgspec
+from msgspec import Meta
 
 from sandkeep.sandboxes.errors import KeepFormat
+
+MOST_SLOTS = 64
+"""How many sandboxes may be started ahead."""
+
+
+class SandboxSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """When sandboxes are started and frozen."""
+
+    idle_pause_s: Annotated[float, Meta(ge=0)] = 300.0
+    restart: Literal["command", "always"] = "command"
+    pool: Annotated[int, Meta(ge=0, le=MOST_SLOTS)] = 0
 
 
 class NetworkGrants(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -26,8 +44,9 @@ class NetworkGrants(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Settings(msgspec.Struct, frozen=True):
-    """All grants."""
+    """All settings and grants."""
 
+    sandboxes: SandboxSettings = SandboxSettings()
     network: NetworkGrants = NetworkGrants()
 
 

@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import msgspec
 
-from sandkeep.events import BadInput, Event, Receipt, SandkeepError
+from sandkeep.events import BadInput, Receipt, SandkeepError
 from sandkeep.events import catalogue as ev
-from sandkeep.projections import Checkpoint, TaskState, checkpoints, registry
+from sandkeep.projections import Checkpoint, TaskState, checkpoints
 from sandkeep.sandboxes import (
     background,
     command,
@@ -33,6 +33,7 @@ from sandkeep.sandboxes import (
     intent,
     memory,
     restore,
+    slot,
     snapshot,
     workspace,
 )
@@ -45,69 +46,43 @@ from sandkeep.sandboxes.errors import (
     RestoreIncomplete,
 )
 from sandkeep.sandboxes.execution import Result, Streamed
-from sandkeep.sandboxes.outcome import failing_as, settle, words
-from sandkeep.sandboxes.recorded import Recorded
+from sandkeep.sandboxes.images import quiet
+from sandkeep.sandboxes.lifecycle import Decision, Lifecycle
+from sandkeep.sandboxes.outcome import failing_as, words
 from sandkeep.sandboxes.restore import Restored
-from sandkeep.sandboxes.sandbox import Place, Sandbox
+from sandkeep.sandboxes.sandbox import Place
 
 if TYPE_CHECKING:
-    from sandkeep.sandboxes.keep import Keep
     from sandkeep.sandboxes.locks import Held
 
 _MAX_LABEL = 200
 _MAX_TORN = 200
-Decision = Callable[[registry.Task | None], list[Event]]
 Policy = ev.NetworkPolicySet | None
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
-class Task(Recorded):
+class Task(Lifecycle):
     """A task of an open keep. Made by `Keep.create_task` and `Keep.task`."""
 
-    def __init__(self, keep: Keep, task_id: str, fence: int | None = None) -> None:
-        """Use `Keep.task` instead."""
-        super().__init__(keep, task_id)
-        self.fence = fence
-        self.folder = keep.path / "tasks" / task_id
-        self.sandbox = Sandbox(keep, task_id)
-
-    @property
-    def workspace(self) -> Path:
-        """The workspace on the host."""
-        return self.folder / "workspace"
-
-    def create(
-        self,
-        asked: ev.TaskCreated,
-        network: Policy,
-        image_id: str,
-        progress: Callable[[str], None],
-        tree: str = "",
-    ) -> None:
+    def create(self, asked: ev.TaskCreated, network: Policy, progress: Callable[[str], None], tree: str = "") -> None:
         """Make the task that is `asked` for, its workspace from a recorded `tree` if one is given. It is called once,
-        and the caller has checked everything."""
+        and the caller, who is `working` on it, has checked everything."""
         progress("preparing the workspace")
-        with self._keep.working(self.id), intent.held(self._keep.intents) as made:
+        with intent.held(self._keep.intents) as made:
             event = msgspec.structs.replace(asked, intent=made)
             self._act(partial(decider.create, event=event, network=network))
             try:
                 with failing_as(self._keep, self.id, ev.WorkspaceFailed, made):
-                    self.sandbox.spool.mkdir(mode=0o700, parents=True)
-                    (self.folder / "memory").mkdir(mode=0o755, parents=True)
+                    self.sandbox.prepare_folders()
                     commit = workspace.prepare(self.workspace, None if asked.source is None else Path(asked.source))
-                    # Only we and the agent come this far; who it is on the host depends on the engine.
-                    self.sandbox.spool.chmod(0o777)
                     if tree:
                         restore.fill(self.workspace, tree, self._keep.blobs)
-                self._settle(ev.WorkspacePrepared(made, commit))
-                progress("starting the sandbox")
-                with self.sandbox.place(image_id):
-                    pass
             except (SandkeepError, OSError) as error:
                 reason = words(error)[1]
                 self._decide(partial(decider.give_up, reason=reason))
                 self._clean_up(self._decide)
                 raise
+            self._settle(ev.WorkspacePrepared(made, commit))
 
     def lock(
         self,
@@ -133,22 +108,27 @@ class Task(Recorded):
         cwd: str = ".",
         stdin: bytes | BinaryIO | None = None,
         on_output: Streamed | None = None,
+        progress: Callable[[str], None] = lambda message: None,
     ) -> Result:
         """Run a command in the sandbox and wait for it. A non-zero exit code is a result, not an error.
+
+        The task's first command starts the sandbox, and so does the next one after it was stopped or lost; the image is
+        made or pulled first if the engine lacks it. `progress` is called with what of this takes long.
 
         `timeout` is in seconds; when it is up, all that the command started is ended, however it forked, and
         `exit_code` is 124. What else runs in the sandbox goes on. `cwd` lies in the workspace. `stdin` is what the
         command reads; bytes are recorded, an open file is not. A script is `["sh", "-s"]` with the script as `stdin`.
         `on_output` is called, on this thread, with output as it comes; what it raises ends the command as a timeout
-        does. A lost sandbox is started anew. The result is in the log when this returns.
+        does. The result is in the log when this returns.
 
         `secrets` are variables too, but what is stored of the command holds `[secret NAME]` in their place, the result
         as well; what `on_output` is given is the caller's own, and raw. See `secrets` for what is recognised.
 
         Raises `BadInput`, `BadTimeout`, `OutsideWorkspace`, `CommandNotFound`, `TaskRefused`, `LimitReached`,
-        `SandboxGone`, and `EngineUnreachable`: then what became of the command is found when the engine is back.
+        `ImageNotFound`, `SandboxGone`, and `EngineUnreachable`: then what became of the command is found when the
+        engine is back.
         """
-        return self._execute(command.ask(argv, timeout, env, secrets, cwd, stdin=stdin), on_output)
+        return self._execute(command.ask(argv, timeout, env, secrets, cwd, stdin=stdin), on_output, progress)
 
     def terminal(
         self,
@@ -160,6 +140,7 @@ class Task(Recorded):
         timeout: float = execution.MAX_TIMEOUT_SECONDS,
         env: Mapping[str, str] | None = None,
         cwd: str = ".",
+        progress: Callable[[str], None] = quiet,
     ) -> Result:
         """Run a command in a terminal of its own and wait for it: what comes from `keyboard` is typed into it.
 
@@ -167,7 +148,7 @@ class Task(Recorded):
         `keyboard` ends, so does the input (control-D). Raises as `execute`.
         """
         asked = command.ask(argv, timeout, env, None, cwd, stdin=keyboard, window=window)
-        return self._execute(asked, on_output)
+        return self._execute(asked, on_output, progress)
 
     def start(
         self,
@@ -176,13 +157,14 @@ class Task(Recorded):
         timeout: float = execution.MAX_TIMEOUT_SECONDS,
         env: Mapping[str, str] | None = None,
         cwd: str = ".",
+        progress: Callable[[str], None] = quiet,
     ) -> Running:
         """Start a command in the background and return when it runs. It goes on when this process ends.
 
         It is ended when its time is up, when it is stopped, and with the task. Raises as `execute`.
         """
         asked = command.ask(argv, timeout, env, None, cwd, background=True)
-        with self._requested(asked) as (made, place, given):
+        with self._requested(asked, progress) as (made, place, given):
             command.launch(self._keep, self.sandbox, place, made, given)
         return Running(self._keep, self.id, made)
 
@@ -190,12 +172,12 @@ class Task(Recorded):
         """The commands that run in the background, oldest first; also those that have ended unnoticed."""
         return background.running(self._keep, self.id)
 
-    def _execute(self, asked: Asked, on_output: Streamed | None) -> Result:
-        with self._requested(asked) as (made, place, given):
+    def _execute(self, asked: Asked, on_output: Streamed | None, progress: Callable[[str], None]) -> Result:
+        with self._requested(asked, progress) as (made, place, given):
             return command.carry_out(self._keep, self.sandbox, place, made, given, on_output)
 
     @contextlib.contextmanager
-    def _requested(self, asked: Asked) -> Iterator[tuple[str, Place, Asked]]:
+    def _requested(self, asked: Asked, progress: Callable[[str], None]) -> Iterator[tuple[str, Place, Asked]]:
         """A command put on record, where it is to run, and as it is to run there."""
         with contextlib.suppress(EngineUnreachable):  # a sandbox whose agent answers can do without
             self._keep.reconcile()
@@ -205,7 +187,7 @@ class Task(Recorded):
             with self._keep.working(self.id):
                 decider.begin(self.state, request)  # refused before a sandbox is started for it
                 self._keep.locking.check(self.id, self.fence)
-                place = stack.enter_context(self.sandbox.place())
+                place = stack.enter_context(self.sandbox.place(progress))
                 ways = stack.enter_context(egress.way_out(self._keep, self.id, place.container))
                 conflict.begin(self._keep, self.id)
                 self._act(partial(decider.begin, intent=request))
@@ -270,26 +252,6 @@ class Task(Recorded):
         """Give the task tags, and take tags from it. Raises `BadInput` and `LimitReached`."""
         self._decide(partial(decider.tag, event=description.tagged(add, remove)))
 
-    def pause(self) -> None:
-        """Freeze the sandbox; commands are refused until `resume`. Refused with `TaskBusy` while commands run."""
-        self._clear()
-        with self._keep.working(self.id), intent.held(self._keep.intents) as made:
-            self._act(partial(decider.pause, intent=ev.PauseRequested(made)))
-            with failing_as(self._keep, self.id, ev.PauseFailed, made):
-                if (container := self.state.container) is not None:
-                    self._keep.engine.pause(container)
-            self._settle(ev.TaskPaused(made))
-
-    def resume(self) -> None:
-        """Let a paused task go on."""
-        self._clear()
-        with self._keep.working(self.id), intent.held(self._keep.intents) as made:
-            self._act(partial(decider.resume, intent=ev.ResumeRequested(made)))
-            with failing_as(self._keep, self.id, ev.ResumeFailed, made):
-                if (container := self.state.container) is not None:
-                    self._keep.engine.unpause(container)
-            self._settle(ev.TaskResumed(made))
-
     def complete(self, summary: str = "") -> None:
         """The work is done: the sandbox is removed; workspace and checkpoints stay until `clean_up`."""
         self._end(partial(decider.complete, summary=summary))
@@ -314,9 +276,9 @@ class Task(Recorded):
         with intent.held(self._keep.intents) as made:
             decide(partial(decider.clean_up, intent=ev.CleanupRequested(made)))
             with failing_as(self._keep, self.id, ev.CleanupFailed, made), memory.closed(self.folder):
-                self.sandbox.remove()
-                for folder in (self.folder, self.sandbox.spool, egress.folder(self._keep, self.id)):
-                    workspace.remove(folder)
+                if self.sandbox.may_exist():
+                    self.sandbox.remove()
+                self.sandbox.remove_folders()
             self._settle(ev.TaskCleaned(made))
 
     def _end(self, decision: Decision) -> None:
@@ -324,11 +286,13 @@ class Task(Recorded):
         for left in self.running():
             left.stop()
         with self._keep.working(self.id):
-            mine = self.sandbox.containers()  # asks the engine first: without it nothing could be ended
+            # Asks the engine first: without it nothing could be ended.
+            mine = self.sandbox.containers() if self.sandbox.may_exist() else []
             self._act(decision)
             container = self.state.container
             for each in mine:
                 self._keep.engine.remove(each)
+            slot.drop(self._keep, self.id)
             if container is not None:
                 removed = ev.SandboxRemoved(container)
                 self._decide(partial(decider.lose, event=removed))
@@ -357,20 +321,3 @@ class Task(Recorded):
         memory.trail(self._keep, self.id)
         counted = (event.digest, event.files, event.bytes, label, event.torn)
         return Checkpoint(event.checkpoint, self.id, *counted, receipt.first, receipt.time_ns)
-
-    def _clear(self) -> bool:
-        """Settle what a process that died has left under way, which would keep the task busy for ever; true if any."""
-        found = any(intent.abandoned(self._keep.intents, pending.intent) for pending in self.state.pending)
-        if found:
-            self._keep.reconcile(again=True)
-        return found
-
-    def _settle(self, outcome: ev.Outcome) -> None:
-        settle(self._keep, self.id, outcome)
-
-    def _decide(self, decision: Decision) -> Receipt:
-        return self._keep.decide(self.id, decision)
-
-    def _act(self, decision: Decision) -> Receipt:
-        """As `_decide`, for what an agent asks for, if the lock admits it."""
-        return self._keep.locking.act(self.id, decision, self.fence)

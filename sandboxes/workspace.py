@@ -50,12 +50,13 @@ def check_source(source: Path) -> Path:
 
 
 def prepare(workspace: Path, source: Path | None) -> str | None:
-    """Make `workspace`, a clone of `source` if one is given, and return the commit it is at, if it has one.
+    """Make `workspace`, a clone of `source` if one is given, and return the commit it is at, if it has one. It may be
+    there already, if it is empty.
 
     Raises `NotARepository` with git's last words if it cannot be cloned.
     """
     if source is None:
-        workspace.mkdir(mode=0o755, parents=True)
+        workspace.mkdir(mode=0o755, parents=True, exist_ok=True)
         commit = None
     else:
         workspace.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -72,8 +73,11 @@ def prepare(workspace: Path, source: Path | None) -> str | None:
 
 def give(folder: Path) -> None:
     """Make the workspaces' owner the owner of `folder` and all in it, however deep. No link is followed."""
+    if os.getuid() != 0:
+        return
     uid, gid = owner()
-    if os.getuid() == 0:
+    os.chown(folder, uid, gid, follow_symlinks=False)
+    if os.listdir(folder):
         subprocess.run(("chown", "-hR", f"{uid}:{gid}", "--", os.fspath(folder)), check=True)
 
 

@@ -48,7 +48,9 @@ def keep(tmp_path: Path) -> Iterator[Keep]:
 @pytest.fixture
 def task(keep: Keep) -> Task:
     """A new task of `keep` with an empty workspace and a running sandbox."""
-    return keep.create_task("a test")
+    made = keep.create_task("a test")
+    made.start_sandbox()
+    return made
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +64,9 @@ def shared_keep(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Keep]:
 @pytest.fixture(scope="module")
 def shared_task(shared_keep: Keep) -> Task:
     """A task for all tests of a module. A test that leaves files in its workspace names them after itself."""
-    return shared_keep.create_task("a shared test")
+    made = shared_keep.create_task("a shared test")
+    made.start_sandbox()
+    return made
 
 
 @pytest.fixture(scope="session")

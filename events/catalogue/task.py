@@ -56,6 +56,13 @@ class TaskFailed(Event, frozen=True):
 
 
 @event(version=1)
+class TaskReopened(Event, frozen=True):
+    """The task had ended, and goes on in the workspace that it had, for a `reason`."""
+
+    reason: str
+
+
+@event(version=1)
 class PauseRequested(Intent, frozen=True):
     """The task's sandbox is about to be frozen."""
 
@@ -108,6 +115,45 @@ class SandboxRemoved(Event, frozen=True):
     """The container was removed, because the task has no more use for it."""
 
     container: str
+
+
+@event(version=1)
+class SandboxPauseRequested(Intent, frozen=True):
+    """The container has had nothing to do for a while, and is about to be frozen until the next command."""
+
+
+@event(version=1)
+class SandboxPaused(Outcome, frozen=True):
+    """The container is frozen. The task is not: its next command thaws it."""
+
+    container: str
+
+
+@event(version=1)
+class SandboxPauseFailed(Failure, frozen=True):
+    """The container could not be frozen."""
+
+
+@event(version=1)
+class SandboxResumed(Event, frozen=True):
+    """The container goes on, because there is a command for it."""
+
+    container: str
+
+
+@event(version=1)
+class SandboxStopRequested(Intent, frozen=True):
+    """The task's container is about to be removed; its workspace stays."""
+
+
+@event(version=1)
+class SandboxStopped(Outcome, frozen=True):
+    """The task has no container until its next command."""
+
+
+@event(version=1)
+class SandboxStopFailed(Failure, frozen=True):
+    """The container could not be removed."""
 
 
 @event(version=1)

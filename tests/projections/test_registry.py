@@ -11,7 +11,7 @@ from sandkeep.events import Event, UnknownEvent
 from sandkeep.events import catalogue as ev
 from sandkeep.projections import Registry, Task, TaskState, digest, fold
 from sandkeep.projections.lmdb_state import LmdbState
-from sandkeep.projections.registry import busy, evolve, find, matching, size, tasks
+from sandkeep.projections.registry import busy, evolve, find, housed, matching, size, tasks
 
 from ..events import strategies
 from .support import created, folded, records
@@ -48,6 +48,39 @@ def test_a_task_begins_with_what_was_asked_for() -> None:
     )
 
 
+def test_a_sandbox_is_idle_from_its_pause_to_its_next_use() -> None:
+    begun = ev.SandboxStarted("i", "c"), ev.SandboxPaused("j", "c")
+    assert after(*begun).idle
+    assert after(*begun).state is TaskState.ACTIVE
+    for event in (
+        ev.SandboxResumed("c"),
+        ev.SandboxLost("c", "gone"),
+        ev.SandboxRemoved("c"),
+        ev.SandboxStopped("k"),
+        ev.SandboxStarted("k", "d"),
+        ev.TaskResumed("k"),
+        ev.TaskCleaned("k"),
+    ):
+        assert not after(*begun, event).idle
+
+
+def test_when_a_sandbox_was_last_used_is_known() -> None:
+    used = ev.SandboxStarted("i", "c"), executed(0)
+    never, last = after(ev.TaskPaused("i"), ev.TaskResumed("i")), after(*used)
+    assert (never.used_ns, last.used_ns) == (0, last.updated_ns)
+    later = after(*used, ev.DecisionRecorded("x"), ev.SandboxPaused("j", "c"))
+    assert later.used_ns == last.used_ns < later.updated_ns
+
+
+def test_the_tasks_with_a_container_are_known() -> None:
+    history = [(f"task/{name}", created(name)) for name in "abc"]
+    for name in "ab":
+        history.append((f"task/{name}", ev.SandboxStarted("i", name * 2)))
+    assert [task.container for task in housed(folded(history))] == ["aa", "bb"]
+    assert [task.id for task in housed(folded([*history, ("task/a", ev.SandboxStopped("i"))]))] == ["b"]
+    assert [task.id for task in housed(folded([*history, ("task/b", ev.TaskCleaned("i"))]))] == ["a"]
+
+
 @pytest.mark.parametrize(
     ("events", "state"),
     [
@@ -56,12 +89,16 @@ def test_a_task_begins_with_what_was_asked_for() -> None:
         ([ev.SandboxStarted("i", "c"), ev.TaskPaused("i"), ev.TaskResumed("i")], TaskState.ACTIVE),
         ([ev.SandboxStarted("i", "c"), ev.TaskCompleted("s")], TaskState.COMPLETED),
         ([ev.TaskFailed("r")], TaskState.FAILED),
+        ([ev.TaskFailed("r"), ev.TaskReopened("after all")], TaskState.ACTIVE),
         ([ev.TaskCompleted("s"), ev.TaskCleaned("i")], TaskState.CLEANED),
         ([ev.WorkspacePrepared("i", None)], TaskState.CREATED),
         ([ev.WorkspaceFailed("i", "c", "m")], TaskState.CREATED),
         ([ev.PauseRequested("i"), ev.PauseFailed("i", "c", "m")], TaskState.CREATED),
     ],
-    ids=["active", "paused", "resumed", "completed", "failed", "cleaned", "prepared", "unprepared", "pause failed"],
+    ids=[
+        *("active", "paused", "resumed", "completed", "failed", "reopened", "cleaned", "prepared", "unprepared"),
+        "pause failed",
+    ],
 )
 def test_the_life_of_a_task(events: list[Event], state: TaskState) -> None:
     folded_state = folded([("task/a", created("a")), *(("task/a", event) for event in events)])
@@ -75,6 +112,7 @@ def test_a_task_knows_the_container_that_the_log_believes_in() -> None:
     assert after(started).container == "c1"
     assert after(started, ev.SandboxLost("c1", "gone")).container is None
     assert after(started, ev.SandboxRemoved("c1")).container is None
+    assert after(started, ev.SandboxStopped("i")).container is None
     assert after(started, ev.TaskCleaned("i")).container is None
     assert after(started, ev.SandboxLost("c1", "gone"), ev.SandboxStarted("j", "c2")).container == "c2"
 

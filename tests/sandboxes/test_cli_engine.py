@@ -37,8 +37,8 @@ def test_a_task_from_beginning_to_end_in_documents(cli: Cli, source: Path) -> No
     try:
         made = cli("create-task", "a title", "--source", str(source), "--json").json
         task = made["id"]
-        assert (made["state"], made["title"], made["source"]) == ("active", "a title", str(source))
-        assert containers(keep) == [made["container"]]
+        assert (made["state"], made["title"], made["source"]) == ("created", "a title", str(source))
+        assert (made["container"], containers(keep)) == (None, [])
         ran = cli(*with_json("execute", task[:6], "--env", "A=b=c", "--", "sh", "-c", "echo $A; echo e >&2; exit 3"))
         assert (ran.status, ran.stderr) == (0, b"")
         assert ran.json["duration_s"] > 0
@@ -54,6 +54,13 @@ def test_a_task_from_beginning_to_end_in_documents(cli: Cli, source: Path) -> No
         assert (restored["digest"], restored["checkpoint"]) == (taken["digest"], taken["id"])
         assert cli(*with_json("execute", task, "--", "./run")).json["stdout"] == "ran\n"
         assert cli("show-task", task, "--json").json["checkpoints"][0]["id"] == taken["id"]
+        assert cli("pause-task", task, "--json").json["state"] == "paused"
+        assert cli("resume-task", task).stdout == f"{task}  active\n".encode()
+        assert cli("stop-task", task, "--json").json["container"] is None
+        assert containers(keep) == []
+        assert cli("complete-task", task, "--json").json["state"] == "completed"
+        assert cli("reopen-task", task, "--reason", "once more", "--json").json["state"] == "active"
+        assert cli(*with_json("execute", task, "--", "./run")).json["stdout"] == "ran\n"
         assert cli("complete-task", task, "--summary", "done", "--json").json["state"] == "completed"
         assert cli("cleanup-task", task, "--json").json["state"] == "cleaned"
         assert cli("list-tasks", "--json").json["tasks"] == []

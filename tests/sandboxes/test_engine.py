@@ -21,7 +21,7 @@ from sandkeep.sandboxes.engine import INTENT, KEEP, TASK, Engine
 from sandkeep.sandboxes.errors import EngineFailed, EngineUnreachable, ImageNotFound
 from sandkeep.sandboxes.sandbox import LIMITS
 
-from .support import Json, container_of, containers, engine, eventually, shell, text
+from .support import Json, container_of, containers, engine, eventually, shell, text, types
 
 pytestmark = pytest.mark.engine
 
@@ -233,15 +233,17 @@ def test_what_an_image_says_does_not_loosen_the_defaults(
     assert volumes(client) == before
 
 
-def test_an_image_that_cannot_run_a_sandbox_makes_no_task(keep: Keep, client: docker.DockerClient) -> None:
+def test_an_image_that_cannot_run_a_sandbox_makes_none(keep: Keep, client: docker.DockerClient) -> None:
     tag = "sandkeep-test/nothing:1"
     import_image(client, tag)
     try:
+        task = keep.create_task("t", image=tag)
         with pytest.raises(EngineFailed, match="cannot run a sandbox"):
-            keep.create_task("t", image=tag)
+            task.execute(["true"])
     finally:
         client.images.remove(tag, force=True)
-    assert [task.state for task in keep.tasks(*TaskState)] == [TaskState.CLEANED]
+    assert (task.state.state, task.state.pending) == (TaskState.CREATED, ())
+    assert types(task.history())[-2:] == ["SandboxRequested", "SandboxFailed"]
     assert containers(keep.id) == []
 
 
@@ -266,8 +268,17 @@ def test_an_image_that_is_not_there_is_said_so_before_anything_is_stored(keep: K
 def test_an_engine_that_does_not_answer_is_said_so(keep: Keep, monkeypatch: pytest.MonkeyPatch, host: str) -> None:
     monkeypatch.setenv("DOCKER_HOST", host)
     with pytest.raises(EngineUnreachable, match="no Docker engine answers"):
-        keep.create_task("t")
+        keep.create_task("t", image="debian")
     assert keep.head().position == 1
+    task = keep.create_task("t")  # needs no engine
+    before = keep.head()
+    with pytest.raises(EngineUnreachable, match="no Docker engine answers"):
+        task.execute(["true"])
+    assert keep.head() == before
+    assert task.state.pending == ()
+    task.complete()
+    task.clean_up()
+    assert not task.folder.exists()
 
 
 def test_an_engine_that_does_not_talk_docker_is_said_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -140,10 +140,6 @@ CREATE = (
     "after:workspace.prepare",
     "before:task._settle",
     "after:task._settle",
-    "after:keep.decide#2",
-    "before:engine.start",
-    "after:engine.start",
-    "after:outcome.settle",
 )
 
 
@@ -157,6 +153,48 @@ def test_a_creation_cut_off_leaves_no_half_made_task(keep: Keep, source: Path, s
     else:
         assert shell(keep.task(task.id), "./run") == "ran\n"
     assert_agreement(keep)
+
+
+FIRST_START = ("after:keep.decide", "before:engine.start", "after:engine.start", "after:keep.decide#2")
+
+
+@pytest.mark.parametrize("step", FIRST_START)
+def test_a_first_start_cut_off_is_settled(keep: Keep, step: str) -> None:
+    task = keep.create_task("t")
+    killed_at(step, "execute", keep, task.id, "true")
+    later(keep)
+    last = "SandboxStarted" if step == FIRST_START[-1] else "SandboxFailed"
+    assert types(task.history())[-1] == last
+    assert_agreement(keep)
+    assert shell(task, "echo alive") == "alive\n"
+    assert_agreement(keep)
+
+
+STOP = ("after:locks.act", "before:engine.remove", "after:engine.remove", "after:task._settle")
+
+
+@pytest.mark.parametrize("step", STOP)
+def test_a_stop_cut_off_is_settled(keep: Keep, task: Task, step: str) -> None:
+    shell(task, "echo kept >file")
+    killed_at(step, "stop", keep, task.id)
+    assert [pending.kind for pending in task.state.pending] == ([] if step == STOP[-1] else ["SandboxStopRequested"])
+    later(keep)
+    assert_agreement(keep)
+    assert shell(task, "cat file") == "kept\n"
+    assert_agreement(keep)
+
+
+REST = ("after:keep.decide", "before:engine.pause", "after:engine.pause", "after:task._settle")
+
+
+@pytest.mark.parametrize("step", REST)
+def test_an_idle_pause_cut_off_is_settled(keep: Keep, task: Task, step: str) -> None:
+    killed_at(step, "rest", keep, task.id)
+    later(keep)
+    assert task.state.idle is (step == REST[-1])
+    assert keep.engine.status(container_of(task)) == ("paused" if step == REST[-1] else "running")
+    assert_agreement(keep)
+    assert shell(task, "echo alive", timeout=60) == "alive\n"
 
 
 EXECUTE = (
@@ -285,7 +323,8 @@ def test_what_a_living_process_does_is_left_alone(keep: Keep, task: Task) -> Non
         assert [pending.kind for pending in task.state.pending] == ["CommandRequested"]
         with pytest.raises(TaskBusy):
             task.complete()
-    with stopped_at("after:engine.start", "create", keep.path):
+    other = keep.create_task("another")
+    with stopped_at("after:engine.start", "execute", keep.path, other.id, "true"):
         later(keep)
         assert len(containers(keep.id)) == 2
     later(keep)
@@ -304,7 +343,7 @@ def test_a_dead_command_does_not_wait_for_a_living_one_beside_it(keep: Keep, tas
 
 def test_one_process_at_a_time_settles(keep: Keep, task: Task) -> None:
     killed_at("before:command.settle", "execute", keep, task.id, "true")
-    with open(keep.path / "run" / "steward.lock", "ab") as file:
+    with open(keep.path / "run" / "reconcile.lock", "ab") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         assert steward.reconcile(keep) == []
         assert len(task.state.pending) == 1

@@ -43,17 +43,20 @@ def busy(task: Task) -> object:
 # ---- creation
 
 
-def test_a_task_begins_with_a_clone_and_a_running_sandbox(keep: Keep, source: Path) -> None:
+def test_a_task_begins_with_a_clone_and_its_first_command_starts_its_sandbox(keep: Keep, source: Path) -> None:
     said: list[str] = []
     task = keep.create_task("  a title ", source=source, progress=said.append)
     state = task.state
-    assert (state.title, state.state, state.source, state.pending) == ("a title", TaskState.ACTIVE, str(source), ())
-    assert containers(keep.id) == [state.container]
-    assert shell(task, "git rev-parse HEAD; git status --porcelain; ./run").split() == [state.commit, "ran"]
+    assert (state.title, state.state, state.source, state.pending) == ("a title", TaskState.CREATED, str(source), ())
+    assert (state.container, containers(keep.id)) == (None, [])
+    line = "git rev-parse HEAD; git status --porcelain; ./run"
+    assert shell(task, line, progress=said.append).split() == [state.commit, "ran"]
+    assert task.state.state is TaskState.ACTIVE
+    assert containers(keep.id) == [task.state.container]
     shell(task, "git -c user.name=a -c user.email=b commit --quiet --allow-empty --message=second")
     assert shell(task, "git rev-list --count HEAD") == "2\n"
-    expected = ["TaskCreated", "WorkspacePrepared", "SandboxRequested", "SandboxStarted"]
-    assert types(task.history())[:4] == expected
+    expected = ["TaskCreated", "WorkspacePrepared", "SandboxRequested", "SandboxStarted", "CommandRequested"]
+    assert types(task.history())[:5] == expected
     assert said == ["preparing the workspace", "starting the sandbox"]
 
 
@@ -69,17 +72,19 @@ def test_a_source_that_cannot_be_cloned_leaves_no_half_made_task(keep: Keep, sou
     assert "cannot be cloned" in task.reason
 
 
-def test_a_sandbox_that_does_not_start_leaves_no_half_made_task(keep: Keep, monkeypatch: pytest.MonkeyPatch) -> None:
-    start = Engine.start
+def test_a_sandbox_that_does_not_start_is_recorded_and_tried_again(keep: Keep, monkeypatch: pytest.MonkeyPatch) -> None:
+    task = keep.create_task("t")
 
     def failing(self: Engine, *arguments: object) -> str:
-        start(self, *arguments)  # type: ignore[arg-type]
         raise EngineFailed("no")
 
-    monkeypatch.setattr(Engine, "start", failing)
-    with pytest.raises(EngineFailed, match="no"):
-        keep.create_task("t")
-    assert_nothing_is_left(keep)
+    with monkeypatch.context() as patch:
+        patch.setattr(Engine, "start", failing)
+        with pytest.raises(EngineFailed, match="no"):
+            task.execute(["true"])
+    assert types(task.history())[-2:] == ["SandboxRequested", "SandboxFailed"]
+    assert (task.state.state, task.state.pending) == (TaskState.CREATED, ())
+    assert shell(task, "echo alive") == "alive\n"
 
 
 def assert_nothing_is_left(keep: Keep) -> None:

@@ -23,7 +23,9 @@ from sandkeep.sandboxes import (
     outcome,
     own_workspace,
     page_file,
+    pool,
     restore,
+    slot,
     snapshot,
     workspace,
 )
@@ -46,6 +48,7 @@ PLACES: dict[str, object] = {
     "own": own_workspace,
     "page": page_file.Page,
     "restore": restore,
+    "slot": slot,
     "snapshot": snapshot,
     "outcome": outcome,
     "sandbox": Sandbox,
@@ -100,6 +103,9 @@ def act(keep: Keep, action: str, arguments: list[str]) -> None:
     if action == "prune-images":
         keep.images.prune(0)
         return
+    if action == "fill":
+        pool.fill(keep)
+        return
     task = keep.task(arguments[0])
     if action == "execute":
         task.execute(arguments[1:], timeout=60)
@@ -113,6 +119,8 @@ def act(keep: Keep, action: str, arguments: list[str]) -> None:
             "decide": lambda: task.record_decision("cut short"),
             "pause": task.pause,
             "resume": task.resume,
+            "rest": task.rest,
+            "stop": task.stop,
         }
         verbs[action]()
 

@@ -1,0 +1,214 @@
+"""A look at all that a keep needs: the engine, the keep itself, its steward, the image; and what this host cannot do.
+
+Nothing is changed, but for what opening a keep does. Each *finding* says what is, and what to do about it if anything;
+only some of them need it (`act`), the others are good to know.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import msgspec
+
+from sandkeep.events import SandkeepError
+from sandkeep.sandboxes import intent, settings, slot, steward
+from sandkeep.sandboxes.engine import Engine, Facts
+from sandkeep.sandboxes.errors import EngineUnreachable
+from sandkeep.sandboxes.incumbent import incumbent
+from sandkeep.sandboxes.keep import Keep
+
+OLDEST_API = (1, 41)
+"""The API of Docker 20.10, the oldest that this is tested with."""
+
+LEAST_BYTES = 2 << 30
+"""With less room on the keep's disk, a checkpoint or a long output may find none."""
+
+_MANY = 0.8
+
+
+class Finding(msgspec.Struct, frozen=True):
+    """What was found in an area. `advice` says what to do, if anything; with `act`, it should be done."""
+
+    area: str
+    what: str
+    advice: str = ""
+    act: bool = False
+
+
+def examine(path: Path, engine: Engine) -> list[Finding]:
+    """Everything that there is to say about the keep in `path`, the engine and this host."""
+    found = [*_host(), *_engine(engine)]
+    try:
+        with Keep.open(path) as keep:
+            found += [*_keep(keep), *_steward(keep), *_sandboxes(keep, engine)]
+    except SandkeepError as error:
+        found.append(Finding("keep", str(error), "see docs/guides/recovery.md if it is damaged", True))
+    return found
+
+
+def _host() -> Iterator[Finding]:
+    if shutil.which("git") is None:
+        yield Finding("host", "there is no git, so no repository can be cloned", "install git", True)
+    if shutil.which("mmdebstrap") is None:
+        advice = "install mmdebstrap, unless the registry can be reached"
+        yield Finding("host", "images cannot be made from packages, for want of mmdebstrap", advice)
+
+
+def _engine(engine: Engine) -> Iterator[Finding]:
+    try:
+        facts = engine.facts()
+    except SandkeepError as error:
+        yield Finding("engine", str(error), "start Docker, or set DOCKER_HOST", True)
+        return
+    yield Finding(
+        "engine",
+        f"Docker {facts.version}, API {facts.api}, {facts.cpus} CPUs, {facts.memory_bytes >> 20} MiB, cgroup"
+        f" v{facts.cgroup}, {facts.storage}, runtimes {' '.join(sorted(facts.runtimes))}",
+    )
+    yield from (Finding("engine", *words) for holds, words in _JUDGED if holds(facts))
+
+
+def _api(facts: Facts) -> tuple[int, ...]:
+    return tuple(int(part) for part in facts.api.split(".") if part.isdigit())
+
+
+_JUDGED: tuple[tuple[Callable[[Facts], bool], tuple[str, str, bool]], ...] = (
+    (
+        lambda facts: _api(facts) < OLDEST_API,
+        (
+            "it is older than Docker 20.10, with which nothing was tested",
+            "install a newer one",
+            True,
+        ),
+    ),
+    (
+        lambda facts: not facts.local,
+        (
+            "it runs on another machine, which cannot see the workspaces of this one",
+            "set DOCKER_HOST to an engine of this machine",
+            True,
+        ),
+    ),
+    (
+        lambda facts: "seccomp" not in facts.security,
+        (
+            "it has no seccomp, so sandboxes may call all of the kernel",
+            "use a kernel and an engine that have it",
+            True,
+        ),
+    ),
+    (
+        lambda facts: "userns" in facts.security,
+        (
+            "it maps users (userns-remap), so sandboxes cannot write to their workspaces",
+            "take userns-remap from the engine's daemon.json",
+            True,
+        ),
+    ),
+    (
+        lambda facts: not facts.limits_memory,
+        (
+            "the kernel limits no memory, so one sandbox can exhaust the machine",
+            "enable the memory controller of cgroups",
+            True,
+        ),
+    ),
+    (
+        lambda facts: not facts.limits_pids,
+        (
+            "the kernel limits no processes, so a fork bomb is not contained",
+            "enable the pids controller of cgroups",
+            True,
+        ),
+    ),
+    (
+        lambda facts: facts.cgroup == "1",
+        (
+            "cgroup v1: memory pressure cannot be seen before it kills",
+            "boot with systemd.unified_cgroup_hierarchy=1 to have it",
+            False,
+        ),
+    ),
+    (
+        lambda facts: not facts.live_restore,
+        (
+            "a restart of the engine ends all sandboxes, and the next commands start new ones",
+            'put {"live-restore": true} into its daemon.json to keep them',
+            False,
+        ),
+    ),
+    (
+        lambda facts: facts.rootless,
+        (
+            "it runs without root: limits hold only as far as cgroups are delegated to it",
+            "see docs.docker.com/engine/security/rootless",
+            False,
+        ),
+    ),
+)
+"""What is said of an engine if it holds."""
+
+
+def _keep(keep: Keep) -> Iterator[Finding]:
+    head = keep.head()
+    yield Finding("keep", f"{keep.path}: log, journal and projections open, {head.position} events")
+    try:
+        settings.load(keep.path)
+    except SandkeepError as error:
+        yield Finding("keep", str(error), "correct keep.toml", True)
+    readers, most = keep.log.readers()
+    if readers > most * _MANY:
+        yield Finding("keep", f"{readers} of {most} readers of the log", "end some of the processes that use it", True)
+    free = shutil.disk_usage(keep.path).free
+    short = free < LEAST_BYTES
+    yield Finding("disk", f"{free >> 20} MiB are free for the keep", "make room for it" if short else "", short)
+    if steward.abandoned_work(keep):
+        advice = "run 'sandkeep steward', or any command in the task"
+        yield Finding("keep", "something was cut off by a crash, and is not settled yet", advice)
+
+
+def _steward(keep: Keep) -> Iterator[Finding]:
+    found = incumbent(keep.path)
+    if found is None:
+        yield Finding(
+            "steward", "none runs: idle sandboxes are not frozen, and none are started ahead", "run 'sandkeep steward'"
+        )
+        return
+    yield Finding("steward", f"process {found.pid} is the steward")
+    for duty, words in sorted(found.failing.items()):
+        yield Finding("steward", f"its duty '{duty}' fails: {words}", "see to that; it tries again by itself", True)
+
+
+def _sandboxes(keep: Keep, engine: Engine) -> Iterator[Finding]:
+    try:
+        containers = engine.containers(keep.id)
+        made = next((each.tag for each in keep.images.present() if each.name == "base" and each.current), None)
+    except EngineUnreachable:
+        return  # that was said
+    if made:
+        yield Finding("images", f"{made} is there")
+    else:
+        yield Finding("images", "the base image is not made yet", "the first task does it, in about a minute")
+    believed = {task.container for task in steward.housed(keep)}
+    waiting = {found.container for name in slot.names(keep) if (found := slot.find(keep, name)) is not None}
+    frozen = sum(each.status == "paused" for each in containers)
+    yield Finding(
+        "sandboxes", f"{len(believed)}, of which {frozen} are frozen, and {len(waiting)} that wait for a task"
+    )
+    orphans = [
+        each
+        for each in containers
+        if each.container not in believed | waiting and intent.abandoned(keep.intents, each.intent)
+    ]
+    if orphans:
+        yield Finding("sandboxes", f"{len(orphans)} containers are nobody's", "run 'sandkeep steward', which ends them")
+    lost = believed - {each.container for each in containers if each.status not in steward.ENDED}
+    if lost:
+        yield Finding("sandboxes", f"{len(lost)} have ended by themselves", "the next command starts another")
+
+
+def healthy(found: list[Finding]) -> bool:
+    """Whether nothing needs to be done."""
+    return not any(finding.act for finding in found)
