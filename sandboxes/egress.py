@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING
 from sandkeep.projections import NetworkMode, network, registry
 from sandkeep.sandboxes.errors import NetworkUnavailable
 from sandkeep.sandboxes.guest import forwarder
+from sandkeep.sandboxes.intent import abandoned
 
 if TYPE_CHECKING:
     from sandkeep.sandboxes.keep import Keep
@@ -126,31 +127,15 @@ def revive(keep: Keep) -> list[str]:
 def open_way(keep: Keep, task: str, container: str) -> None:
     """See that the proxy serves a task and that its sandbox has a forwarder. The caller is `working` on the task."""
     _await_proxy(keep, task)
-    lock = folder(keep, task) / _FORWARDER_LOCK
-    if locked(lock):
+    if _is_forwarded(keep, task):
         return
     started = keep.engine.detach(container, _FORWARD)
     deadline = time.monotonic() + _WAIT_SECONDS
-    while not locked(lock):
+    while not _is_forwarded(keep, task):
         status = keep.engine.exit_status(started)
         if status is not None or time.monotonic() > deadline:
             raise NetworkUnavailable(_NOT_FORWARDED.get(status, f"the forwarder in the sandbox ended with {status}"))
         time.sleep(0.005)
-
-
-def locked(path: Path) -> bool:
-    """Whether somebody holds the lock file."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(descriptor)
-    return False
 
 
 @contextlib.contextmanager
@@ -173,6 +158,10 @@ def _await_proxy(keep: Keep, task: str) -> None:
             )
         revive(keep)
         time.sleep(0.02)
+
+
+def _is_forwarded(keep: Keep, task: str) -> bool:
+    return not abandoned(folder(keep, task), _FORWARDER_LOCK)
 
 
 def _answers(keep: Keep, task: str) -> bool:

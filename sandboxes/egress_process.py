@@ -14,6 +14,7 @@ import contextlib
 import fcntl
 import logging
 import os
+import resource
 import signal
 import socket
 import sys
@@ -39,6 +40,7 @@ LINGER_SECONDS = 10.0
 _LOOK_SECONDS, _REST_SECONDS = 2.0, 0.01
 _BACKLOG = 256
 _RESOLVERS = 32
+_DESCRIPTORS = 65_536
 _logger = logging.getLogger(__name__)
 
 
@@ -165,6 +167,9 @@ def main() -> None:
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s")
     lock = int(sys.argv[2])
     os.set_inheritable(lock, False)
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    most = _DESCRIPTORS if most == resource.RLIM_INFINITY else min(most, _DESCRIPTORS)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # or a few tasks could take all there are
     with Keep.open(Path(sys.argv[1]), actor=ACTOR) as keep:
         asyncio.run(run(keep, lock))
 

@@ -425,9 +425,10 @@ async def test_a_second_request_behind_the_first_goes_nowhere(
         b"-1\r\n",
         b"f" * 16 + b"\r\n",
         b"3\nabc\n",
+        b"3\r\nabcXX0\r\n\r\n",
         b"1" * 40_000,
     ],
-    ids=["cut off", "no size", "longer", "negative", "huge", "bare line feed", "endless"],
+    ids=["cut off", "no size", "longer", "negative", "huge", "bare line feed", "no line end", "endless"],
 )
 @scenario
 async def test_a_chunked_body_that_is_not_one_ends_the_connection(body: bytes, tmp_path: Path) -> None:
@@ -441,7 +442,7 @@ async def test_a_chunked_body_that_is_not_one_ends_the_connection(body: bytes, t
             assert await reader.read(-1) == b""
         await here.until(lambda: here.of(ev.ConnectionClosed))
         assert here.of(ev.ConnectionClosed)[0].reason == "broken"
-        assert not heard[0].endswith(b"0\r\n\r\n")
+        assert not heard[0].endswith(b"\r\n0\r\n\r\n")
 
 
 @scenario
