@@ -34,7 +34,6 @@ SOCKET = Path(forwarder.PROXY).name
 
 _FORWARDER_LOCK = Path(forwarder.FORWARDER).name
 _PROXY_LOCK, _PROXY_LOG = "proxy.lock", "proxy.log"
-_MAX_LOG_BYTES = 1 << 20
 _logger = logging.getLogger(__name__)
 _WAIT_SECONDS = 20.0
 _LOOK_SECONDS = 1.0
@@ -109,7 +108,9 @@ def revive(keep: Keep) -> list[str]:
     """Start the proxy if something needs it and it does not run; tells so in a line. That it fails is logged."""
     if not wanted(keep):
         return []
-    lock = os.open(keep.path / "run" / "egress" / _PROXY_LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    shared = keep.path / "run" / "egress"
+    shared.mkdir(parents=True, exist_ok=True)
+    lock = os.open(shared / _PROXY_LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         # Whoever has the lock starts the one proxy there is, and hands it the lock.
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -178,8 +179,6 @@ def _start(keep: Keep, lock: int) -> None:
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
     log = os.open(keep.path / "run" / "egress" / _PROXY_LOG, flags, 0o600)
     try:
-        if os.fstat(log).st_size > _MAX_LOG_BYTES:
-            os.ftruncate(log, 0)
         # In the background of a shell that ends at once, so that it is no child of ours that we would have to reap.
         command = [sys.executable, "-P", "-m", "sandkeep.sandboxes.egress_process", str(keep.path), str(lock)]
         subprocess.run(

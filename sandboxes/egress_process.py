@@ -40,6 +40,7 @@ LINGER_SECONDS = 10.0
 _LOOK_SECONDS, _REST_SECONDS = 2.0, 0.01
 _BACKLOG = 256
 _RESOLVERS = 32
+_MAX_LOG_BYTES = 1 << 20
 _DESCRIPTORS = 65_536
 _logger = logging.getLogger(__name__)
 
@@ -105,6 +106,7 @@ async def run(keep: Keep, lock: int) -> None:
     try:
         while not ended.is_set() and (keep.path / "keep.toml").exists():
             wake.clear()
+            _bound_log()
             if await _serve_all(keep, proxy):
                 last = time.monotonic()
             elif time.monotonic() - last > LINGER_SECONDS and _give_up(keep, lock):
@@ -150,6 +152,12 @@ def _listen(keep: Keep, task: str) -> socket.socket:
 def _remove(keep: Keep, task: str) -> None:
     with contextlib.suppress(FileNotFoundError):
         (egress.folder(keep, task) / egress.SOCKET).unlink()
+
+
+def _bound_log() -> None:
+    """Empty the log when it is too long: what a sandbox does must not fill the disk by being complained about."""
+    if os.fstat(sys.stderr.fileno()).st_size > _MAX_LOG_BYTES:
+        os.ftruncate(sys.stderr.fileno(), 0)
 
 
 def _give_up(keep: Keep, lock: int) -> bool:

@@ -171,10 +171,13 @@ class EgressProxy:
                 await self._record.denied(task, connection.host, connection.port, refused.reason)
                 if not connection.established:
                     await _answer(writer, connection, refused)
-        except (OSError, asyncio.CancelledError):
-            pass  # the sandbox went away, or it was cut
+        except (OSError, SandkeepError, asyncio.CancelledError):
+            pass  # the sandbox went away, the keep cannot be read, or it was cut
         finally:
             mine.discard(connection)
+            if not mine and task not in self._servers:
+                self._open.pop(task, None)
+                self._resolving.pop(task, None)
             connection.end(writer)
 
     async def _serve(

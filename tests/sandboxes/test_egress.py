@@ -322,3 +322,12 @@ def test_an_engine_that_is_reached_over_a_network_gets_no_way_out(keep: Keep, mo
         finally:
             server.shutdown()
             serving.join()
+
+
+def test_the_log_of_the_proxy_does_not_grow_without_bound(keep: Keep, open_task: Task) -> None:
+    shell(open_task, "true")
+    log = keep.path / "run" / "egress" / "proxy.log"
+    with log.open("ab") as file:
+        file.truncate(2 << 20)
+    shell(open_task, "true")
+    eventually(lambda: log.stat().st_size < 1 << 20)

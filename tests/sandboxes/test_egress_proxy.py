@@ -15,6 +15,7 @@ from sandkeep.projections import NetworkPolicy
 from sandkeep.sandboxes.egress_proxy import MOST_CONNECTIONS
 from sandkeep.sandboxes.host import Address
 from sandkeep.sandboxes.http_request import MAX_HEAD_BYTES
+from sandkeep.sandboxes.network_policy import Ruling
 
 from .egresses import (
     World,
@@ -549,3 +550,17 @@ async def test_a_new_window_begins_when_the_old_has_passed(tmp_path: Path) -> No
         await here.until(lambda: here.of(ev.ConnectionsSummarised))
         await here.ask(connect("evil.test", 443))
         assert here.denied == ["no-network"] * 2
+
+
+@scenario
+async def test_a_keep_that_cannot_be_read_lets_nothing_through(tmp_path: Path) -> None:
+    seen: list[bytes] = []
+    async with world(tmp_path) as here, server(web(seen)) as port:
+        local(here, port)
+
+        def unreadable(task: str, host: str, port: int) -> Ruling:
+            raise SandkeepError("the projections are gone")
+
+        here.proxy._rule = unreadable
+        assert await here.ask(get("web.example", port)) == b""
+        assert seen == []
