@@ -180,6 +180,7 @@ def test_only_the_folders_of_the_task_are_mounted(inspected: Json, shared_keep: 
         "/workspace": (str(shared_task.workspace), True),
         "/memory": (str(shared_task.folder / "memory"), False),
         "/run/sandkeep": (str(shared_keep.path / "run" / "spool" / shared_task.id), True),
+        "/run/sandkeep-egress": (str(shared_keep.path / "run" / "egress" / shared_task.id), False),
     }
 
 
