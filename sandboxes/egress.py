@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING
 from sandkeep.projections import NetworkMode, network, registry
 from sandkeep.sandboxes.errors import NetworkUnavailable
 from sandkeep.sandboxes.guest import forwarder
+from sandkeep.sandboxes.intent import abandoned
 
 if TYPE_CHECKING:
     from sandkeep.sandboxes.keep import Keep
@@ -33,7 +34,6 @@ SOCKET = Path(forwarder.PROXY).name
 
 _FORWARDER_LOCK = Path(forwarder.FORWARDER).name
 _PROXY_LOCK, _PROXY_LOG = "proxy.lock", "proxy.log"
-_MAX_LOG_BYTES = 1 << 20
 _logger = logging.getLogger(__name__)
 _WAIT_SECONDS = 20.0
 _LOOK_SECONDS = 1.0
@@ -108,7 +108,9 @@ def revive(keep: Keep) -> list[str]:
     """Start the proxy if something needs it and it does not run; tells so in a line. That it fails is logged."""
     if not wanted(keep):
         return []
-    lock = os.open(keep.path / "run" / "egress" / _PROXY_LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    shared = keep.path / "run" / "egress"
+    shared.mkdir(parents=True, exist_ok=True)
+    lock = os.open(shared / _PROXY_LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         # Whoever has the lock starts the one proxy there is, and hands it the lock.
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -126,31 +128,15 @@ def revive(keep: Keep) -> list[str]:
 def open_way(keep: Keep, task: str, container: str) -> None:
     """See that the proxy serves a task and that its sandbox has a forwarder. The caller is `working` on the task."""
     _await_proxy(keep, task)
-    lock = folder(keep, task) / _FORWARDER_LOCK
-    if locked(lock):
+    if _is_forwarded(keep, task):
         return
     started = keep.engine.detach(container, _FORWARD)
     deadline = time.monotonic() + _WAIT_SECONDS
-    while not locked(lock):
+    while not _is_forwarded(keep, task):
         status = keep.engine.exit_status(started)
         if status is not None or time.monotonic() > deadline:
             raise NetworkUnavailable(_NOT_FORWARDED.get(status, f"the forwarder in the sandbox ended with {status}"))
         time.sleep(0.005)
-
-
-def locked(path: Path) -> bool:
-    """Whether somebody holds the lock file."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(descriptor)
-    return False
 
 
 @contextlib.contextmanager
@@ -175,6 +161,10 @@ def _await_proxy(keep: Keep, task: str) -> None:
         time.sleep(0.02)
 
 
+def _is_forwarded(keep: Keep, task: str) -> bool:
+    return not abandoned(folder(keep, task), _FORWARDER_LOCK)
+
+
 def _answers(keep: Keep, task: str) -> bool:
     with address(keep, task) as place, socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.settimeout(_LOOK_SECONDS)
@@ -189,8 +179,6 @@ def _start(keep: Keep, lock: int) -> None:
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
     log = os.open(keep.path / "run" / "egress" / _PROXY_LOG, flags, 0o600)
     try:
-        if os.fstat(log).st_size > _MAX_LOG_BYTES:
-            os.ftruncate(log, 0)
         # In the background of a shell that ends at once, so that it is no child of ours that we would have to reap.
         command = [sys.executable, "-P", "-m", "sandkeep.sandboxes.egress_process", str(keep.path), str(lock)]
         subprocess.run(

@@ -14,6 +14,7 @@ import contextlib
 import fcntl
 import logging
 import os
+import resource
 import signal
 import socket
 import sys
@@ -39,6 +40,8 @@ LINGER_SECONDS = 10.0
 _LOOK_SECONDS, _REST_SECONDS = 2.0, 0.01
 _BACKLOG = 256
 _RESOLVERS = 32
+_MAX_LOG_BYTES = 1 << 20
+_DESCRIPTORS = 65_536
 _logger = logging.getLogger(__name__)
 
 
@@ -103,6 +106,7 @@ async def run(keep: Keep, lock: int) -> None:
     try:
         while not ended.is_set() and (keep.path / "keep.toml").exists():
             wake.clear()
+            _bound_log()
             if await _serve_all(keep, proxy):
                 last = time.monotonic()
             elif time.monotonic() - last > LINGER_SECONDS and _give_up(keep, lock):
@@ -150,6 +154,12 @@ def _remove(keep: Keep, task: str) -> None:
         (egress.folder(keep, task) / egress.SOCKET).unlink()
 
 
+def _bound_log() -> None:
+    """Empty the log when it is too long: what a sandbox does must not fill the disk by being complained about."""
+    if os.fstat(sys.stderr.fileno()).st_size > _MAX_LOG_BYTES:
+        os.ftruncate(sys.stderr.fileno(), 0)
+
+
 def _give_up(keep: Keep, lock: int) -> bool:
     """Let go of the lock, and take it back if there is something to serve after all; whether it stays let go."""
     fcntl.flock(lock, fcntl.LOCK_UN)
@@ -165,6 +175,9 @@ def main() -> None:
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s")
     lock = int(sys.argv[2])
     os.set_inheritable(lock, False)
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    most = _DESCRIPTORS if most == resource.RLIM_INFINITY else min(most, _DESCRIPTORS)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # or a few tasks could take all there are
     with Keep.open(Path(sys.argv[1]), actor=ACTOR) as keep:
         asyncio.run(run(keep, lock))
 

@@ -44,7 +44,7 @@ MOST_CONNECTIONS = 128
 
 HEAD_SECONDS, RESOLVE_SECONDS, CONNECT_SECONDS, IDLE_SECONDS = 10.0, 10.0, 10.0, 300.0
 
-_BUFFER = 1 << 17
+_BUFFER = 1 << 16
 _MOST_ADDRESSES = 3
 _MOST_RESOLVING = 4
 _STATUS = {
@@ -171,10 +171,13 @@ class EgressProxy:
                 await self._record.denied(task, connection.host, connection.port, refused.reason)
                 if not connection.established:
                     await _answer(writer, connection, refused)
-        except (OSError, asyncio.CancelledError):
-            pass  # the sandbox went away, or it was cut
+        except (OSError, SandkeepError, asyncio.CancelledError):
+            pass  # the sandbox went away, the keep cannot be read, or it was cut
         finally:
             mine.discard(connection)
+            if not mine and task not in self._servers:
+                self._open.pop(task, None)
+                self._resolving.pop(task, None)
             connection.end(writer)
 
     async def _serve(

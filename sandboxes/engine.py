@@ -355,9 +355,11 @@ class Engine:
         return str(self._client.api.base_url).startswith("http+docker://")
 
     def detach(self, container: str, argv: list[str]) -> str:
-        """Start `argv` in a container beside whatever runs there, and return the id for `exit_status`."""
+        """Start `argv` in a container, as the owner of the workspace, and return the id for `exit_status`."""
+        user = "{}:{}".format(*workspace.owner())
         with _errors(container):
-            execution = str(self._client.api.exec_create(container, argv, stdout=False, stderr=False)["Id"])
+            made = self._client.api.exec_create(container, argv, stdout=False, stderr=False, user=user)
+            execution = str(made["Id"])
             try:
                 self._client.api.exec_start(execution, detach=True)
             except docker.errors.APIError:

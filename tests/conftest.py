@@ -85,7 +85,13 @@ def source(repository: Path, tmp_path: Path) -> Path:
 
 def proxies(keep: Path) -> list[int]:
     """The processes that are an egress proxy of the keep in this folder."""
-    return [process for process, command in _commands() if f"sandkeep.sandboxes.egress_process\0{keep}\0" in command]
+    return _proxies(f"{keep}\0")
+
+
+def _proxies(beginning: str) -> list[int]:
+    return [
+        process for process, command in _commands() if f"\0sandkeep.sandboxes.egress_process\0{beginning}" in command
+    ]
 
 
 def _commands() -> Iterator[tuple[int, str]]:
@@ -120,6 +126,7 @@ def nothing_is_left(request: pytest.FixtureRequest, tmp_path_factory: pytest.Tem
     """At the end of the session: no container mounts a folder of the tests, and no process was started with one."""
     folder = tmp_path_factory.getbasetemp()
     yield
+    _wait_until_none(lambda: _proxies(f"{folder}/"))  # they end by themselves, a while after their last sandbox
     assert _left_running(folder) == []
     if any(item.get_closest_marker("engine") for item in request.session.items):
         assert _left_in_engine(folder) == []

@@ -8,6 +8,7 @@ Exit status: 3 if the port is taken.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import selectors
@@ -21,6 +22,7 @@ PORT = 3128
 
 PORT_TAKEN = 3
 MOST = 256
+RETRY_SECONDS, PATIENCE_SECONDS = 0.05, 10.0
 BUFFER = 1 << 17
 NO_PROXY = b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\n\r\nsandkeep: the egress proxy is not running\n"
 
@@ -59,17 +61,21 @@ class Forwarder:
     def __init__(self, listening: list[socket.socket]) -> None:
         self.selector = selectors.DefaultSelector()
         self.pairs = 0
+        self.waiting: list[tuple[socket.socket, float]] = []
         for each in listening:
             self.selector.register(each, selectors.EVENT_READ)
 
     def run(self) -> None:
         """Serve for ever."""
         while True:
-            for key, events in self.selector.select():
+            for key, events in self.selector.select(RETRY_SECONDS if self.waiting else None):
                 if key.data is None:
                     self.accept(key.fileobj)  # type: ignore[arg-type]
                 elif key.data.socket.fileno() >= 0:  # not closed by its peer in this round
                     self.advance(key.data, events)
+            waiting, self.waiting = self.waiting, []
+            for client, deadline in waiting:
+                self.connect(client, deadline)
 
     def accept(self, listening: socket.socket) -> None:
         """Take a connection and open one to the proxy for it."""
@@ -78,24 +84,29 @@ class Forwarder:
         except OSError:
             time.sleep(0.05)  # out of descriptors, until some are closed
             return
-        if self.pairs >= MOST:
+        if self.pairs + len(self.waiting) >= MOST:
             client.close()
             return
+        client.setblocking(False)
+        self.connect(client, time.monotonic() + PATIENCE_SECONDS)
+
+    def connect(self, client: socket.socket, deadline: float) -> None:
+        """Connect a client to the proxy; while that is being started anew, or is too busy, try again later."""
         proxy = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        try:
-            proxy.settimeout(2)
-            proxy.connect(PROXY)
-        except OSError:
+        proxy.setblocking(False)
+        number = proxy.connect_ex(PROXY)
+        if number:
             proxy.close()
+            if number != errno.ENOENT and time.monotonic() < deadline:
+                self.waiting.append((client, deadline))
+                return
             with contextlib.suppress(OSError), client:
-                client.settimeout(0)
                 client.send(NO_PROXY)
             return
         ends = End(client), End(proxy)
         ends[0].peer, ends[1].peer = ends[1], ends[0]
         self.pairs += 1
         for end in ends:
-            end.socket.setblocking(False)
             self.selector.register(end.socket, selectors.EVENT_READ, end)
 
     def advance(self, end: End, events: int) -> None:

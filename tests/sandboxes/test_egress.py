@@ -235,6 +235,22 @@ def test_a_timeout_ends_the_forwarder_too_and_the_next_command_has_one(open_task
     assert fetch(open_task, port) == "hello /\n"
 
 
+END_FORWARDER = """
+import os, pathlib, signal
+for process in pathlib.Path("/proc").glob("[0-9]*"):
+    if b"sandkeep-egress" in (process / "cmdline").read_bytes() and int(process.name) != os.getpid():
+        os.kill(int(process.name), signal.SIGKILL)
+        print("ended")
+"""
+
+
+def test_a_task_that_ends_its_forwarder_gets_another_with_the_next_command(open_task: Task, port: int) -> None:
+    program = "exec(open('end').read())"  # whose own command line does not say what it looks for
+    (open_task.workspace / "end").write_text(END_FORWARDER)
+    assert text(open_task.execute(["python3", "-c", program])) == "ended\n"
+    assert fetch(open_task, port) == "hello /\n"
+
+
 def test_a_sandbox_that_is_lost_gets_its_way_out_with_the_next(keep: Keep, open_task: Task, port: int) -> None:
     keep.engine.remove(container_of(open_task))
     assert fetch(open_task, port) == "hello /\n"
@@ -322,3 +338,12 @@ def test_an_engine_that_is_reached_over_a_network_gets_no_way_out(keep: Keep, mo
         finally:
             server.shutdown()
             serving.join()
+
+
+def test_the_log_of_the_proxy_does_not_grow_without_bound(keep: Keep, open_task: Task) -> None:
+    shell(open_task, "true")
+    log = keep.path / "run" / "egress" / "proxy.log"
+    with log.open("ab") as file:
+        file.truncate(2 << 20)
+    shell(open_task, "true")
+    eventually(lambda: log.stat().st_size < 1 << 20)

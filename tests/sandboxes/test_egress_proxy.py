@@ -15,6 +15,7 @@ from sandkeep.projections import NetworkPolicy
 from sandkeep.sandboxes.egress_proxy import MOST_CONNECTIONS
 from sandkeep.sandboxes.host import Address
 from sandkeep.sandboxes.http_request import MAX_HEAD_BYTES
+from sandkeep.sandboxes.network_policy import Ruling
 
 from .egresses import (
     World,
@@ -324,7 +325,7 @@ async def test_a_tunnel_to_the_web_for_another_name_or_none_ends_before_anything
 
 @scenario
 async def test_a_tunnel_that_says_nothing_does_not_wait_for_ever(tmp_path: Path) -> None:
-    async with server(keeping([])) as port, world(tmp_path, web_ports=(port,), head_seconds=0.2) as here:
+    async with server(keeping([])) as port, world(tmp_path, web_ports=(port,), head_seconds=2) as here:
         local(here, port)
         reader, _ = await here.tunnel("web.example", port)
         assert await reader.read(-1) == b""
@@ -425,9 +426,10 @@ async def test_a_second_request_behind_the_first_goes_nowhere(
         b"-1\r\n",
         b"f" * 16 + b"\r\n",
         b"3\nabc\n",
+        b"3\r\nabcXX0\r\n\r\n",
         b"1" * 40_000,
     ],
-    ids=["cut off", "no size", "longer", "negative", "huge", "bare line feed", "endless"],
+    ids=["cut off", "no size", "longer", "negative", "huge", "bare line feed", "no line end", "endless"],
 )
 @scenario
 async def test_a_chunked_body_that_is_not_one_ends_the_connection(body: bytes, tmp_path: Path) -> None:
@@ -441,7 +443,7 @@ async def test_a_chunked_body_that_is_not_one_ends_the_connection(body: bytes, t
             assert await reader.read(-1) == b""
         await here.until(lambda: here.of(ev.ConnectionClosed))
         assert here.of(ev.ConnectionClosed)[0].reason == "broken"
-        assert not heard[0].endswith(b"0\r\n\r\n")
+        assert not heard[0].endswith(b"\r\n0\r\n\r\n")
 
 
 @scenario
@@ -484,7 +486,7 @@ async def test_a_connection_ends_when_the_policy_does_not_allow_it_any_more(tmp_
 
 @scenario
 async def test_silence_ends_a_connection_and_a_word_puts_that_off(tmp_path: Path) -> None:
-    async with server(keeping([])) as port, world(tmp_path, idle_seconds=0.4) as here:
+    async with server(keeping([])) as port, world(tmp_path, idle_seconds=2) as here:
         local(here, port)
         silent, busy = await here.tunnel("web.example", port), await here.tunnel("web.example", port)
         reading = asyncio.ensure_future(silent[0].read(-1))
@@ -499,13 +501,13 @@ async def test_silence_ends_a_connection_and_a_word_puts_that_off(tmp_path: Path
 
 @scenario
 async def test_a_proxy_that_ends_puts_on_record_what_it_cuts(tmp_path: Path) -> None:
-    async with server(keeping([])) as port:
+    heard: list[bytes] = []
+    async with server(keeping(heard)) as port:
         async with world(tmp_path) as here:
             local(here, port)
             _, writer = await here.tunnel("web.example", port)
             writer.write(b"12345")
-            await here.until(lambda: here.of(ev.ConnectionAllowed))
-            await asyncio.sleep(0.1)
+            await here.until(lambda: heard == [b"12345"])
         (closed,) = here.of(ev.ConnectionClosed)
         assert (closed.sent, closed.reason) == (5, "stopped")
 
@@ -542,9 +544,23 @@ async def test_what_is_only_counted_counts_its_bytes_too(tmp_path: Path) -> None
 @scenario
 async def test_a_new_window_begins_when_the_old_has_passed(tmp_path: Path) -> None:
     async with world(tmp_path, most=1) as here:
-        here.record._window_seconds = 0.2
+        here.record._window_seconds = 2
         for _ in range(3):
             await here.ask(connect("evil.test", 443))
         await here.until(lambda: here.of(ev.ConnectionsSummarised))
         await here.ask(connect("evil.test", 443))
         assert here.denied == ["no-network"] * 2
+
+
+@scenario
+async def test_a_keep_that_cannot_be_read_lets_nothing_through(tmp_path: Path) -> None:
+    seen: list[bytes] = []
+    async with world(tmp_path) as here, server(web(seen)) as port:
+        local(here, port)
+
+        def unreadable(task: str, host: str, port: int) -> Ruling:
+            raise SandkeepError("the projections are gone")
+
+        here.proxy._rule = unreadable
+        assert await here.ask(get("web.example", port)) == b""
+        assert seen == []

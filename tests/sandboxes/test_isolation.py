@@ -4,9 +4,11 @@ import json
 import os
 import socket
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import docker
 import pytest
 
 from sandkeep.sandboxes import Keep, Task, isolation
@@ -17,6 +19,7 @@ from sandkeep.sandboxes.isolation import Attempt
 
 from .support import Cli, containers, engine, text
 
+SUBNET = "10.213.77."
 EVERY_WAY = [way for way, _ in probe.WAYS]
 
 
@@ -74,13 +77,25 @@ def probed(keep: Keep, **options: Any) -> tuple[set[str], set[str]]:
     return found, listeners.heard
 
 
+@pytest.fixture
+def bridge(shared_keep: Keep) -> Iterator[str]:
+    """A network of the engine's usual kind, and of our own; its id."""
+    pool = docker.types.IPAMConfig(pool_configs=[docker.types.IPAMPool(subnet=f"{SUBNET}0/28")])
+    with engine() as client:
+        made = client.networks.create(f"sandkeep-test-{shared_keep.id}", driver="bridge", ipam=pool)
+        try:
+            yield str(made.id)
+        finally:
+            made.remove()
+
+
 @pytest.mark.engine
-def test_a_container_on_the_engines_own_network_is_found_open(shared_keep: Keep) -> None:
-    found, heard = probed(shared_keep, network_mode="bridge")
+def test_a_container_on_a_network_of_the_usual_kind_is_found_open(shared_keep: Keep, bridge: str) -> None:
+    found, heard = probed(shared_keep, network=bridge)
     assert {"host address", "interfaces and routes", "raw and packet sockets"} <= found
     assert not {"host loopback", "abstract socket"} & found
-    assert any("connection from 172." in each for each in heard)
-    assert any("datagram from 172." in each for each in heard)
+    assert any(f"connection from {SUBNET}" in each for each in heard)
+    assert any(f"datagram from {SUBNET}" in each for each in heard)
 
 
 @pytest.mark.engine
