@@ -276,7 +276,8 @@ class Agent:
 
     def lose(self, job: Job) -> None:
         """Settle a command whose supervisor was killed."""
-        swept = sweep(os.getpid(), {other.pid for other in self.jobs} | set(self.helpers), self.reap)
+        ours = {other.pid for other in self.jobs} | set(self.helpers)
+        swept = sweep(os.getpid(), ours, self.reap, self.setting["uid"])
         sizes = {"out": 0, "err": 0}
         for name in sizes:
             with contextlib.suppress(OSError):

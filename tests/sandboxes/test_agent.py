@@ -13,7 +13,7 @@ import pytest
 from sandkeep.events import BadInput
 from sandkeep.events import catalogue as ev
 from sandkeep.projections import TaskState
-from sandkeep.sandboxes import Keep, Task, agent, background
+from sandkeep.sandboxes import Keep, Task, agent, background, workspace
 from sandkeep.sandboxes.errors import CommandNotFound, SandboxGone, TaskBusy, TaskRefused
 from sandkeep.sandboxes.execution import FLOODED, TIMED_OUT, content
 from sandkeep.sandboxes.sandbox import LIMITS
@@ -46,6 +46,7 @@ def unharmed(task: Task, container: str) -> None:
 
 BOMB = "import os\nwhile True:\n    try:\n        os.fork()\n    except OSError:\n        pass"
 DYING = "import os\nfor _ in range(200):\n    if os.fork():\n        os._exit(0)\nimport time; time.sleep(1000)"
+CHAIN = "import os\nos.fork()\nwhile True:\n    if os.fork():\n        os._exit(0)"
 HOSTILE = {
     "a fork bomb": [*PYTHON, BOMB],
     "forks that leave their parents": ["sh", "-c", f"python3 -c '{DYING}' & sleep 1000"],
@@ -55,6 +56,7 @@ HOSTILE = {
         "import signal, time\nfor n in set(signal.valid_signals()) - {9, 19}:\n    signal.signal(n, signal.SIG_IGN)\n"
         "time.sleep(1000)",
     ],
+    "a chain of forks": ["sh", "-c", f"python3 -c '{CHAIN}' & sleep 1000"],
     "one that closes every descriptor": [*PYTHON, "import os, time; os.closerange(0, 65536); time.sleep(1000)"],
     "a subreaper of its own": [
         *PYTHON,
@@ -105,6 +107,21 @@ def test_a_supervisor_that_is_killed_takes_its_command_along(task: Task) -> None
     executed = list(task.history())[-1].event
     assert isinstance(executed, ev.CommandExecuted)
     assert executed.reason == "lost"
+    unharmed(task, container)
+
+
+def test_what_cannot_be_ended_alone_is_ended_with_all_of_its_user(task: Task) -> None:
+    container = container_of(task)
+    started = task.start(["sh", "-c", "trap '' TERM; setsid sleep 1000 & sleep 1000"])
+    code = "import sys; sys.path.insert(0, '/run/sandkeep/agent')\n"
+    code += "from sandkeep.sandboxes.guest import processes\n"
+    code += f"processes.end_user({workspace.owner()[0]})\nimport os; print(os.getresuid())"
+    with engine() as client:
+        done = client.containers.get(container).exec_run(["python3", "-c", code], user="0")
+    assert (done.exit_code, done.output) == (0, b"(0, 0, 0)\n")
+    result = started.wait(60)
+    assert result is not None
+    assert result.exit_code == 137
     unharmed(task, container)
 
 
