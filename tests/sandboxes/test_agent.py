@@ -6,7 +6,9 @@ import io
 import os
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 
@@ -14,6 +16,7 @@ from sandkeep.events import BadInput
 from sandkeep.events import catalogue as ev
 from sandkeep.projections import TaskState
 from sandkeep.sandboxes import Keep, Task, agent, background, workspace
+from sandkeep.sandboxes.engine import Engine
 from sandkeep.sandboxes.errors import CommandNotFound, SandboxGone, TaskBusy, TaskRefused
 from sandkeep.sandboxes.execution import FLOODED, TIMED_OUT, content
 from sandkeep.sandboxes.sandbox import LIMITS
@@ -445,6 +448,32 @@ def test_a_terminal_follows_the_size_of_its_window(task: Task) -> None:
         )
     os.close(writer)
     assert (result.exit_code, bytes(shown)) == (0, b"seen\r\n")
+
+
+# ---- helpers
+
+
+def test_a_helper_is_kept_running_where_the_task_cannot_reach_it(keep: Keep, monkeypatch: pytest.MonkeyPatch) -> None:
+    start: Callable[..., str] = Engine.start
+
+    def helped(self: Engine, *arguments: Any) -> str:
+        return start(self, *arguments, helpers=[["sh", "-c", "echo $$ >/tmp/helper; exec sleep 777"]])
+
+    monkeypatch.setattr(Engine, "start", helped)
+    task = keep.create_task("helped")
+
+    def helper() -> dict[str, str]:
+        with engine() as client:
+            found = client.api.top(container_of(task), ps_args="-eo pid,uid,args")["Processes"]
+        return {pid: uid for pid, uid, args in found if args == "sleep 777"}
+
+    ((pid, uid),) = eventually(helper).items()
+    assert uid == "65534"
+    assert "Operation not permitted" in shell(task, "kill -9 $(cat /tmp/helper) 2>&1; kill -9 -1 2>&1; true")
+    assert task.execute(["sleep", "1000"], timeout=0.3).timed_out
+    assert list(helper()) == [pid]
+    os.kill(int(pid), 9)
+    eventually(lambda: [found for found in helper() if found != pid])
 
 
 # ---- ways to it
