@@ -182,7 +182,7 @@ class Agent:
                     caller.say(event="failed", code="version", version=VERSION)
                     raise ValueError("a version that is not ours")
                 self.answers[said["op"]](caller, said)
-        except (OSError, ValueError, LookupError, TypeError):
+        except (OSError, ValueError, LookupError, TypeError, RecursionError):
             self.drop(caller)
 
     def drop(self, caller: Channel) -> None:

@@ -294,7 +294,7 @@ class Supervisor:
                 elif said["op"] == "window" and self.terminal:
                     self.terminal = said["window"]
                     self.resize(self.input)
-        except (OSError, ValueError, LookupError, TypeError):
+        except (OSError, ValueError, LookupError, TypeError, RecursionError):
             caller.sock.close()
             self.callers.remove(caller)
             if caller is self.giver and self.input >= 0 and not self.typed_all:
