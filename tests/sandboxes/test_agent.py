@@ -297,6 +297,21 @@ def test_no_command_is_run_twice(task: Task) -> None:
     task.sandbox.forget("ab12")
 
 
+def test_a_command_that_was_ended_before_it_began_never_begins(task: Task) -> None:
+    first, then = (agent.connect(task.sandbox.spool, container_of(task)) for _ in range(2))
+    assert first is not None
+    assert then is not None
+    with first, then:
+        first.end("ab12", "abandoned")
+        said = first.next(10)
+        assert isinstance(said, agent.Message)
+        assert said.event == "unknown"
+        then.run("ab12", agent.Spec(("touch", "ran"), "/workspace", {}, 10, 1000))
+        with pytest.raises(agent.Refused, match="known"):
+            then.next(10)
+    assert not (task.workspace / "ran").exists()
+
+
 # ---- input
 
 
