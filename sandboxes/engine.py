@@ -77,6 +77,8 @@ class Engine:
 
     def __init__(self) -> None:
         self._forms: dict[str, str] = {}
+        self.relays = False
+        """Whether an agent could be reached by way of this engine only."""
 
     @cached_property
     def _client(self) -> docker.DockerClient:
@@ -241,6 +243,7 @@ class Engine:
         connection = Connection(relay.join(attached), container)
         with contextlib.suppress(Broken, Refused):
             if connection.hello(seconds):
+                self.relays = True
                 return connection
         connection.sock.close()
         return None

@@ -7,6 +7,7 @@ down. Who starts or removes a container is `Keep.working` on the task.
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, final
@@ -28,6 +29,7 @@ LIMITS = ev.Limits(memory_bytes=2 << 30, nano_cpus=2_000_000_000, pids=512, tmp_
 """What a sandbox may use, on a machine that has as much."""
 
 _PATIENCE_SECONDS = 20.0
+_AGAIN_SECONDS = 5.0
 
 
 @final
@@ -145,10 +147,15 @@ class Sandbox:
 
     def _greet(self, container: str) -> Connection | None:
         """A connection to the agent, if it answers: over its socket, or else by way of the engine."""
-        connection = agent.connect(self.spool, container)
-        if connection is None:
-            engine = self._keep.engine
-            return engine.relayed(container, _PATIENCE_SECONDS) if engine.status(container) == "running" else None
+        engine = self._keep.engine
+        # One that was just started again may not listen yet.
+        deadline = time.monotonic() + (0 if engine.relays else _AGAIN_SECONDS)
+        while (connection := agent.connect(self.spool, container)) is None:
+            if engine.status(container) != "running":
+                return None
+            if time.monotonic() >= deadline:
+                return engine.relayed(container, _PATIENCE_SECONDS)
+            time.sleep(0.01)
         connection.sock.close()
         return agent.greet(self.spool, container, _PATIENCE_SECONDS)
 
