@@ -81,6 +81,8 @@ class Sandbox:
             self._decide(partial(decider.begin, intent=request))
             with outcome.failing_as(self._keep, self.id, ev.SandboxFailed, made):
                 self.remove()
+                # Only we and the agent come this far; who it is on the host depends on the engine.
+                self.spool.chmod(0o777)
                 program = guest.install(self._keep.path / "run")
                 mounts = Mounts(self._folder / "workspace", self._folder / "memory", self.spool, program)
                 labels = {KEEP: self._keep.id, TASK: self.id, INTENT: made}

@@ -86,8 +86,6 @@ class Task(Recorded):
                     self.sandbox.spool.mkdir(mode=0o700, parents=True)
                     (self.folder / "memory").mkdir(mode=0o755, parents=True)
                     commit = workspace.prepare(self.workspace, None if asked.source is None else Path(asked.source))
-                    # Only we and the agent come this far; who it is on the host depends on the engine.
-                    self.sandbox.spool.chmod(0o777)
                 self._settle(ev.WorkspacePrepared(made, commit))
                 progress("starting the sandbox")
                 with self.sandbox.place(image_id):

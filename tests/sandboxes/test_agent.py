@@ -16,7 +16,7 @@ from sandkeep.events import BadInput
 from sandkeep.events import catalogue as ev
 from sandkeep.projections import TaskState
 from sandkeep.sandboxes import Keep, Task, agent, background, workspace
-from sandkeep.sandboxes.engine import Engine
+from sandkeep.sandboxes.engine import AGENT, Engine
 from sandkeep.sandboxes.errors import CommandNotFound, SandboxGone, TaskBusy, TaskRefused
 from sandkeep.sandboxes.execution import FLOODED, TIMED_OUT, content
 from sandkeep.sandboxes.sandbox import LIMITS
@@ -474,6 +474,14 @@ def test_a_terminal_follows_the_size_of_its_window(task: Task) -> None:
         )
     os.close(writer)
     assert (result.exit_code, bytes(shown)) == (0, b"seen\r\n")
+
+
+def test_a_sandbox_of_an_older_version_is_followed_by_one_with_an_agent(keep: Keep, task: Task) -> None:
+    os.chown(task.sandbox.spool, *workspace.owner())
+    task.sandbox.spool.chmod(0o700)
+    keep.engine.remove(container_of(task))
+    assert shell(task, "echo alive") == "alive\n"
+    assert keep.engine.form(container_of(task)) == AGENT
 
 
 # ---- helpers
