@@ -40,6 +40,8 @@ class Execution(msgspec.Struct, frozen=True):
     stderr: Output | None = None
     code: str | None = None
     message: str | None = None
+    oom_killed: bool = False
+    reason: str = ""
 
     @property
     def failed(self) -> bool:
@@ -176,4 +178,6 @@ def _ended(execution: Execution, outcome: ev.CommandExecuted | ev.CommandFailed,
         timed_out=outcome.timed_out,
         stdout=outcome.stdout,
         stderr=outcome.stderr,
+        oom_killed=outcome.oom_killed,
+        reason=outcome.reason,
     )

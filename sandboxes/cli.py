@@ -174,6 +174,8 @@ def execute(
         print(f"sandkeep: the command was ended after {timeout:g} s", file=sys.stderr)
     if result.stdout.truncated or result.stderr.truncated:
         print("sandkeep: the command was ended because it wrote too much", file=sys.stderr)
+    if result.oom_killed:
+        print("sandkeep: memory ran out, and the kernel ended a process of the command", file=sys.stderr)
     if result.news:
         print(f"sandkeep: {render.plain(str(result.news))}", file=sys.stderr)
     raise typer.Exit(result.exit_code)

@@ -150,7 +150,8 @@ def _show_output(execution: Execution, blobs: BlobStore, json: bool) -> None:
         return
     if json:
         seconds = execution.duration_ns / 1e9
-        result = Result(execution.command, execution.exit_code, seconds, execution.timed_out, stdout, stderr)
+        ran = (execution.command, execution.exit_code, seconds, execution.timed_out, stdout, stderr)
+        result = Result(*ran, oom_killed=execution.oom_killed)
         render.print_json(render.result_document(result, blobs))
         return
     for output, stream in ((stdout, sys.stdout), (stderr, sys.stderr)):

@@ -32,6 +32,9 @@ from sandkeep.sandboxes.spool import STREAMS, Ended, Spool
 if TYPE_CHECKING:
     from sandkeep.sandboxes.keep import Keep
 
+REASONS = frozenset({"", "timeout", "output", "stopped", "abandoned", "interrupted", "lost"})
+"""Why commands are ended. What else a sandbox says goes into no record."""
+
 NO_AGENT = TaskRefused(
     "the image of this sandbox has no Python, without which a command can have no input, background or terminal;"
     " create a task with another image"
@@ -227,9 +230,10 @@ def _give(files: Spool | ShellSpool, on_output: Streamed) -> None:
 
 def executed(command: str, ended: Ended, stdout: Output, stderr: Output) -> ev.CommandExecuted:
     """What became of a command, for the record."""
+    reason = ended.reason if ended.reason in REASONS else "lost"
     code = {"timeout": TIMED_OUT, "output": FLOODED}.get(ended.reason, ended.exit)
     times = (ended.duration_ns, ended.reason == "timeout")
-    return ev.CommandExecuted(command, code, *times, stdout, stderr, ended.cpu_ns, ended.oom, ended.reason)
+    return ev.CommandExecuted(command, code, *times, stdout, stderr, ended.cpu_ns, ended.oom, reason)
 
 
 def refusal(refused: Refused, argv: tuple[str, ...], folder: str) -> SandkeepError:

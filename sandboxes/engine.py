@@ -13,7 +13,7 @@ import os
 import select
 import socket
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import cast, final
@@ -44,6 +44,9 @@ PYTHON = "python3"
 AGENT = "agent"
 SHELL = "shell"
 """The forms of a sandbox: with our agent as PID 1, or without, where the image has no Python; see `shell`."""
+
+Helpers = Sequence[Sequence[str]]
+"""Programs that the agent starts beside itself, and again when they end: their command lines."""
 
 _ANSWER_SECONDS = 60
 _logger = logging.getLogger(__name__)
@@ -95,6 +98,8 @@ class Engine:
 
     def __init__(self) -> None:
         self._forms: dict[str, str] = {}
+        self.relays = False
+        """Whether an agent could be reached by way of this engine only."""
 
     @cached_property
     def _client(self) -> docker.DockerClient:
@@ -122,17 +127,20 @@ class Engine:
     def _cpus(self) -> int:
         return int(self._client.info()["NCPU"])
 
-    def start(self, image_id: str, mounts: Mounts, limits: Limits, labels: Mapping[str, str]) -> str:
+    def start(
+        self, image_id: str, mounts: Mounts, limits: Limits, labels: Mapping[str, str], helpers: Helpers = ()
+    ) -> str:
         """Start a container that waits for commands, and return its id.
 
         It has no network, no new privileges, a read-only root and the engine's default seccomp profile. PID 1 is our
         agent, root with no capabilities but to end processes and to become the owner of the workspace, who runs the
-        commands, without any. Where that does not start, commands are run by the engine (`SHELL`).
+        commands, without any. It keeps the programs `helpers` running, as nobody. Where the agent does not start,
+        commands are run by the engine (`SHELL`), and there are no helpers.
         """
         forms = [self._forms[image_id]] if image_id in self._forms else [AGENT, SHELL]
         for form in forms:
             try:
-                container = self._start(form, image_id, mounts, limits, labels)
+                container = self._start(form, image_id, mounts, limits, labels, helpers)
             except EngineFailed:
                 if form == forms[-1]:
                     raise
@@ -143,7 +151,15 @@ class Engine:
             return container
         raise AssertionError("there is always a last form")
 
-    def _start(self, form: str, image_id: str, mounts: Mounts, limits: Limits, labels: Mapping[str, str]) -> str:
+    def _start(
+        self,
+        form: str,
+        image_id: str,
+        mounts: Mounts,
+        limits: Limits,
+        labels: Mapping[str, str],
+        helpers: Helpers,
+    ) -> str:
         uid, gid = workspace.owner()
         binds = [
             docker.types.Mount(str(workspace.MOUNT), str(mounts.workspace), type="bind"),
@@ -157,7 +173,7 @@ class Engine:
             folder, program = SPOOL / "spool", SPOOL / "agent"
             binds.append(docker.types.Mount(str(folder), str(mounts.spool), type="bind"))
             binds.append(docker.types.Mount(str(program), str(mounts.agent), type="bind", read_only=True))
-            setting = {"uid": uid, "gid": gid, "folder": str(folder), "helpers": []}
+            setting = {"uid": uid, "gid": gid, "folder": str(folder), "helpers": helpers}
             entrypoint = [PYTHON, "-I", "-S", str(program), msgspec.json.encode(setting).decode()]
         else:
             binds.append(docker.types.Mount(str(SPOOL), str(mounts.spool), type="bind"))
@@ -232,6 +248,7 @@ class Engine:
         connection = Connection(exec_stream.join(attached), container)
         with contextlib.suppress(Broken, Refused):
             if connection.hello(seconds):
+                self.relays = True
                 return connection
         connection.sock.close()
         return None

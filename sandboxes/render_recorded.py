@@ -29,6 +29,8 @@ def execution_document(execution: Execution) -> Document:
         "exit_code": execution.exit_code,
         "duration_s": None if execution.duration_ns is None else execution.duration_ns / 1e9,
         "timed_out": execution.timed_out,
+        "oom_killed": execution.oom_killed,
+        "reason": execution.reason,
     }
     for name, output in (("stdout", execution.stdout), ("stderr", execution.stderr)):
         document[f"{name}_bytes"] = None if output is None else output.size

@@ -9,6 +9,7 @@ by side, and the commands of one task find one sandbox.
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -31,6 +32,7 @@ LIMITS = ev.Limits(memory_bytes=2 << 30, nano_cpus=2_000_000_000, pids=512, tmp_
 """What a sandbox may use, on a machine that has as much."""
 
 _PATIENCE_SECONDS = 20.0
+_AGAIN_SECONDS = 5.0
 
 
 @final
@@ -102,6 +104,8 @@ class Sandbox:
 
     def launch(self, image_id: str, limits: ev.Limits, made: str) -> str:
         """Start a container on the task's folders, for the intent `made`."""
+        # Only we and the agent come this far; who it is on the host depends on the engine.
+        self.spool.chmod(0o777)
         program, way_out = guest.install(self._keep.path / "run"), egress.prepare(self._keep, self.id)
         mounts = Mounts(self.workspace, self.folder / "memory", self.spool, way_out, program)
         labels = {KEEP: self._keep.id, TASK: self.id, INTENT: made}
@@ -110,8 +114,6 @@ class Sandbox:
     def prepare_folders(self) -> None:
         """Make the folders that the container mounts, except the workspace. Those of a slot are there already."""
         self.spool.mkdir(mode=0o700, parents=True, exist_ok=True)
-        # Only we and the agent come this far; who it is on the host depends on the engine.
-        self.spool.chmod(0o777)
         (self.folder / "memory").mkdir(mode=0o755, parents=True, exist_ok=True)
 
     def remove_folders(self) -> None:
@@ -183,10 +185,15 @@ class Sandbox:
 
     def _greet(self, container: str) -> Connection | None:
         """A connection to the agent, if it answers: over its socket, or else by way of the engine."""
-        connection = agent.connect(self.spool, container)
-        if connection is None:
-            engine = self._keep.engine
-            return engine.relayed(container, _PATIENCE_SECONDS) if engine.status(container) == "running" else None
+        engine = self._keep.engine
+        # One that was just started again may not listen yet.
+        deadline = time.monotonic() + (0 if engine.relays else _AGAIN_SECONDS)
+        while (connection := agent.connect(self.spool, container)) is None:
+            if engine.status(container) != "running":
+                return None
+            if time.monotonic() >= deadline:
+                return engine.relayed(container, _PATIENCE_SECONDS)
+            time.sleep(0.01)
         connection.sock.close()
         return agent.greet(self.spool, container, _PATIENCE_SECONDS)
 

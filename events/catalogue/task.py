@@ -180,7 +180,7 @@ class CommandExecuted(Outcome, frozen=True):
 
     `cpu_ns` is the processor time that it and the children it waited for used; 0 if that is not known. `oom_killed`
     says that the kernel ended a process of it for want of memory. `reason` is why it was ended: `timeout`, `output` (it
-    wrote too much), `stopped` (somebody asked for it), `abandoned` (its caller died); empty if it ended by itself.
+    wrote too much), `stopped` (somebody asked for it), `abandoned` (its caller died), `lost` (nobody knows); or empty.
     """
 
     exit_code: int

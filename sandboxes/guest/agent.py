@@ -182,7 +182,7 @@ class Agent:
                     caller.say(event="failed", code="version", version=VERSION)
                     raise ValueError("a version that is not ours")
                 self.answers[said["op"]](caller, said)
-        except (OSError, ValueError, LookupError, TypeError):
+        except (OSError, ValueError, LookupError, TypeError, RecursionError):
             self.drop(caller)
 
     def drop(self, caller: Channel) -> None:
@@ -276,7 +276,8 @@ class Agent:
 
     def lose(self, job: Job) -> None:
         """Settle a command whose supervisor was killed."""
-        swept = sweep(os.getpid(), {other.pid for other in self.jobs} | set(self.helpers), self.reap)
+        ours = {other.pid for other in self.jobs} | set(self.helpers)
+        swept = sweep(os.getpid(), ours, self.reap, self.setting["uid"])
         sizes = {"out": 0, "err": 0}
         for name in sizes:
             with contextlib.suppress(OSError):

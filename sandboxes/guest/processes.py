@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 
 SETTLE_SECONDS = 10.0
+_PATIENCE_SECONDS = 2.0
 _SUBREAPER, _DUMPABLE, _DROP_BOUND = 36, 4, 24
 _OOM_COUNTERS = ("/sys/fs/cgroup/memory/memory.oom_control", "/sys/fs/cgroup/memory.events")
 
@@ -52,23 +53,35 @@ def descendants(root: int, spare: set[int]) -> set[int]:
     return found
 
 
-def sweep(root: int, spare: set[int], reap: Callable[[], object]) -> bool:
-    """End all processes below `root`. What is stopped cannot fork, so all are stopped before any is killed."""
+def sweep(root: int, spare: set[int], reap: Callable[[], object], user: int) -> bool:
+    """End all processes below `root`. What is stopped cannot fork, so all are stopped before any is killed.
+
+    If that does not come to an end, all processes of `user` are killed in one go. False if something is left even then.
+    """
     begun = time.monotonic()
-    while time.monotonic() - begun < SETTLE_SECONDS:
+    while (taken := time.monotonic() - begun) < SETTLE_SECONDS:
+        if taken > _PATIENCE_SECONDS:
+            end_user(user)
         stopped: set[int] = set()
-        while True:
-            fresh = descendants(root, spare) - stopped
-            if not fresh:
-                break
+        while fresh := descendants(root, spare) - stopped:
             signalled(fresh, signal.SIGSTOP)
             stopped |= fresh
+            if time.monotonic() - begun > _PATIENCE_SECONDS:
+                break
         if not stopped:
             return True
         signalled(stopped, signal.SIGKILL)
         reap()
         time.sleep(0.0005)
     return False
+
+
+def end_user(user: int) -> None:
+    """Kill every process of a user at once. While we are that user its processes could end us, which ends them too."""
+    os.setresuid(user, user, 0)
+    with contextlib.suppress(OSError):
+        os.kill(-1, signal.SIGKILL)
+    os.setresuid(0, 0, 0)
 
 
 def signalled(pids: set[int], number: int) -> None:

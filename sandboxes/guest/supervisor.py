@@ -100,7 +100,7 @@ class Supervisor:
             else:
                 self.turn(left)
         if self.reason:
-            self.swept = sweep(os.getpid(), set(), self.reap)
+            self.swept = sweep(os.getpid(), set(), self.reap, self.setting["uid"])
         self.collect()
         used = resource.getrusage(resource.RUSAGE_CHILDREN)
         self.heed()
@@ -132,7 +132,7 @@ class Supervisor:
         while self.reap():  # what it left running goes on, and what that writes is dropped
             self.turn(3600)
             if self.reason:
-                sweep(os.getpid(), set(), self.reap)
+                sweep(os.getpid(), set(), self.reap, self.setting["uid"])
 
     def prepare(self) -> bool:
         """Fork the process that will become the command; false if there are too many processes."""
@@ -294,7 +294,7 @@ class Supervisor:
                 elif said["op"] == "window" and self.terminal:
                     self.terminal = said["window"]
                     self.resize(self.input)
-        except (OSError, ValueError, LookupError, TypeError):
+        except (OSError, ValueError, LookupError, TypeError, RecursionError):
             caller.sock.close()
             self.callers.remove(caller)
             if caller is self.giver and self.input >= 0 and not self.typed_all:

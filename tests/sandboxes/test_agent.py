@@ -6,14 +6,17 @@ import io
 import os
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 
 from sandkeep.events import BadInput
 from sandkeep.events import catalogue as ev
 from sandkeep.projections import TaskState
-from sandkeep.sandboxes import Keep, Task, agent, background
+from sandkeep.sandboxes import Keep, Task, agent, background, workspace
+from sandkeep.sandboxes.engine import AGENT, Engine
 from sandkeep.sandboxes.errors import CommandNotFound, SandboxGone, TaskBusy, TaskRefused
 from sandkeep.sandboxes.execution import FLOODED, TIMED_OUT, content
 from sandkeep.sandboxes.sandbox import LIMITS
@@ -46,6 +49,7 @@ def unharmed(task: Task, container: str) -> None:
 
 BOMB = "import os\nwhile True:\n    try:\n        os.fork()\n    except OSError:\n        pass"
 DYING = "import os\nfor _ in range(200):\n    if os.fork():\n        os._exit(0)\nimport time; time.sleep(1000)"
+CHAIN = "import os\nos.fork()\nwhile True:\n    if os.fork():\n        os._exit(0)"
 HOSTILE = {
     "a fork bomb": [*PYTHON, BOMB],
     "forks that leave their parents": ["sh", "-c", f"python3 -c '{DYING}' & sleep 1000"],
@@ -55,6 +59,7 @@ HOSTILE = {
         "import signal, time\nfor n in set(signal.valid_signals()) - {9, 19}:\n    signal.signal(n, signal.SIG_IGN)\n"
         "time.sleep(1000)",
     ],
+    "a chain of forks": ["sh", "-c", f"python3 -c '{CHAIN}' & sleep 1000"],
     "one that closes every descriptor": [*PYTHON, "import os, time; os.closerange(0, 65536); time.sleep(1000)"],
     "a subreaper of its own": [
         *PYTHON,
@@ -106,6 +111,31 @@ def test_a_supervisor_that_is_killed_takes_its_command_along(task: Task) -> None
     assert isinstance(executed, ev.CommandExecuted)
     assert executed.reason == "lost"
     unharmed(task, container)
+
+
+def test_what_cannot_be_ended_alone_is_ended_with_all_of_its_user(task: Task) -> None:
+    container = container_of(task)
+    started = task.start(["sh", "-c", "trap '' TERM; setsid sleep 1000 & sleep 1000"])
+    code = "import sys; sys.path.insert(0, '/run/sandkeep/agent')\n"
+    code += "from sandkeep.sandboxes.guest import processes\n"
+    code += f"processes.end_user({workspace.owner()[0]})\nimport os; print(os.getresuid())"
+    with engine() as client:
+        done = client.containers.get(container).exec_run(["python3", "-c", code], user="0")
+    assert (done.exit_code, done.output) == (0, b"(0, 0, 0)\n")
+    result = started.wait(60)
+    assert result is not None
+    assert result.exit_code == 137
+    unharmed(task, container)
+
+
+def test_a_sandbox_of_which_all_was_ended_can_be_used_at_once(task: Task) -> None:
+    container = container_of(task)
+    task.start(["sleep", "1000"])
+    with task.sandbox.place() as place:
+        place.end_all()
+    assert shell(task, "echo alive") == "alive\n"
+    assert container_of(task) == container
+    assert inside(task) == []
 
 
 # ---- memory
@@ -244,6 +274,7 @@ def test_an_agent_of_another_sandbox_is_not_talked_to(task: Task) -> None:
         b"\x00\x00\x00\x02\x09{}",
         b"\x00\x00\x00\x04\x00null",
         b"\x00",
+        b"\x00\x00\x0f\xa0\x00" + b"[" * 4000,
         b'\x00\x00\x00\x20\x00{"version":1,"op":"end","id":"x"}',
         b'\x00\x00\x00\x19\x00{"version":99,"op":"run"}',
     ],
@@ -274,6 +305,21 @@ def test_no_command_is_run_twice(task: Task) -> None:
             later.next(10)
     assert (task.workspace / "ran").read_text() == "x\n"
     task.sandbox.forget("ab12")
+
+
+def test_a_command_that_was_ended_before_it_began_never_begins(task: Task) -> None:
+    first, then = (agent.connect(task.sandbox.spool, container_of(task)) for _ in range(2))
+    assert first is not None
+    assert then is not None
+    with first, then:
+        first.end("ab12", "abandoned")
+        said = first.next(10)
+        assert isinstance(said, agent.Message)
+        assert said.event == "unknown"
+        then.run("ab12", agent.Spec(("touch", "ran"), "/workspace", {}, 10, 1000))
+        with pytest.raises(agent.Refused, match="known"):
+            then.next(10)
+    assert not (task.workspace / "ran").exists()
 
 
 # ---- input
@@ -428,6 +474,40 @@ def test_a_terminal_follows_the_size_of_its_window(task: Task) -> None:
         )
     os.close(writer)
     assert (result.exit_code, bytes(shown)) == (0, b"seen\r\n")
+
+
+def test_a_sandbox_of_an_older_version_is_followed_by_one_with_an_agent(keep: Keep, task: Task) -> None:
+    os.chown(task.sandbox.spool, *workspace.owner())
+    task.sandbox.spool.chmod(0o700)
+    keep.engine.remove(container_of(task))
+    assert shell(task, "echo alive") == "alive\n"
+    assert keep.engine.form(container_of(task)) == AGENT
+
+
+# ---- helpers
+
+
+def test_a_helper_is_kept_running_where_the_task_cannot_reach_it(keep: Keep, monkeypatch: pytest.MonkeyPatch) -> None:
+    start: Callable[..., str] = Engine.start
+
+    def helped(self: Engine, *arguments: Any) -> str:
+        return start(self, *arguments, helpers=[["sh", "-c", "echo $$ >/tmp/helper; exec sleep 777"]])
+
+    monkeypatch.setattr(Engine, "start", helped)
+    task = keep.create_task("helped")
+
+    def helper() -> dict[str, str]:
+        with engine() as client:
+            found = client.api.top(container_of(task), ps_args="-eo pid,uid,args")["Processes"]
+        return {pid: uid for pid, uid, args in found if args == "sleep 777"}
+
+    ((pid, uid),) = eventually(helper).items()
+    assert uid == "65534"
+    assert "Operation not permitted" in shell(task, "kill -9 $(cat /tmp/helper) 2>&1; kill -9 -1 2>&1; true")
+    assert task.execute(["sleep", "1000"], timeout=0.3).timed_out
+    assert list(helper()) == [pid]
+    os.kill(int(pid), 9)
+    eventually(lambda: [found for found in helper() if found != pid])
 
 
 # ---- ways to it

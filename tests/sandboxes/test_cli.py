@@ -153,7 +153,7 @@ BAD = {
     "a source that is no text": (["create-task", "t", "--source", "/\udcff"], "not-a-repository", 2),
     "an unknown verb": (["bogus"], "bad-usage", 2),
     "an unknown option": (["list-tasks", "--bogus"], "bad-usage", 2),
-    "a missing argument": (["execute", "0123456789ab"], "bad-usage", 2),
+    "a missing argument": (["checkpoint"], "bad-usage", 2),
     "an extra argument": (["list-tasks", "x"], "bad-usage", 2),
     "a state that is none": (["list-tasks", "--state", "bogus"], "bad-usage", 2),
     "a timeout that is no number": (["execute", "x", "--timeout", "soon", "--", "true"], "bad-usage", 2),

@@ -14,6 +14,7 @@ import pytest
 from sandkeep.projections import TaskState
 from sandkeep.sandboxes import Keep, Task
 from sandkeep.sandboxes.execution import FLOODED
+from sandkeep.sandboxes.sandbox import LIMITS
 
 from .support import SCRIPT, Cli, containers, eventually, remove_containers, run_script, types
 
@@ -117,6 +118,13 @@ def test_a_timeout_is_said(task_id: str, cli: Cli) -> None:
     assert answer.stderr == b"sandkeep: the command was ended after 0.5 s\n"
     document = cli(*with_json("execute", task_id, "--timeout", "0.5", "--", "sleep", "1000")).json
     assert (document["exit_code"], document["timed_out"]) == (124, True)
+
+
+def test_a_want_of_memory_is_said(task_id: str, cli: Cli) -> None:
+    code = f"x = bytearray({LIMITS.memory_bytes} + 2**26); x[::4096] = b'x' * len(x[::4096])"
+    answer = cli("execute", task_id, "--", "python3", "-c", code)
+    assert (answer.status, answer.stdout) == (137, b"")
+    assert answer.stderr == b"sandkeep: memory ran out, and the kernel ended a process of the command\n"
 
 
 def test_a_flood_is_said(task_id: str, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:

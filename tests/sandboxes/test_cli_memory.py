@@ -66,6 +66,7 @@ def test_what_a_run_wrote_is_shown_where_it_wrote_it(cli: Cli, task_id: str) -> 
         "exit_code": 0,
         "duration_s": 1.5,
         "timed_out": False,
+        "oom_killed": False,
         "stdout": "out\n",
         "stdout_bytes": 4,
         "stdout_blob": None,

@@ -42,14 +42,16 @@ def written(events: Iterable[Event]) -> tuple[Recall, bytes, bytes]:
 def test_the_pages_are_what_this_format_says() -> None:
     """A change of any of these needs another `FORMAT`: folders in the old one would pass for damaged."""
     recall, log, decisions = written(STREAM)
-    assert pages.FORMAT == 1
+    assert pages.FORMAT == 2
     assert log.splitlines()[3:5] == [
         b'{"revision":4,"position":4,"time":"1970-01-01T00:00:00Z","actor":"me","cause":null,"type":"CommandRequested",'
-        b'"data":{"intent":"i3","argv":["printf","a\\u001bb"],"cwd":"/workspace","env":["A"],"timeout_ns":5}}',
+        b'"data":{"intent":"i3","argv":["printf","a\\u001bb"],"cwd":"/workspace","env":["A"],"timeout_ns":5,'
+        b'"secrets":[],"stdin":null,"background":false,"terminal":false}}',
         b'{"revision":5,"position":5,"time":"1970-01-01T00:00:00Z","actor":"me","cause":null,"type":"CommandExecuted",'
         b'"data":{"intent":"i3","exit_code":3,"duration_ns":1500000000,"timed_out":false,'
         b'"stdout":{"size":4,"data":"a\\u001b\xef\xbf\xbdb","blob":null,"truncated":false},'
-        b'"stderr":{"size":9,"data":null,"blob":"' + b"b" * 64 + b'","truncated":false},"cpu_ns":0}}',
+        b'"stderr":{"size":9,"data":null,"blob":"' + b"b" * 64 + b'","truncated":false},"cpu_ns":0,'
+        b'"oom_killed":false,"reason":""}}',
     ]
     assert decisions.decode() == (
         "# Decisions\n"
@@ -101,7 +103,7 @@ def test_the_pages_are_what_this_format_says() -> None:
         "restores": 0,
         "decisions": 1,
     }
-    assert document["digest"] == "a68f3728d79f594ccf1672834b9e1436382ab95cab4224fd9d8889cffbcab6fa"
+    assert document["digest"] == "25e8033ff871d8891337424bbcaca1e50765f54e83b8e021cafa1307504581da"
 
 
 def test_the_state_says_how_far_the_other_pages_go() -> None:

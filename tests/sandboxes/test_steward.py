@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import os
 import signal
 import subprocess
 from collections.abc import Callable
@@ -255,6 +256,21 @@ def killing_meanwhile(keep: Keep, task: Task, number: signal.Signals) -> subproc
     process.send_signal(number)
     process.wait(30)
     return process
+
+
+def test_the_output_of_a_command_whose_secrets_died_is_not_stored(keep: Keep, task: Task) -> None:
+    line = "echo $TOKEN; echo $TOKEN >&2; touch begun; sleep 1000"
+    command: list[str | Path] = [SCRIPT, "execute", "--keep", keep.path, "--secret", "TOKEN", task.id, "--"]
+    with subprocess.Popen([*command, "sh", "-c", line], env=os.environ | {"TOKEN": "sesame"}) as process:
+        eventually((task.workspace / "begun").exists)
+        process.kill()
+    later(keep)
+    *_, ended = task.history()
+    assert isinstance(ended.event, ev.CommandExecuted)
+    assert ended.event.stdout == ended.event.stderr == ev.Output(size=0, data=b"", truncated=True)
+    assert "sesame" not in str([record.event for record in task.history()])
+    assert left(task) == []
+    assert_agreement(keep)
 
 
 RESTORE = (
