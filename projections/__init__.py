@@ -8,6 +8,7 @@ from sandkeep.projections.lmdb_state import ProjectionsUnavailable
 from sandkeep.projections.locks import Claim, Lock, Locks, Mode
 from sandkeep.projections.projection import MemoryState, Projection, State, StateView, digest, fold
 from sandkeep.projections.registry import Pending, Registry, Task, TaskState
+from sandkeep.projections.resources import Extension, Resources, Use
 from sandkeep.projections.search import Fit, Found, find_tasks
 from sandkeep.projections.store import BadMoment, ProjectionStore, Rebuilt
 from sandkeep.projections.summary import Decision, Execution, Stats
@@ -25,6 +26,7 @@ __all__ = [
     "Conflicts",
     "Decision",
     "Execution",
+    "Extension",
     "Filter",
     "Fit",
     "Found",
@@ -39,6 +41,7 @@ __all__ = [
     "ProjectionsUnavailable",
     "Rebuilt",
     "Registry",
+    "Resources",
     "Sort",
     "State",
     "StateView",
@@ -46,6 +49,7 @@ __all__ = [
     "Strategy",
     "Task",
     "TaskState",
+    "Use",
     "compare",
     "digest",
     "find_tasks",

@@ -49,6 +49,21 @@ class Exported(msgspec.Struct, frozen=True):
     blobs: int | None
 
 
+def make_key(folder: Path) -> bytes:
+    """Make the audit signing key (Ed25519, RFC 8032) and return its public half, raw."""
+    key = Ed25519PrivateKey.generate()
+    folder.mkdir(mode=0o700)
+    private = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    descriptor = os.open(folder / "audit.pem", os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    with open(descriptor, "wb") as file:
+        file.write(private)
+        file.flush()
+        os.fsync(descriptor)
+    return key.public_key().public_bytes(serialization.Encoding.Raw, serialization.PublicFormat.Raw)
+
+
 def signer(path: Path, identity: str) -> Signer:
     """The audit key of the keep with this id in `path`. Raises `KeyUnavailable`."""
     file = path / "keys" / "audit.pem"

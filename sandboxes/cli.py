@@ -20,10 +20,25 @@ import typer
 from sandkeep.events import BadInput, Record, SandkeepError, recovery
 from sandkeep.events.recovery import Mode
 from sandkeep.projections import registry
-from sandkeep.sandboxes import cli_audit, cli_conflicts, cli_locks, cli_memory, cli_registry, render
+from sandkeep.sandboxes import cli_audit, cli_conflicts, cli_locks, cli_memory, cli_registry, cli_resources, render
 from sandkeep.sandboxes.execution import DEFAULT_TIMEOUT_SECONDS
 from sandkeep.sandboxes.keep import FORMAT, Keep, default_actor, identify
-from sandkeep.sandboxes.options import HERE, AsJson, KeepPath, TaskId, Token
+from sandkeep.sandboxes.options import (
+    HERE,
+    AsJson,
+    Cpus,
+    Disk,
+    KeepPath,
+    Memory,
+    OpenFiles,
+    Output,
+    Pids,
+    Swap,
+    TaskId,
+    Time,
+    Tmp,
+    Token,
+)
 from sandkeep.sandboxes.verification import verify_log
 
 _LOOK_SECONDS = 0.5
@@ -42,6 +57,7 @@ app.add_typer(cli_registry.app)
 app.add_typer(cli_locks.app)
 app.add_typer(cli_memory.app)
 app.add_typer(cli_conflicts.app)
+app.add_typer(cli_resources.app)
 
 
 @app.command("init")
@@ -63,6 +79,15 @@ def create_task(
     owner: Annotated[str | None, typer.Option(metavar="NAME", help="Whose task it is; by default yours.")] = None,
     tag: Annotated[list[str] | None, typer.Option(metavar="TAG", help="A tag; may be repeated.")] = None,
     parent: Annotated[str | None, typer.Option(metavar="TASK", help="The task that it is a part of.")] = None,
+    memory: Memory = None,
+    swap: Swap = None,
+    cpus: Cpus = None,
+    pids: Pids = None,
+    tmp: Tmp = None,
+    disk: Disk = None,
+    open_files: OpenFiles = None,
+    output: Output = None,
+    time: Time = None,
     keep: KeepPath = HERE,
     json: AsJson = False,
 ) -> None:
@@ -70,7 +95,14 @@ def create_task(
     with Keep.open(keep) as opened:
         with render.progress() as progress:
             task = opened.create_task(
-                title, source=source, image=image, owner=owner, tags=tag or (), parent=parent, progress=progress
+                title,
+                source=source,
+                image=image,
+                owner=owner,
+                tags=tag or (),
+                parent=parent,
+                limits=cli_resources.asked_for(memory, swap, cpus, pids, tmp, disk, open_files, output, time),
+                progress=progress,
             )
         if json:
             render.print_json(render.task_document(task.state) | {"workspace": str(task.workspace)})

@@ -97,11 +97,16 @@ class Engine:
                 raise ImageNotFound(f"{name!r} names no image ({_words(error)})") from error
         return name, str(found.id)
 
+    @cached_property
+    def machine(self) -> tuple[int, int]:
+        """How many processors and how many bytes of memory the engine's machine has."""
+        with _errors():
+            info = self._client.info()
+        return int(info["NCPU"]), int(info["MemTotal"])
+
     def fit(self, limits: Limits) -> Limits:
         """`limits` with no more processors than the engine's machine has, which it would refuse."""
-        with _errors():
-            cpus = int(self._client.info()["NCPU"])
-        return msgspec.structs.replace(limits, nano_cpus=min(limits.nano_cpus, cpus * 10**9))
+        return msgspec.structs.replace(limits, nano_cpus=min(limits.nano_cpus, self.machine[0] * 10**9))
 
     def start(self, image_id: str, mounts: Mounts, limits: Limits, labels: Mapping[str, str]) -> str:
         """Start a container that waits for commands, and return its id.
@@ -130,9 +135,10 @@ class Engine:
                 read_only=True,
                 tmpfs={"/tmp": f"size={limits.tmp_bytes},mode=1777,exec"},
                 mem_limit=limits.memory_bytes,
-                memswap_limit=limits.memory_bytes,
+                memswap_limit=limits.memory_bytes + limits.swap_bytes,
                 nano_cpus=limits.nano_cpus,
                 pids_limit=limits.pids,
+                ulimits=_ulimits(limits),
                 log_config=docker.types.LogConfig(type="none"),
                 mounts=binds,
                 labels=dict(labels),
@@ -148,6 +154,32 @@ class Engine:
                 container.remove(force=True, v=True)
                 raise
         return str(container.id)
+
+    def limit(self, container: str, limits: Limits) -> None:
+        """Change what a container may use of memory, swap, processors and processes; the rest it was started with.
+
+        The SDK cannot change all of these. Fails if it uses more memory already.
+        """
+        body = {
+            "Memory": limits.memory_bytes,
+            "MemorySwap": limits.memory_bytes + limits.swap_bytes,
+            "NanoCpus": limits.nano_cpus,
+            "PidsLimit": limits.pids,
+        }
+        api = self._client.api
+        with _errors(container):
+            # The client is a session of requests; what it says beside is not in its API.
+            answer = api.post(f"{api.base_url}/v{api.api_version}/containers/{container}/update", json=body)
+            try:
+                answer.raise_for_status()
+            except requests.HTTPError as error:
+                docker.errors.create_api_error_from_http_exception(error)
+
+    def init_pid(self, container: str) -> int | None:
+        """The process id of a container's first process on the engine's machine; None if it does not run."""
+        with _errors():
+            found = self._find(container)
+            return None if found is None else int(found.attrs["State"]["Pid"]) or None
 
     def status(self, container: str) -> str | None:
         """The engine's word for the state of a container ("running", "paused", "exited" ...), None if it has none."""
@@ -235,6 +267,13 @@ class Engine:
             return self._client.containers.get(container)
         except docker.errors.NotFound:
             return None
+
+
+def _ulimits(limits: Limits) -> list[docker.types.Ulimit]:
+    # No file alone can take more than all of the workspace may; to their sum only the monitor sees.
+    file = max(limits.disk_bytes, limits.tmp_bytes, limits.output_bytes) if limits.disk_bytes else 0
+    found = {"nofile": limits.open_files, "fsize": file}
+    return [docker.types.Ulimit(name=name, soft=most, hard=most) for name, most in found.items() if most]
 
 
 def _wait_for_end(connection: int, deadline: float, tick: Callable[[], bool], tick_seconds: float) -> bool:

@@ -20,14 +20,12 @@ import os
 import secrets
 import time
 import tomllib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, final
 
 import msgspec
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from sandkeep.events import (
     BadInput,
@@ -58,19 +56,21 @@ from sandkeep.projections import (
     ProjectionStore,
     Rebuilt,
     Registry,
+    Resources,
     StateView,
     TaskState,
     conflicts,
     locks,
     registry,
 )
-from sandkeep.sandboxes import audit, intent, steward, view, workspace
+from sandkeep.sandboxes import audit, intent, resources, steward, view, workspace
 from sandkeep.sandboxes.audit import Exported
 from sandkeep.sandboxes.conflict import TaskConflicts
 from sandkeep.sandboxes.description import check_tags, check_title
 from sandkeep.sandboxes.engine import Engine
 from sandkeep.sandboxes.errors import KeepExists, KeepFormat, KeepNotFound
 from sandkeep.sandboxes.locks import LockManager
+from sandkeep.sandboxes.resources import TaskResources
 from sandkeep.sandboxes.task import Task
 from sandkeep.sandboxes.verification import KeepReport, referenced, verify_keep
 from sandkeep.sandboxes.view import Moment, View
@@ -108,7 +108,9 @@ class Keep:
         self.blobs = BlobStore(path / "blobs")
         self.intents = path / "run" / "intents"
         self.intents.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self.projections = ProjectionStore(path / "projections", (Registry(), Checkpoints(), Locks(), Conflicts()))
+        self.projections = ProjectionStore(
+            path / "projections", (Registry(), Checkpoints(), Locks(), Conflicts(), Resources())
+        )
         self.log: LmdbLog[StateView] = LmdbLog(
             path / "log", follower=self.projections, journal=path / "journal", doorbells=path / "run" / "doorbells"
         )
@@ -135,7 +137,7 @@ class Keep:
             if any(path.iterdir()):
                 raise BadInput(f"{path} is not empty and holds no keep; empty it, or choose another folder")
             path.chmod(0o700)
-            public_key = _make_key(path / "keys")
+            public_key = audit.make_key(path / "keys")
             # So that a keep inside a repository is never committed to it.
             (path / ".gitignore").write_text("*\n")
         except OSError as error:
@@ -198,11 +200,13 @@ class Keep:
         owner: str | None = None,
         tags: Iterable[str] = (),
         parent: str | None = None,
+        limits: Mapping[str, object] | None = None,
         progress: Callable[[str], None] = quiet,
     ) -> Task:
         """A new task with a running sandbox; its workspace is a clone of the git repository `source`, or empty.
 
-        Whoever acts owns it unless `owner` names another; `parent` is the id of the task that it is a part of.
+        Whoever acts owns it unless `owner` names another; `parent` is the id of the task that it is a part of. `limits`
+        are what its sandbox may use, like {"memory": "1GiB", "cpus": 2}; what is not named is as in keep.toml.
 
         The base image is used unless `image` names another, and made first if the engine lacks it; `progress` is
         called with what takes long. Raises `BadInput`, `NotARepository`, `ImageNotFound`, `EngineUnreachable` before
@@ -212,11 +216,12 @@ class Keep:
         owner = None if owner is None else check_actor(owner)
         origin = None if source is None else workspace.check_source(Path(source))
         parent = None if parent is None else self.task(parent).id
+        own = resources.chosen(self, limits or {})
         self.reconcile()
         name, image_id = self.engine.resolve_image(image, progress)
         task = Task(self, secrets.token_hex(6))
         named = None if origin is None else os.fspath(origin)
-        task.create(ev.TaskCreated("", title, named, name, owner, tags, parent), image_id, progress)
+        task.create(ev.TaskCreated("", title, named, name, owner, tags, parent, own), image_id, progress)
         return task
 
     def task(self, task_id: str, fence: int | None = None) -> Task:
@@ -255,6 +260,10 @@ class Keep:
         """The open conflicts that an agent has a side in, of all tasks."""
         with self.projections.reading() as state:
             return list(conflicts.concerning(state, agent))
+
+    def resources(self, task_id: str, fence: int | None = None) -> TaskResources:
+        """What a task's sandbox may use, and uses. Raises as `task` does."""
+        return TaskResources(self, self.task(task_id).id, fence)
 
     def events(self, after: int = 0) -> Iterator[Record]:
         """The records behind position `after`, verified."""
@@ -382,18 +391,3 @@ def default_actor() -> str:
         return os.environ.get("SANDKEEP_ACTOR") or getpass.getuser()
     except (KeyError, OSError):
         return f"uid-{os.getuid()}"
-
-
-def _make_key(folder: Path) -> bytes:
-    """Make the audit signing key (Ed25519, RFC 8032) and return its public half, raw."""
-    key = Ed25519PrivateKey.generate()
-    folder.mkdir(mode=0o700)
-    private = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-    descriptor = os.open(folder / "audit.pem", os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    with open(descriptor, "wb") as file:
-        file.write(private)
-        file.flush()
-        os.fsync(descriptor)
-    return key.public_key().public_bytes(serialization.Encoding.Raw, serialization.PublicFormat.Raw)

@@ -19,7 +19,7 @@ from sandkeep.sandboxes.engine import SPOOL
 from sandkeep.sandboxes.secrets import Secrets
 
 OUTPUT_BYTES = 1 << 30
-"""The most one stream of one command may write; a command that writes more is ended."""
+"""The most one stream of one command may write, or less if its task's limits say so; one that writes more is ended."""
 
 NOT_FOUND, NO_FOLDER = b"command-not-found\n", b"no-such-folder\n"
 """What the note of a command says if it could not be started."""
@@ -40,8 +40,9 @@ exec "$@" </dev/null >>"$_sandkeep.out" 2>>"$_sandkeep.err"
 class Spool:
     """The files of one command. Use as a context manager: at its end they are gone."""
 
-    def __init__(self, folder: Path, command: str) -> None:
-        """Make the files in `folder`; `command` is the command's id."""
+    def __init__(self, folder: Path, command: str, most: int = 0) -> None:
+        """Make the files in `folder`; `command` is the command's id, `most` the bytes that a stream may have."""
+        self._limit = most
         self._command = command
         self._word = secrets.token_hex(8)
         self._given = {"out": 0, "err": 0}
@@ -70,8 +71,12 @@ class Spool:
         return note if word == self._word.encode() else b""
 
     def full(self) -> bool:
-        """Whether a stream has grown beyond `OUTPUT_BYTES`."""
-        return any(os.fstat(self._files[name]).st_size > OUTPUT_BYTES for name in self._given)
+        """Whether a stream has grown beyond what it may have."""
+        return any(os.fstat(self._files[name]).st_size > self._most for name in self._given)
+
+    @property
+    def _most(self) -> int:
+        return min(self._limit or OUTPUT_BYTES, OUTPUT_BYTES)
 
     def fresh(self, name: str) -> bytes:
         """What was written to stream `name` ("out" or "err") since the last call: at most 64 KiB, empty if nothing."""
@@ -90,10 +95,10 @@ class Spool:
         os.lseek(file, 0, os.SEEK_SET)
         with open(file, "rb", closefd=False) as stream:
             if secrets:
-                blob, stored = blobs.put_stream(secrets.stream(stream, min(size, OUTPUT_BYTES)))
+                blob, stored = blobs.put_stream(secrets.stream(stream, min(size, self._most)))
             else:
-                blob, stored = blobs.put_stream(stream, limit=min(size, OUTPUT_BYTES))
-        return Output(size=stored, blob=blob, truncated=size > OUTPUT_BYTES)
+                blob, stored = blobs.put_stream(stream, limit=min(size, self._most))
+        return Output(size=stored, blob=blob, truncated=size > self._most)
 
     def _make(self, name: str) -> int:
         flags = os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_RDWR | os.O_CLOEXEC

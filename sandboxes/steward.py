@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from sandkeep.events import catalogue as ev
 from sandkeep.projections import Pending, TaskState, registry
-from sandkeep.sandboxes import decider, memory
+from sandkeep.sandboxes import decider, memory, resources
 from sandkeep.sandboxes.engine import Found
 from sandkeep.sandboxes.intent import abandoned
 
@@ -36,6 +36,7 @@ _SETTLED_AS: dict[str, type[ev.Failure]] = {
     "PauseRequested": ev.PauseFailed,
     "ResumeRequested": ev.ResumeFailed,
     "CleanupRequested": ev.CleanupFailed,
+    "LimitsRequested": ev.LimitsFailed,
 }
 
 
@@ -103,6 +104,8 @@ def _undo(keep: Keep, task: registry.Task, pending: Pending) -> None:
         engine.unpause(container)
     elif pending.kind == "ResumeRequested" and status == "running":
         engine.pause(container)
+    elif pending.kind == "LimitsRequested":
+        resources.put_back(keep, task.id)
 
 
 def _remove_orphans(keep: Keep, found: list[Found]) -> list[str]:

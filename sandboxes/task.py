@@ -29,6 +29,7 @@ from sandkeep.sandboxes import (
     execution,
     intent,
     memory,
+    resources,
     restore,
     snapshot,
     workspace,
@@ -48,9 +49,6 @@ from sandkeep.sandboxes.spool import Spool
 if TYPE_CHECKING:
     from sandkeep.sandboxes.keep import Keep
     from sandkeep.sandboxes.locks import Held
-
-LIMITS = ev.Limits(memory_bytes=2 << 30, nano_cpus=2_000_000_000, pids=512, tmp_bytes=512 << 20)
-"""What a sandbox may use, on a machine that has as much."""
 
 _MAX_LABEL = 200
 _MAX_TORN = 200
@@ -122,19 +120,22 @@ class Task(Recorded):
     ) -> Result:
         """Run a command in the sandbox and wait for it. A non-zero exit code is a result, not an error.
 
-        `timeout` is in seconds; when it is up, *everything* that runs in the sandbox is ended, so that nothing of the
-        command survives, and `exit_code` is 124. `cwd` lies in the workspace. `on_output` is called, on this thread,
-        with output as it comes; what it raises ends the command as a timeout does. A lost sandbox is started anew. The
-        result is in the log when this returns.
+        `timeout` is in seconds, and no more than the task's limit; when it is up, *everything* that runs in the sandbox
+        is ended, so that nothing of the command survives, and `exit_code` is 124. `cwd` lies in the workspace.
+        `on_output` is called, on this thread, with output as it comes; what it raises ends the command as a timeout
+        does. A lost sandbox is started anew. The result is in the log when this returns.
 
         `secrets` are variables too, but what is stored of the command holds `[secret NAME]` in their place, the result
         as well; what `on_output` is given is the caller's own, and raw. See `secrets` for what is recognised.
 
-        Raises `BadInput`, `BadTimeout`, `OutsideWorkspace`, `CommandNotFound`, `TaskRefused`, `SandboxGone`, and
-        `EngineUnreachable`: then nobody knows what became of the command until the engine is back.
+        Raises `BadInput`, `BadTimeout`, `OutsideWorkspace`, `CommandNotFound`, `TaskRefused`, `SandboxGone`,
+        `BudgetExhausted`, `ExtensionOpen`, `DiskFull`, and `EngineUnreachable`: then nobody knows what became of the
+        command until the engine is back.
         """
         argv, env, hidden = execution.check_argv(argv), *execution.check_variables(env or {}, secrets or {})
         folder, timeout = str(workspace.inside(cwd)), execution.check_timeout(timeout)
+        most = resources.admit(self._keep, self.id)
+        timeout = min(timeout, most.command_ns / 1e9) if most.command_ns else timeout
         self._keep.reconcile()
         with contextlib.ExitStack() as stack:
             command = stack.enter_context(intent.held(self._keep.intents))
@@ -143,7 +144,7 @@ class Task(Recorded):
             with self._keep.working(self.id):
                 decider.begin(self.state, request)  # refused before a sandbox is started for it
                 self._keep.locking.check(self.id, self.fence)
-                spool = stack.enter_context(Spool(self._spool, command))
+                spool = stack.enter_context(Spool(self._spool, command, most.output_bytes))
                 container = self._sandbox()
                 conflict.begin(self._keep, self.id)
                 self._act(partial(decider.begin, intent=request))
@@ -311,9 +312,7 @@ class Task(Recorded):
             self._decide(partial(decider.lose, event=lost))
         with intent.held(self._keep.intents) as made:
             name = image_id or engine.resolve_image(task.image, lambda message: None)[1]
-            limits = engine.fit(LIMITS)
-            request = ev.SandboxRequested(made, name, limits)
-            self._decide(partial(decider.begin, intent=request))
+            limits = resources.allot(self._keep, task, name, made)
             with self._failing_as(ev.SandboxFailed, made):
                 self._remove_containers()
                 mounts = Mounts(self.workspace, self.folder / "memory", self._spool)
