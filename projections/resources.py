@@ -85,7 +85,15 @@ class Use(msgspec.Struct, frozen=True, array_like=True):
     @property
     def promised(self) -> int:
         """The memory that its sandbox has been promised."""
-        return 0 if self.limits is None else max(_memory(self.limits), _memory(self.changing or self.limits))
+        if self.limits is None:
+            return 0
+        granted = 0 if self.extension is None else (self.extension.granted or 0) + self.limits.swap_bytes
+        return max(_memory(self.limits), _memory(self.changing or self.limits), granted)
+
+    @property
+    def live(self) -> bool:
+        """Whether there is a sandbox, or one was asked for, or somebody has to see to what it left open."""
+        return self.limits is not None or self.extension is not None
 
     def neared(self, resource: str) -> Near | None:
         """How near its sandbox is to the limit of a resource, as far as that was said."""
@@ -191,8 +199,8 @@ _decode_peaks = msgspec.msgpack.Decoder(tuple[int, ...]).decode
 class Resources:
     """The projection of all resources.
 
-    Keys: `resources/task/<id>` holds the `Use`, `resources/live/<id>` is there while the task has been promised memory,
-    `resources/peaks/<kind>/<digest>` holds what sandboxes of an image or a tag have used.
+    Keys: `resources/task/<id>` holds the `Use`, `resources/live/<id>` is there while the task has a sandbox or an open
+    extension, `resources/peaks/<kind>/<digest>` holds what sandboxes of an image or a tag have used.
     """
 
     name = "resources"
@@ -207,10 +215,10 @@ class Resources:
         if after is None or after is before:
             return
         state.put((_USE + key).encode(), _encode(after))
-        promised, was = after.promised, 0 if before is None else before.promised
-        if promised and not was:
+        was = before is not None and before.live
+        if after.live and not was:
             state.put(_LIVE + key.encode(), b"")
-        elif was and not promised:
+        elif was and not after.live:
             state.delete(_LIVE + key.encode())
         if before is not None and before.measured is not None and after.measured is None:
             for kind, name in (("image", before.image), *(("tag", tag) for tag in before.tags)):
@@ -251,7 +259,7 @@ def find(state: StateView, task: str) -> Use | None:
 
 
 def live(state: StateView) -> Iterator[Use]:
-    """The tasks that have been promised memory, by id."""
+    """The tasks that have a sandbox or an open extension, by id."""
     for key, _ in state.scan(_LIVE):
         found = find(state, key.removeprefix(_LIVE).decode())
         if found is not None:

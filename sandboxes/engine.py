@@ -26,6 +26,7 @@ from docker.models.containers import Container
 
 from sandkeep.events.catalogue import Limits
 from sandkeep.sandboxes import image, workspace
+from sandkeep.sandboxes.cgroup import Sample
 from sandkeep.sandboxes.errors import EngineFailed, EngineUnreachable, ImageNotFound, SandboxGone
 
 KEEP, TASK, INTENT = "sandkeep.keep", "sandkeep.task", "sandkeep.intent"
@@ -174,6 +175,24 @@ class Engine:
                 answer.raise_for_status()
             except requests.HTTPError as error:
                 docker.errors.create_api_error_from_http_exception(error)
+
+    def statistics(self, container: str) -> Sample:
+        """What a container uses, as the engine says, which takes a second. Page cache may count as used."""
+        with _errors(container):
+            found = self._client.api.stats(container, stream=False)
+        memory, cpu = found["memory_stats"], found["cpu_stats"]
+        stat = memory.get("stats", {})
+        cache = sum(stat.get(f"total_{name}", stat.get(name, 0)) for name in ("inactive_file", "active_file"))
+        pids = found["pids_stats"]
+        return Sample(
+            max(0, memory.get("usage", 0) - cache),
+            memory.get("limit", 0),
+            pids.get("current", 0),
+            pids.get("limit", 0),
+            cpu["cpu_usage"]["total_usage"],
+            cpu.get("throttling_data", {}).get("throttled_time", 0),
+            0,
+        )
 
     def init_pid(self, container: str) -> int | None:
         """The process id of a container's first process on the engine's machine; None if it does not run."""

@@ -70,8 +70,8 @@ from sandkeep.sandboxes.description import check_tags, check_title
 from sandkeep.sandboxes.engine import Engine
 from sandkeep.sandboxes.errors import KeepExists, KeepFormat, KeepNotFound
 from sandkeep.sandboxes.locks import LockManager
-from sandkeep.sandboxes.resources import TaskResources
 from sandkeep.sandboxes.task import Task
+from sandkeep.sandboxes.task_resources import TaskResources
 from sandkeep.sandboxes.verification import KeepReport, referenced, verify_keep
 from sandkeep.sandboxes.view import Moment, View
 

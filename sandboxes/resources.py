@@ -6,9 +6,10 @@ live sandbox is *decide, effect, outcome*; the memory that it may get is promise
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from functools import partial
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING
 
 from sandkeep.events import Event, SandkeepError
 from sandkeep.events import catalogue as ev
@@ -16,11 +17,13 @@ from sandkeep.events.catalogue import Limits
 from sandkeep.projections import StateView, Use, registry
 from sandkeep.projections import resources as uses
 from sandkeep.sandboxes import admission, decider, intent, limits, memory
-from sandkeep.sandboxes.errors import BadLimits, DiskFull, ExtensionOpen
+from sandkeep.sandboxes.errors import DiskFull, EngineFailed, EngineUnreachable, ExtensionOpen, SandboxGone
 from sandkeep.sandboxes.quantity import show_size
 
 if TYPE_CHECKING:
     from sandkeep.sandboxes.keep import Keep
+
+_MOST_WORDS = 2000
 
 
 def of(keep: Keep, task_id: str) -> Use:
@@ -67,72 +70,47 @@ def admit(keep: Keep, task_id: str) -> Limits:
     return found
 
 
-def put_back(keep: Keep, task_id: str) -> None:
-    """Give the engine the limits of before, after a change that was cut off."""
+def complete(keep: Keep, task_id: str) -> str:
+    """Complete a change that was cut off. Not taken back: a sandbox that uses more by now cannot be given less."""
     use = of(keep, task_id)
-    if use.container is not None and use.limits is not None:
-        keep.engine.limit(use.container, use.limits)
+    if use.changing is not None:
+        with contextlib.suppress(EngineFailed, SandboxGone):
+            _apply(keep, task_id, use.change, use.container, use.changing)
+    return f"task {task_id}: a change of its limits was interrupted"
 
 
-@final
-class TaskResources:
-    """What one task's sandbox may use. Holds no state of its own."""
+def change(keep: Keep, task_id: str, wanted: Limits, reason: str, fence: int | None = None) -> None:
+    """Make these the task's limits, and those of its sandbox. Raises as `TaskResources.set` does."""
+    most = admission.budget(keep, limits.load(keep.path).budget)
+    keep.locking.check(task_id, fence)
+    with keep.working(task_id), intent.held(keep.intents) as made:
+        container = of(keep, task_id).container
+        request = ev.LimitsRequested(made, wanted, container, reason)
+        promise = partial(_promise, task_id, request, most)
+        keep.log.decide(registry.STREAM + task_id, promise, actor=keep.actor, fence=fence)
+        _apply(keep, task_id, made, container, wanted)
 
-    def __init__(self, keep: Keep, task_id: str, fence: int | None = None) -> None:
-        """Use `Keep.resources` instead."""
-        self._keep = keep
-        self._fence = fence
-        self.id = task_id
 
-    @property
-    def use(self) -> Use:
-        """What is on record of the task's resources."""
-        return of(self._keep, self.id)
+def _apply(keep: Keep, task_id: str, made: str, container: str | None, wanted: Limits) -> None:
+    try:
+        if container is not None:
+            keep.engine.limit(container, wanted)
+    except EngineUnreachable:
+        raise  # nobody knows what holds; the change is completed when the engine is back
+    except SandkeepError as error:
+        _settle(keep, task_id, ev.LimitsFailed(made, error.code, str(error)[:_MOST_WORDS]))
+        raise
+    _settle(keep, task_id, ev.LimitsSet(made))
 
-    @property
-    def limits(self) -> Limits:
-        """What its sandbox may use: the one that lives, or else the next."""
-        use = self.use
-        return use.limits or use.asked or limits.load(self._keep.path).limits
 
-    def set(self, asked: Mapping[str, object], reason: str = "") -> Limits:
-        """Change what is named, like {"memory": "4GiB"}, for this sandbox and all later ones of the task.
+def _promise(task_id: str, request: ev.LimitsRequested, most: int, state: StateView) -> list[Event]:
+    use = uses.find(state, task_id) or Use(task_id)
+    needed = request.limits.memory_bytes + request.limits.swap_bytes
+    if needed > use.promised > 0:
+        admission.check(state, task_id, needed, most)
+    return decider.limit(registry.find(state, task_id), request)
 
-        What an engine cannot change of a live sandbox (`tmp`, `open_files`, and the size of a single file) holds from
-        the next one on. Raises `BadLimits`, `BudgetExhausted`, `TaskRefused`, `LockHeld`, `StaleFence`, and
-        `EngineFailed` if the sandbox uses more already: then all is as it was.
-        """
-        found = limits.chosen(asked, self.limits)
-        if found is None:
-            raise BadLimits(f"no limit is named; name some of {', '.join(limits.NAMES)}")
-        self.change(self._keep.engine.fit(found), reason)
-        return found
 
-    def change(self, wanted: Limits, reason: str) -> None:
-        """Make these the task's limits, and those of its sandbox."""
-        keep = self._keep
-        most = admission.budget(keep, limits.load(keep.path).budget)
-        keep.locking.check(self.id, self._fence)
-        with keep.working(self.id), intent.held(keep.intents) as made:
-            container = self.use.container
-            request = ev.LimitsRequested(made, wanted, container, reason)
-            stream = registry.STREAM + self.id
-            keep.log.decide(stream, partial(self._promise, request, most), actor=keep.actor, fence=self._fence)
-            try:
-                if container is not None:
-                    keep.engine.limit(container, wanted)
-            except SandkeepError as error:
-                self._settle(ev.LimitsFailed(made, error.code, str(error)[:2000]))
-                raise
-            self._settle(ev.LimitsSet(made))
-        memory.trail(keep, self.id)
-
-    def _promise(self, request: ev.LimitsRequested, most: int, state: StateView) -> list[Event]:
-        use = uses.find(state, self.id) or Use(self.id)
-        needed = request.limits.memory_bytes + request.limits.swap_bytes
-        if needed > use.promised > 0:
-            admission.check(state, self.id, needed, most)
-        return decider.limit(registry.find(state, self.id), request)
-
-    def _settle(self, outcome: ev.Outcome) -> None:
-        self._keep.decide(self.id, partial(decider.settle, outcome=outcome))
+def _settle(keep: Keep, task_id: str, outcome: ev.Outcome) -> None:
+    keep.decide(task_id, partial(decider.settle, outcome=outcome))
+    memory.trail(keep, task_id)

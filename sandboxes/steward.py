@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from sandkeep.events import catalogue as ev
 from sandkeep.projections import Pending, TaskState, registry
-from sandkeep.sandboxes import decider, memory, resources
+from sandkeep.sandboxes import decider, memory, monitor, resources
 from sandkeep.sandboxes.engine import Found
 from sandkeep.sandboxes.intent import abandoned
 
@@ -36,7 +36,6 @@ _SETTLED_AS: dict[str, type[ev.Failure]] = {
     "PauseRequested": ev.PauseFailed,
     "ResumeRequested": ev.ResumeFailed,
     "CleanupRequested": ev.CleanupFailed,
-    "LimitsRequested": ev.LimitsFailed,
 }
 
 
@@ -68,6 +67,7 @@ def _reconcile(keep: Keep) -> list[str]:
                 done.append(f"task {task_id}: its sandbox {container[:12]} is lost")
     done += _remove_orphans(keep, list(found.values()))
     _sweep(keep)
+    monitor.release(keep)
     return done
 
 
@@ -78,6 +78,9 @@ def _settle(keep: Keep, task: registry.Task) -> list[str]:
     for pending in mine:
         if pending in commands and any(other not in mine for other in commands):
             continue  # to end it would end what others run in the same sandbox; it stays for the next time
+        if pending.kind == "LimitsRequested":
+            done.append(resources.complete(keep, task.id))
+            continue
         _undo(keep, task, pending)
         failure = _SETTLED_AS[pending.kind](pending.intent, *_INTERRUPTED)
         keep.decide(task.id, partial(decider.settle, outcome=failure))
@@ -104,8 +107,6 @@ def _undo(keep: Keep, task: registry.Task, pending: Pending) -> None:
         engine.unpause(container)
     elif pending.kind == "ResumeRequested" and status == "running":
         engine.pause(container)
-    elif pending.kind == "LimitsRequested":
-        resources.put_back(keep, task.id)
 
 
 def _remove_orphans(keep: Keep, found: list[Found]) -> list[str]:

@@ -29,6 +29,7 @@ from sandkeep.sandboxes import (
     execution,
     intent,
     memory,
+    monitor,
     resources,
     restore,
     snapshot,
@@ -289,6 +290,7 @@ class Task(Recorded):
         self._clear()
         with self._keep.working(self.id):
             mine = self._containers()  # asks the engine first: without it nothing could be ended
+            monitor.measure(self._keep, self.id)
             self._act(decision)
             container = self.state.container
             for each in mine:

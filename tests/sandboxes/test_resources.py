@@ -98,15 +98,15 @@ def test_a_change_that_the_engine_refuses_leaves_all_as_it_was(keep: Keep, task:
 
 
 @pytest.mark.parametrize("step", ["before:engine.limit", "after:engine.limit"])
-def test_a_change_cut_off_is_taken_back(keep: Keep, task: Task, step: str) -> None:
+def test_a_change_cut_off_is_completed(keep: Keep, task: Task, step: str) -> None:
     with stopped_at(step, "limit", keep.path, task.id, "256MiB") as process:
         process.kill()
         process.wait()
     assert [pending.kind for pending in task.state.pending] == ["LimitsRequested"]
     assert keep.reconcile(again=True)
-    assert types(task.history())[-1] == "LimitsFailed"
+    assert types(task.history())[-1] == "LimitsSet"
     assert not task.state.pending
-    assert held(task)["Memory"] == keep.resources(task.id).limits.memory_bytes == LIMITS.memory_bytes
+    assert held(task)["Memory"] == keep.resources(task.id).limits.memory_bytes == 256 * MIB
 
 
 def test_a_command_has_no_more_time_and_output_than_its_task(keep: Keep, task: Task) -> None:

@@ -11,7 +11,19 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from sandkeep.sandboxes import Keep, Task, memory, page_file, restore, snapshot, spool, workspace
+from sandkeep.sandboxes import (
+    Keep,
+    Task,
+    memory,
+    monitor,
+    page_file,
+    pressure,
+    resources,
+    restore,
+    snapshot,
+    spool,
+    workspace,
+)
 from sandkeep.sandboxes.engine import Engine
 from sandkeep.sandboxes.locks import LockManager
 
@@ -21,6 +33,8 @@ PLACES: dict[str, object] = {
     "locks": LockManager,
     "memory": memory,
     "page": page_file.Page,
+    "pressure": pressure,
+    "resources": resources,
     "restore": restore,
     "snapshot": snapshot,
     "spool": spool.Spool,
@@ -63,6 +77,9 @@ def act(keep: Keep, action: str, arguments: list[str]) -> None:
     if action == "create":
         keep.create_task("cut short", source=Path(arguments[0]) if arguments else None)
         return
+    if action == "tick":
+        while True:
+            monitor.tick(keep)
     task = keep.task(arguments[0])
     if action == "execute":
         task.execute(arguments[1:], timeout=60)
