@@ -22,6 +22,7 @@ KEPT_PEAKS = 64
 """How many sandboxes of an image, or of a tag, are remembered."""
 
 _STREAM = "task/"
+_DISK = "disk"  # of the task, and not of a sandbox
 _USE = "resources/task/"
 _LIVE = b"resources/live/"
 
@@ -132,10 +133,10 @@ def evolve(use: Use | None, record: Record, event: Event) -> Use | None:
             return replace(use, asked=use.changing, limits=limits, change="", changing=None, near=())
         case ev.LimitsFailed() if event.intent == use.change:
             return replace(use, change="", changing=None)
-        case ev.LimitNeared() if event.container == use.container:
+        case ev.LimitNeared() if event.resource == _DISK or event.container == use.container:
             near = Near(event.resource, event.percent, record.time_ns)
             return replace(use, near=(*_others(use, event.resource), near))
-        case ev.LimitEased() if event.container == use.container:
+        case ev.LimitEased() if event.resource == _DISK or event.container == use.container:
             return replace(use, near=_others(use, event.resource))
         case ev.SandboxMeasured() if event.container == use.container:
             most = max(use.memory_bytes, event.memory_bytes), max(use.pids, event.pids)
@@ -177,7 +178,7 @@ def _ended(use: Use) -> Use:
         intent="",
         container=None,
         limits=None,
-        near=tuple(each for each in use.near if each.resource == "disk"),
+        near=tuple(each for each in use.near if each.resource == _DISK),
         measured=None,
         cpu_ns=_sum(use.cpu_ns, found.cpu_ns),
         throttled_ns=_sum(use.throttled_ns, found.throttled_ns),

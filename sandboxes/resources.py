@@ -7,16 +7,19 @@ live sandbox is *decide, effect, outcome*; the memory that it may get is promise
 from __future__ import annotations
 
 import contextlib
+import subprocess
 from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from sandkeep.events import Event, SandkeepError
 from sandkeep.events import catalogue as ev
 from sandkeep.events.catalogue import Limits
 from sandkeep.projections import StateView, Use, registry
 from sandkeep.projections import resources as uses
-from sandkeep.sandboxes import admission, decider, intent, limits, memory
+from sandkeep.sandboxes import adapting, admission, decider, disk, intent, limits, memory
 from sandkeep.sandboxes.errors import DiskFull, EngineFailed, EngineUnreachable, ExtensionOpen, SandboxGone
 from sandkeep.sandboxes.quantity import show_size
 
@@ -46,7 +49,14 @@ def allot(keep: Keep, task: registry.Task, image_id: str, made: str) -> Limits:
     Raises `BudgetExhausted`, `BadSettings`, and what `decider.begin` raises.
     """
     settings = limits.load(keep.path)
-    wanted = keep.engine.fit(of(keep, task.id).asked or settings.limits)
+    wanted = of(keep, task.id).asked
+    if wanted is None:
+        wanted = settings.limits
+        if settings.adapting.on:
+            with keep.projections.reading() as state:
+                suggested = adapting.suggest(state, image_id, task.tags, wanted.memory_bytes, settings.adapting)
+            wanted = msgspec.structs.replace(wanted, memory_bytes=suggested)
+    wanted = keep.engine.fit(wanted)
     request = ev.SandboxRequested(made, image_id, wanted, task.tags)
     admission.admit(keep, task.id, request, settings.budget)
     return wanted
@@ -61,13 +71,21 @@ def admit(keep: Keep, task_id: str) -> Limits:
             f" memory; say 'sandkeep extend-limits {task_id} --memory SIZE' or 'sandkeep deny-extension {task_id}'"
         )
     found = use.limits or use.asked or limits.load(keep.path).limits
-    near = use.neared("disk")
-    if near is not None and near.percent >= 100:
-        raise DiskFull(
-            f"the workspace of task {task_id} takes more than {show_size(found.disk_bytes)}; restore a checkpoint,"
-            f" remove files on the host, or say 'sandkeep set-limits {task_id} --disk SIZE'"
-        )
+    if _over(use):
+        # Somebody may have made room since it was measured.
+        with contextlib.suppress(OSError, subprocess.SubprocessError):
+            disk.look(keep, use)
+        if _over(of(keep, task_id)):
+            raise DiskFull(
+                f"the workspace of task {task_id} takes more than {show_size(found.disk_bytes)}; restore a checkpoint,"
+                f" remove files on the host, or say 'sandkeep set-limits {task_id} --disk SIZE'"
+            )
     return found
+
+
+def _over(use: Use) -> bool:
+    near = use.neared("disk")
+    return near is not None and near.percent >= disk.LEVELS[-1]
 
 
 def complete(keep: Keep, task_id: str) -> str:

@@ -21,6 +21,7 @@ from sandkeep.projections import (
     Projection,
     ProjectionStore,
     Registry,
+    Resources,
     StateView,
     Task,
     digest,
@@ -30,7 +31,7 @@ from sandkeep.projections.generation import SNAPSHOTS
 from sandkeep.projections.registry import find
 
 WORKER = Path(__file__).with_name("worker.py")
-PROJECTIONS: tuple[Projection, ...] = (Registry(), Checkpoints(), Locks(), Conflicts())
+PROJECTIONS: tuple[Projection, ...] = (Registry(), Checkpoints(), Locks(), Conflicts(), Resources())
 
 
 class Keep(NamedTuple):

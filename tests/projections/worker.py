@@ -13,14 +13,14 @@ from pathlib import Path
 
 from sandkeep.events import Event, LmdbLog
 from sandkeep.events import catalogue as ev
-from sandkeep.projections import Checkpoints, Conflicts, Locks, ProjectionStore, Registry, StateView
+from sandkeep.projections import Checkpoints, Conflicts, Locks, ProjectionStore, Registry, Resources, StateView
 from sandkeep.projections import store as store_module
 from sandkeep.projections.registry import find
 
 
 def main() -> None:
     verb, folder, argument = sys.argv[1:]
-    projections = (Registry(), Checkpoints(), Locks(), Conflicts())
+    projections = (Registry(), Checkpoints(), Locks(), Conflicts(), Resources())
     store = ProjectionStore(Path(folder) / "projections", projections, "boot")
     with contextlib.closing(LmdbLog[StateView](Path(folder) / "log", follower=store)) as log, contextlib.closing(store):
         store.open(log)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -80,6 +81,10 @@ def waiting(keep: Keep) -> int:
     return len(list((keep.path / "run" / "admission").glob("[0-9]*")))
 
 
+def queued(keep: Keep, number: int) -> bool:
+    return waiting(keep) == number
+
+
 def test_who_comes_first_is_served_first_in_all_processes(keep: Keep) -> None:
     begun(keep, "a", 90)
     # The first wants much. Those behind it would fit at once, and must not pass it.
@@ -88,7 +93,7 @@ def test_who_comes_first_is_served_first_in_all_processes(keep: Keep) -> None:
     try:
         for number, (task, mib) in enumerate(wanted):
             processes.append(waiter(keep, task, mib))
-            eventually(lambda number=number: waiting(keep) == number + 1)
+            eventually(partial(queued, keep, number + 1))
         victim = processes[2]
         victim.send_signal(signal.SIGKILL)
         victim.wait()

@@ -5,19 +5,17 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 
-from sandkeep.events import SandkeepError
 from sandkeep.events import catalogue as ev
 from sandkeep.projections import Extension
-from sandkeep.sandboxes import Keep, Result, Task, monitor
+from sandkeep.sandboxes import Keep, Task, monitor
 from sandkeep.sandboxes.cgroup import Sample
 from sandkeep.sandboxes.errors import BudgetExhausted, ExtensionNotFound, ExtensionOpen, SandboxGone
 
+from .limited import MIB, Running, configure, events, held
 from .support import Cli, container_of, containers, eventually, shell, status, stopped_at
-from .test_resources import MIB, configure, events, held
 
 pytestmark = pytest.mark.engine
 
@@ -48,26 +46,6 @@ def ticking(keep: Keep) -> Iterator[list[str]]:
     finally:
         ended.set()
         thread.join()
-
-
-class Running:
-    """A command that runs on a thread."""
-
-    def __init__(self, task: Task, *argv: str) -> None:
-        self._result: list[Result | SandkeepError] = []
-        self._thread = threading.Thread(target=self._run, args=(task, argv))
-        self._thread.start()
-
-    def _run(self, task: Task, argv: tuple[str, ...]) -> None:
-        try:
-            self._result.append(task.execute(argv, timeout=120))
-        except SandkeepError as error:
-            self._result.append(error)
-
-    @property
-    def result(self) -> Any:
-        self._thread.join(120)
-        return self._result[0]
 
 
 def short(keep: Keep, settings: str = "") -> Task:

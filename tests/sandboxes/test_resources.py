@@ -2,45 +2,24 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
-from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from sandkeep.events import catalogue as ev
-from sandkeep.sandboxes import Keep, Task
-from sandkeep.sandboxes.errors import BudgetExhausted, EngineFailed
+from sandkeep.sandboxes import Keep, Task, adapting, disk, monitor
+from sandkeep.sandboxes.clock import BootTime, boot_clock
+from sandkeep.sandboxes.errors import BudgetExhausted, DiskFull, EngineFailed
 from sandkeep.sandboxes.execution import FLOODED, TIMED_OUT
 from sandkeep.sandboxes.limits import LIMITS
 
-from .support import Cli, container_of, engine, shell, stopped_at, types
+from .limited import MIB, Running, configure, events, held
+from .support import Cli, container_of, eventually, shell, stopped_at, types
 
 pytestmark = pytest.mark.engine
-
-MIB = 1 << 20
-
-
-def configure(keep: Keep | Path, text: str) -> None:
-    """Write what the owner of a keep would write into its keep.toml."""
-    path = (keep if isinstance(keep, Path) else keep.path) / "keep.toml"
-    path.write_text("\n".join([*path.read_text().splitlines()[:3], text]))
-
-
-def held(task: Task) -> dict[str, Any]:
-    """What the engine was told of the task's sandbox."""
-    with engine() as client:
-        found: dict[str, Any] = client.api.inspect_container(container_of(task))["HostConfig"]
-        return found
-
-
-def cgroup(task: Task, name: str) -> int:
-    """What the kernel holds the sandbox to, read inside of it."""
-    return int(shell(task, f"cat /sys/fs/cgroup/memory/{name} 2>/dev/null || cat /sys/fs/cgroup/{name}"))
-
-
-def events(task: Task, *kinds: type[ev.Intent] | type[Any]) -> list[Any]:
-    """The task's events of these types."""
-    return [record.event for record in task.history() if isinstance(record.event, kinds)]
 
 
 def test_a_task_has_the_limits_that_it_is_given(keep: Keep) -> None:
@@ -157,3 +136,116 @@ def test_limits_on_the_command_line(keep: Keep, cli: Cli) -> None:
     assert "has 2 errors: [limits] memory: 'lots' is no size" in line
     assert "[limits] pids: 0 is not from" in line
     cli("complete-task", created["id"])
+
+
+# ---- disk
+
+
+def test_a_disk_filler_is_ended_and_nothing_begins_until_there_is_room(keep: Keep) -> None:
+    task = keep.create_task("filler", limits={"disk": "8MiB", "tmp": "1MiB", "output": "1MiB"})
+    filler = "i=0; while :; do head -c 1M /dev/zero >f$i; i=$((i+1)); touch begun; done"
+    running = Running(task, "sh", "-c", filler)
+    eventually((task.workspace / "begun").exists)
+    eventually(lambda: disk.measure(keep, task.id).bytes > 8 * MIB)
+    said = disk.look(keep, keep.resources(task.id).use)
+    assert said == [f"task {task.id}: it takes too much of the disk, and what ran in it was ended"]
+    assert running.result.exit_code == 137
+    near = events(task, ev.LimitNeared)[-1]
+    assert (near.resource, near.percent, near.limit) == ("disk", 100, 8 * MIB)
+    assert near.used > 8 * MIB
+    with pytest.raises(DiskFull, match="takes more than 8MiB"):
+        task.execute(["true"])
+    for path in task.workspace.iterdir():
+        path.unlink()
+    assert shell(task, "echo alive") == "alive\n"
+    assert types(task.history()).count("LimitEased") == 1
+
+
+def test_more_disk_is_room_too(keep: Keep) -> None:
+    task = keep.create_task("filler", limits={"disk": "2MiB", "tmp": "1MiB", "output": "1MiB"})
+    shell(task, "for i in 1 2 3; do head -c 1M /dev/zero >f$i; done")
+    keep.resources(task.id)
+    disk.tick(keep)
+    with pytest.raises(DiskFull):
+        task.execute(["true"])
+    keep.resources(task.id).set({"disk": "10MiB"})
+    assert shell(task, "echo alive") == "alive\n"
+
+
+def test_the_disk_is_measured_when_it_can_have_changed(keep: Keep, monkeypatch: pytest.MonkeyPatch) -> None:
+    task = keep.create_task("t", limits={"disk": "100MiB"})
+    use, clock = keep.resources(task.id).use, boot_clock()
+    free = disk._free(keep)
+    monkeypatch.setattr(disk, "_free", lambda keep: free)
+    assert disk.due(keep, use, clock())
+    found = disk.measure(keep, task.id)
+    assert disk.remembered(keep, task.id) == found
+
+    def due(seconds: float, gone: int = 0, boot: str = found.boot) -> bool:
+        monkeypatch.setattr(disk, "_free", lambda keep: free - gone)
+        return disk.due(keep, use, BootTime(boot, found.at_ns + int(seconds * 1e9)))
+
+    settled = 2 + disk._PART * found.took_ns / 1e9
+    assert not due(settled)
+    assert not due(settled, gone=5 * MIB)
+    assert due(settled, gone=11 * MIB)
+    assert not due(0.5, gone=11 * MIB)
+    assert due(61 + settled)
+    assert due(0, boot="another")
+    (keep.path / "run" / "disk" / task.id).write_bytes(b"torn")
+    assert due(0)
+
+
+def test_measuring_follows_no_link_and_counts_once(keep: Keep, tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "large").write_bytes(bytes(4 * MIB))
+    task = keep.create_task("t")
+    (task.workspace / "link").symlink_to(outside)
+    (task.workspace / "file").write_bytes(bytes(MIB))
+    (task.workspace / "same").hardlink_to(task.workspace / "file")
+    (task.workspace / "holes").touch()
+    os.truncate(task.workspace / "holes", 1 << 40)
+    assert MIB <= disk.measure(keep, task.id).bytes < 2 * MIB
+
+
+# ---- what those before have used
+
+
+def test_a_new_sandbox_is_suggested_what_those_like_it_have_used(keep: Keep) -> None:
+    settings = '[limits]\nadaptive = true\nmemory = "512MiB"\nfloor = "64MiB"\nheadroom = 2'
+    configure(keep, settings)
+    for number in range(adapting.LEAST):
+        task = keep.create_task(f"before {number}", tags=["small"])
+        assert held(task)["Memory"] == 512 * MIB
+        shell(task, "head -c 60M /dev/zero >/tmp/held")
+        task.complete()
+        measured = events(task, ev.SandboxMeasured)[-1]
+        assert 60 * MIB < measured.memory_bytes < 100 * MIB
+    suggested = held(keep.create_task("after"))["Memory"]
+    assert 120 * MIB < suggested < 201 * MIB
+    assert held(keep.create_task("tagged", tags=["small"]))["Memory"] == suggested
+    assert held(keep.create_task("asked", limits={"memory": "300MiB"}))["Memory"] == 300 * MIB
+    configure(keep, settings.replace("true", "false"))
+    assert held(keep.create_task("off"))["Memory"] == 512 * MIB
+
+
+@given(st.lists(st.integers(min_value=0, max_value=2**40), min_size=1, max_size=64))
+def test_the_percentile_is_that_of_the_nearest_rank(peaks: list[int]) -> None:
+    found = adapting.percentile(peaks)
+    assert found in peaks
+    assert sum(peak <= found for peak in peaks) * 100 >= 95 * len(peaks)
+    assert sum(peak < found for peak in peaks) * 100 < 95 * len(peaks)
+
+
+def test_a_fork_bomb_is_held_and_said(keep: Keep) -> None:
+    task = keep.create_task("bomb", limits={"pids": 64})
+    running = Running(task, "sh", "-c", "b() { b | b & }; b; sleep 5", timeout=30.0)
+    eventually(lambda: monitor.tick(keep) or events(task, ev.LimitNeared))
+    near = events(task, ev.LimitNeared)[-1]
+    assert (near.resource, near.limit) == ("pids", 64)
+    assert near.used <= 64
+    keep.engine.restart(container_of(task))
+    assert running.result is not None
+    assert shell(task, "echo alive") == "alive\n"
+    assert events(task, ev.ExtensionRequested) == []
