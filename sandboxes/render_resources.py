@@ -36,6 +36,14 @@ def use_document(use: Use) -> Document:
     }
 
 
+def print_use(use: Use) -> None:
+    """What all sandboxes of a task have used."""
+    found = use_document(use)
+    memory = show_size(use.memory_bytes)
+    used = f"at most {memory} of memory and {use.pids} processes; {found['cpu_s']} s of processors"
+    print(f"used  {used}, {found['throttled_s']} s throttled; {found['oom_kills']} killed for want of memory")
+
+
 def print_top(found: Iterable[Watched], budget: int) -> None:
     """A table of what the live sandboxes use."""
     rows, promised = [], 0
