@@ -24,6 +24,7 @@ GUARD_PERCENT = 95
 """Where version 2 begins to slow down."""
 
 _UNLIMITED = 1 << 60
+_PAGE = 1 << 16
 _PROC = Path("/proc")
 
 
@@ -79,9 +80,8 @@ def guard(group: Group, on: bool) -> bool:
         if group.version == 1:
             (group.memory / "memory.oom_control").write_text("1" if on else "0")
         else:
-            limit = _number(group.memory / "memory.max")
-            high = "max" if not on or not limit else str(limit * GUARD_PERCENT // 100)
-            (group.memory / "memory.high").write_text(high)
+            high = _high(_number(group.memory / "memory.max"))
+            (group.memory / "memory.high").write_text(str(high) if on and high else "max")
     except OSError:
         return False
     return True
@@ -138,6 +138,7 @@ def _read_2(group: Group) -> Sample:
     folder = group.memory
     stat, cpu = _fields(folder / "memory.stat"), _fields(folder / "cpu.stat")
     used, limit = _number(folder / "memory.current"), _number(folder / "memory.max")
+    guarded = limit > 0 and _number(folder / "memory.high") == _high(limit)  # or it is of another limit
     if limit and (folder / "memory.swap.current").exists():
         used += _number(folder / "memory.swap.current")
         limit += _number(folder / "memory.swap.max")
@@ -150,8 +151,13 @@ def _read_2(group: Group) -> Sample:
         cpu.get("throttled_usec", 0) * 1000,
         _fields(folder / "memory.events").get("oom_kill", 0),
         False,
-        bool(_number(folder / "memory.high")),
+        guarded,
     )
+
+
+def _high(limit: int) -> int:
+    """Where version 2 slows down; a multiple of all page sizes, so that it is read as it was written."""
+    return limit * GUARD_PERCENT // 100 // _PAGE * _PAGE
 
 
 def _number(path: Path) -> int:

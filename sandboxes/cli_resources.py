@@ -6,6 +6,8 @@ They hold no logic.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -30,6 +32,7 @@ from sandkeep.sandboxes.options import (
     Tmp,
     Token,
 )
+from sandkeep.sandboxes.task_resources import TaskResources
 
 app = typer.Typer()
 
@@ -71,11 +74,7 @@ def extend_limits(
     json: AsJson = False,
 ) -> None:
     """Give more memory to a sandbox that stands still for want of it, and let it go on."""
-    with Keep.open(keep) as opened:
-        found = opened.resources(task)
-        extension = found.extend(memory, reason)
-        now = found.limits
-    _say_answer(found.id, extension, "granted", now, json)
+    _answer(keep, task, "granted", lambda found: found.extend(memory, reason), json)
 
 
 @app.command("deny-extension")
@@ -87,11 +86,8 @@ def deny_extension(
     json: AsJson = False,
 ) -> None:
     """Let a sandbox that stands still for want of memory go on with what it has, where something in it may be ended."""
-    with Keep.open(keep) as opened:
-        found = opened.resources(task)
-        extension = found.deny(reason, stop=stop)
-        now = found.limits
-    _say_answer(found.id, extension, "stopped" if stop else "denied", now, json)
+    said = "stopped" if stop else "denied"
+    _answer(keep, task, said, lambda found: found.deny(reason, stop=stop), json)
 
 
 @app.command("top")
@@ -124,12 +120,14 @@ def _say(task: str, now: Limits, json: bool) -> None:
     print(f"{task}  {', '.join(shown)}")
 
 
-def _say_answer(task: str, extension: Extension, answer: str, now: Limits, json: bool) -> None:
+def _answer(keep: Path, task: str, said: str, act: Callable[[TaskResources], Extension], json: bool) -> None:
+    with Keep.open(keep) as opened:
+        found = opened.resources(task)
+        extension = act(found)
+        memory = found.limits.memory_bytes
     if json:
-        numbers = {"used": extension.used_bytes, "wanted": extension.wanted_bytes, "memory": now.memory_bytes}
-        checkpoint = extension.checkpoint
-        render.print_json(
-            {"task": task, "extension": extension.id, "answer": answer, "checkpoint": checkpoint, **numbers}
-        )
+        about = {"task": found.id, "extension": extension.id, "answer": said, "checkpoint": extension.checkpoint}
+        numbers = {"used": extension.used_bytes, "wanted": extension.wanted_bytes, "memory": memory}
+        render.print_json(about | numbers)
     else:
-        print(f"{task}  {answer}, memory {quantity.show_size(now.memory_bytes)}")
+        print(f"{found.id}  {said}, memory {quantity.show_size(memory)}")

@@ -231,9 +231,14 @@ class LockManager:
         fence on the task's stream; a collaborative one does not, since a later one does not end the earlier.
         """
 
+        return self.act_on(task_id, lambda state: decision(registry.find(state, task_id)), token)
+
+    def act_on(self, task_id: str, decision: Callable[[StateView], list[Event]], token: int | None) -> Receipt:
+        """As `act`, for a decision that needs more than the task."""
+
         def decide(state: StateView) -> list[Event]:
             decider.admit(locks.find(state, task_id), token, self._clock())
-            return decision(registry.find(state, task_id))
+            return decision(state)
 
         claim = None if token is None else self.check(task_id, token)
         fence = token if claim is not None and claim.mode is Mode.EXCLUSIVE else None

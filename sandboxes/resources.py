@@ -88,24 +88,28 @@ def _over(use: Use) -> bool:
     return near is not None and near.percent >= disk.LEVELS[-1]
 
 
-def complete(keep: Keep, task_id: str) -> str:
-    """Complete a change that was cut off. Not taken back: a sandbox that uses more by now cannot be given less."""
+def complete(keep: Keep, task_id: str, made: str) -> str:
+    """Complete the change with the intent `made`, which was cut off, unless another came after it.
+
+    It is not taken back: a sandbox that uses more by now cannot be given less.
+    """
     use = of(keep, task_id)
-    if use.changing is not None:
+    if use.change == made and use.changing is not None:
         with contextlib.suppress(EngineFailed, SandboxGone):
-            _apply(keep, task_id, use.change, use.container, use.changing)
+            _apply(keep, task_id, made, use.container, use.changing)
+    else:
+        _settle(keep, task_id, ev.LimitsFailed(made, "interrupted", "another change came after it"))
     return f"task {task_id}: a change of its limits was interrupted"
 
 
 def change(keep: Keep, task_id: str, wanted: Limits, reason: str, fence: int | None = None) -> None:
     """Make these the task's limits, and those of its sandbox. Raises as `TaskResources.set` does."""
     most = admission.budget(keep, limits.load(keep.path).budget)
-    keep.locking.check(task_id, fence)
     with keep.working(task_id), intent.held(keep.intents) as made:
         container = of(keep, task_id).container
         request = ev.LimitsRequested(made, wanted, container, reason)
         promise = partial(_promise, task_id, request, most)
-        keep.log.decide(registry.STREAM + task_id, promise, actor=keep.actor, fence=fence)
+        keep.locking.act_on(task_id, promise, fence)
         _apply(keep, task_id, made, container, wanted)
 
 

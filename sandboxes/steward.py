@@ -79,7 +79,7 @@ def _settle(keep: Keep, task: registry.Task) -> list[str]:
         if pending in commands and any(other not in mine for other in commands):
             continue  # to end it would end what others run in the same sandbox; it stays for the next time
         if pending.kind == "LimitsRequested":
-            done.append(resources.complete(keep, task.id))
+            done.append(resources.complete(keep, task.id, pending.intent))
             continue
         _undo(keep, task, pending)
         failure = _SETTLED_AS[pending.kind](pending.intent, *_INTERRUPTED)

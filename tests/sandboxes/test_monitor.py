@@ -120,7 +120,7 @@ def test_the_disk_is_said_to_be_full_and_to_have_room(
 
 FILES = {
     "memory.current": "900\n",
-    "memory.max": "1000\n",
+    "memory.max": "10000000\n",
     "memory.high": "max\n",
     "memory.stat": "anon 500\ninactive_file 100\nactive_file 50\n",
     "memory.events": "low 0\noom_kill 2\n",
@@ -139,18 +139,21 @@ def unified(tmp_path: Path) -> Group:
 
 
 def test_version_2_is_read(unified: Group) -> None:
-    assert cgroup.read(unified) == Sample(750, 1000, 4, 0, 7000, 3000, 2)
+    assert cgroup.read(unified) == Sample(750, 10_000_000, 4, 0, 7000, 3000, 2)
     (unified.memory / "memory.swap.current").write_text("30\n")
     (unified.memory / "memory.swap.max").write_text("100\n")
-    assert cgroup.read(unified) == Sample(780, 1100, 4, 0, 7000, 3000, 2)
+    assert cgroup.read(unified) == Sample(780, 10_000_100, 4, 0, 7000, 3000, 2)
 
 
 def test_version_2_is_guarded_by_slowing_down(unified: Group) -> None:
     assert cgroup.guard(unified, on=True)
-    assert (unified.memory / "memory.high").read_text() == "950"
+    assert (unified.memory / "memory.high").read_text() == str(9_500_000 // 65_536 * 65_536)
     found = cgroup.read(unified)
     assert found is not None
     assert found.guarded
+    (unified.memory / "memory.max").write_text("20000000\n")
+    assert (found := cgroup.read(unified)) is not None
+    assert not found.guarded
     assert cgroup.guard(unified, on=False)
     assert (unified.memory / "memory.high").read_text() == "max"
 

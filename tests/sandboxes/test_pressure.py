@@ -175,6 +175,54 @@ def test_somebody_is_asked_and_says_no(keep: Keep) -> None:
     assert shell(task, "echo alive") == "alive\n"
 
 
+def test_a_no_needs_no_monitor(keep: Keep) -> None:
+    task = short(keep, 'when_full = "ask"')
+    with ticking(keep):
+        running = Running(task, *CHILD, bomb(500))
+        waiting(keep, task)
+    keep.resources(task.id).deny()
+    assert running.result.exit_code == 137
+    assert said_of(task) == DENIED
+
+
+SLOWLY = """
+import time
+x = []
+for i in range(160):
+    x.append(b"x" * (1 << 20))
+    time.sleep(0.3 if 100 < i < 125 else 0)
+print("lived")
+"""
+
+
+@pytest.mark.parametrize("answer", ["yes", "no"])
+def test_what_is_not_held_yet_is_frozen(keep: Keep, answer: str) -> None:
+    task = short(keep, 'when_full = "ask"')
+    with ticking(keep):
+        running = Running(task, *CHILD, SLOWLY)
+        waiting(keep, task)
+    (prepared,) = events(task, ev.ExtensionPrepared)
+    assert (prepared.frozen, prepared.problem) == (True, "")
+    assert status(task) == "paused"
+    keep.reconcile(again=True)
+    assert status(task) == "paused"
+    if answer == "yes":
+        keep.resources(task.id).extend("256MiB")
+        assert (running.result.exit_code, running.result.stdout.data) == (0, b"lived\n")
+    else:
+        keep.resources(task.id).deny()
+        assert running.result.exit_code == 137
+    assert status(task) == "running"
+
+
+def test_files_that_were_read_are_no_pressure(keep: Keep) -> None:
+    task = short(keep)
+    shell(task, "head -c 200M /dev/zero >large; cat large large >/dev/null; sync large")
+    monitor.tick(keep)
+    assert sample(keep, task).memory_bytes < 64 * MIB
+    assert events(task, ev.LimitNeared) == []
+
+
 def test_silence_is_a_no(keep: Keep) -> None:
     task = short(keep, 'when_full = "ask"\nanswer = "1s"')
     with ticking(keep):
@@ -214,7 +262,7 @@ STEPS = (
 def test_a_relief_cut_off_is_completed(keep: Keep, step: str) -> None:
     task = short(keep, 'memory_max = "400MiB"')
     monitor.tick(keep)  # so that it is guarded
-    running = Running(task, *CHILD, bomb(180))
+    running = Running(task, *CHILD, bomb(165))
     eventually(lambda: sample(keep, task).held)
     with stopped_at(step, "tick", keep.path) as process:
         process.kill()
@@ -252,6 +300,17 @@ def test_a_task_that_ends_while_it_waits_leaves_nothing(keep: Keep) -> None:
     assert events(task, ev.ExtensionEnded)[0].outcome == "gone"
     task.complete()
     assert monitor.live(keep) == []
+
+
+def test_two_changes_that_were_cut_off_are_both_settled(keep: Keep, task: Task) -> None:
+    for memory in ("256MiB", "300MiB"):
+        with stopped_at("before:engine.limit", "limit", keep.path, task.id, memory) as process:
+            process.kill()
+            process.wait()
+    assert len(task.state.pending) == 2
+    keep.reconcile(again=True)
+    assert not task.state.pending
+    assert held(task)["Memory"] == keep.resources(task.id).limits.memory_bytes == 300 * MIB
 
 
 def test_answers_and_figures_on_the_command_line(keep: Keep, cli: Cli) -> None:

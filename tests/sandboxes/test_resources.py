@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sandkeep.events import StaleFence
 from sandkeep.events import catalogue as ev
 from sandkeep.sandboxes import Keep, Task, adapting, disk, monitor
 from sandkeep.sandboxes.clock import BootTime, boot_clock
-from sandkeep.sandboxes.errors import BudgetExhausted, DiskFull, EngineFailed
+from sandkeep.sandboxes.errors import BudgetExhausted, DiskFull, EngineFailed, LockHeld
 from sandkeep.sandboxes.execution import FLOODED, TIMED_OUT
 from sandkeep.sandboxes.limits import LIMITS
 
@@ -86,6 +87,19 @@ def test_a_change_cut_off_is_completed(keep: Keep, task: Task, step: str) -> Non
     assert types(task.history())[-1] == "LimitsSet"
     assert not task.state.pending
     assert held(task)["Memory"] == keep.resources(task.id).limits.memory_bytes == 256 * MIB
+
+
+def test_a_lock_admits_who_may_change_limits(keep: Keep, task: Task) -> None:
+    with task.lock() as held_lock:
+        with pytest.raises(LockHeld):
+            keep.resources(task.id).set({"pids": 99})
+        keep.resources(task.id, held_lock.token).set({"pids": 99})
+    with pytest.raises(StaleFence):
+        keep.resources(task.id, held_lock.token).set({"pids": 100})
+    with task.lock("collaborative") as first, task.lock("collaborative", session="other") as second:
+        keep.resources(task.id, second.token).set({"pids": 100})
+        keep.resources(task.id, first.token).set({"pids": 101})  # the later token has not ended the earlier
+    assert held(task)["PidsLimit"] == 101
 
 
 def test_a_command_has_no_more_time_and_output_than_its_task(keep: Keep, task: Task) -> None:
