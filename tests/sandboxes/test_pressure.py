@@ -15,7 +15,7 @@ from sandkeep.sandboxes.cgroup import Sample
 from sandkeep.sandboxes.errors import BudgetExhausted, ExtensionNotFound, ExtensionOpen, SandboxGone
 
 from .limited import MIB, Running, configure, events, held
-from .support import Cli, container_of, containers, eventually, shell, status, stopped_at
+from .support import Cli, container_of, containers, eventually, shell, status, stopped_at, types
 
 pytestmark = pytest.mark.engine
 
@@ -310,6 +310,7 @@ def test_two_changes_that_were_cut_off_are_both_settled(keep: Keep, task: Task) 
     assert len(task.state.pending) == 2
     keep.reconcile(again=True)
     assert not task.state.pending
+    assert types(task.history())[-2:] == ["LimitsFailed", "LimitsSet"]
     assert held(task)["Memory"] == keep.resources(task.id).limits.memory_bytes == 300 * MIB
 
 
