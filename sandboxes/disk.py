@@ -3,7 +3,7 @@
 No quota that every host has holds a folder to a size: Docker's is refused on most file systems, and project quotas and
 loop files need a host that was prepared. So the kernel bounds each single file (`RLIMIT_FSIZE`), and the sum is
 measured: workspace and spooled output, by du(1), which follows no link and counts what is allocated. A task that takes
-more than it may has all that runs in it ended, and begins nothing until it takes less.
+more than it may has its sandbox ended, and begins nothing until it takes less.
 
 `tick` does not measure each time. What was found is remembered in `run/disk`, with what was free on the disk then; a
 task is measured again after a minute, or once so much less is free that the task could be near its limit. A measurement
@@ -17,6 +17,7 @@ import logging
 import os
 import subprocess
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,6 +27,7 @@ from sandkeep.events import Event, SandkeepError
 from sandkeep.events import catalogue as ev
 from sandkeep.projections import StateView, Use, registry
 from sandkeep.projections import resources as uses
+from sandkeep.sandboxes import decider
 from sandkeep.sandboxes.clock import BootTime, boot_clock
 
 if TYPE_CHECKING:
@@ -72,7 +74,7 @@ def tick(keep: Keep) -> list[str]:
 
 
 def look(keep: Keep, use: Use) -> list[str]:
-    """Measure a task, record what it comes near to, and end what runs in it if it takes too much."""
+    """Measure a task, record what it comes near to, and end its sandbox if it takes too much."""
     limit = (use.limits or use.asked or ev.Limits(0, 0, 0, 0)).disk_bytes
     if not limit:
         return []
@@ -86,12 +88,13 @@ def look(keep: Keep, use: Use) -> list[str]:
 
     if judge(use, found.bytes, limit, time.time_ns()):
         keep.log.decide(registry.STREAM + use.task, decide, actor=keep.actor)
-    over = found.bytes >= limit
-    if over and use.container is not None and (decided or _busy(keep, use)):
+    done = [f"task {use.task}: {type(each).__name__} of its disk" for each in decided]
+    if found.bytes >= limit and use.container is not None:
         with keep.working(use.task):
-            keep.engine.restart(use.container)
-        return [f"task {use.task}: it takes too much of the disk, and what ran in it was ended"]
-    return [f"task {use.task}: {type(each).__name__} of its disk" for each in decided]
+            keep.engine.remove(use.container)
+            keep.decide(use.task, partial(decider.lose, event=ev.SandboxRemoved(use.container)))
+        done.append(f"task {use.task}: it takes too much of the disk, and its sandbox was ended")
+    return done
 
 
 def judge(use: Use, used: int, limit: int, now_ns: int) -> list[Event]:
@@ -153,12 +156,6 @@ def measure(keep: Keep, task_id: str) -> Measured:
     temporary.write_bytes(msgspec.msgpack.encode(found))
     temporary.replace(path)
     return found
-
-
-def _busy(keep: Keep, use: Use) -> bool:
-    with keep.projections.reading() as state:
-        task = registry.find(state, use.task)
-    return task is not None and any(each.kind == "CommandRequested" for each in task.pending)
 
 
 def _free(keep: Keep) -> int:

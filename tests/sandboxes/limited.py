@@ -9,6 +9,7 @@ from typing import Any
 from sandkeep.events import SandkeepError
 from sandkeep.events import catalogue as ev
 from sandkeep.sandboxes import Keep, Result, Task
+from sandkeep.sandboxes.errors import SandboxGone
 
 from .support import container_of, engine
 
@@ -51,3 +52,8 @@ class Running:
     def result(self) -> Any:
         self._thread.join(120)
         return self._result[0]
+
+
+def ended(running: Running) -> bool:
+    """Whether the command was ended with its sandbox; it may have been seen to end first."""
+    return isinstance(running.result, SandboxGone) or running.result.exit_code == 137

@@ -12,9 +12,9 @@ from sandkeep.events import catalogue as ev
 from sandkeep.projections import Extension
 from sandkeep.sandboxes import Keep, Task, monitor
 from sandkeep.sandboxes.cgroup import Sample
-from sandkeep.sandboxes.errors import BudgetExhausted, ExtensionNotFound, ExtensionOpen, SandboxGone
+from sandkeep.sandboxes.errors import BudgetExhausted, ExtensionNotFound, ExtensionOpen
 
-from .limited import MIB, Running, configure, events, held
+from .limited import MIB, Running, configure, ended, events, held
 from .support import Cli, container_of, containers, eventually, shell, status, stopped_at, types
 
 pytestmark = pytest.mark.engine
@@ -64,11 +64,6 @@ def waiting(keep: Keep, task: Task) -> Extension:
     found = eventually(look)
     assert found is not None
     return found
-
-
-def ended(running: Running) -> bool:
-    """Whether the command was ended with its sandbox; it may have been seen to end first."""
-    return isinstance(running.result, SandboxGone) or running.result.exit_code == 137
 
 
 def sample(keep: Keep, task: Task) -> Sample:
