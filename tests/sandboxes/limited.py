@@ -9,7 +9,6 @@ from typing import Any
 from sandkeep.events import SandkeepError
 from sandkeep.events import catalogue as ev
 from sandkeep.sandboxes import Keep, Result, Task
-from sandkeep.sandboxes.errors import SandboxGone
 
 from .support import container_of, engine
 
@@ -55,5 +54,5 @@ class Running:
 
 
 def ended(running: Running) -> bool:
-    """Whether the command was ended with its sandbox; it may have been seen to end first."""
-    return isinstance(running.result, SandboxGone) or running.result.exit_code == 137
+    """Whether the command was ended with its sandbox; which of the two was seen to end first depends."""
+    return isinstance(running.result, SandkeepError) or running.result.exit_code == 137
