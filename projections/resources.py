@@ -208,8 +208,10 @@ class Resources:
     version = 1
 
     def apply(self, state: State, record: Record) -> None:
-        if not record.stream.startswith(_STREAM) or record.type not in _TYPES:
+        if record.type not in _TYPES or not record.stream.startswith(_STREAM):
             return
+        if record.type == _CREATED and memoryview(record.data)[-len(_NO_LIMITS) :] == _NO_LIMITS:
+            return  # as most tasks are, which would cost a decoding each
         key = record.stream.removeprefix(_STREAM)
         before = find(state, key)
         after = evolve(before, record, record.event)
@@ -226,6 +228,10 @@ class Resources:
                 peaks = (*peaks_of(state, kind, name), before.measured.memory_bytes)[-KEPT_PEAKS:]
                 state.put(_peaks_key(kind, name), _encode_peaks(peaks))
 
+
+_CREATED = ev.TaskCreated.__name__
+_NO_LIMITS = msgspec.msgpack.encode({"limits": None})[1:]
+"""How the body ends of a task that was given no limits of its own."""
 
 _TYPES = {
     cls.__name__
