@@ -11,6 +11,7 @@ from sandkeep.projections.locks import Claim, Lock, Locks, Mode
 from sandkeep.projections.network import NetworkMode, NetworkPolicy, Networks, Traffic
 from sandkeep.projections.projection import MemoryState, Projection, State, StateView, digest, fold
 from sandkeep.projections.registry import Pending, Registry, Task, TaskState
+from sandkeep.projections.resources import Extension, Resources, Use
 from sandkeep.projections.search import Fit, Found, find_tasks
 from sandkeep.projections.store import BadMoment, ProjectionStore, Rebuilt
 from sandkeep.projections.summary import Decision, Execution, Stats
@@ -28,6 +29,7 @@ __all__ = [
     "Conflicts",
     "Decision",
     "Execution",
+    "Extension",
     "Filter",
     "Fit",
     "Fork",
@@ -50,6 +52,7 @@ __all__ = [
     "ProjectionsUnavailable",
     "Rebuilt",
     "Registry",
+    "Resources",
     "Sort",
     "State",
     "StateView",
@@ -58,6 +61,7 @@ __all__ = [
     "Task",
     "TaskState",
     "Traffic",
+    "Use",
     "compare",
     "digest",
     "find_tasks",

@@ -30,11 +30,29 @@ from sandkeep.sandboxes import (
     cli_network,
     cli_processes,
     cli_registry,
+    cli_resources,
     render,
 )
 from sandkeep.sandboxes.execution import DEFAULT_TIMEOUT_SECONDS
 from sandkeep.sandboxes.keep import FORMAT, Keep, default_actor, identify
-from sandkeep.sandboxes.options import HERE, Allow, AsJson, KeepPath, Private, TaskId, Token
+from sandkeep.sandboxes.options import (
+    HERE,
+    Allow,
+    AsJson,
+    Cpus,
+    Disk,
+    KeepPath,
+    Memory,
+    OpenFiles,
+    Output,
+    Pids,
+    Private,
+    Swap,
+    TaskId,
+    Time,
+    Tmp,
+    Token,
+)
 from sandkeep.sandboxes.task import Task
 from sandkeep.sandboxes.verification import verify_log
 
@@ -58,6 +76,7 @@ app.add_typer(cli_conflicts.app)
 app.add_typer(cli_images.app)
 app.add_typer(cli_network.app)
 app.add_typer(cli_processes.app)
+app.add_typer(cli_resources.app)
 
 
 @app.command("init")
@@ -84,6 +103,15 @@ def create_task(
     network: Annotated[str, typer.Option(metavar="MODE", help="What it may reach: none, allow or open.")] = "none",
     allow: Allow = None,
     private: Private = None,
+    memory: Memory = None,
+    swap: Swap = None,
+    cpus: Cpus = None,
+    pids: Pids = None,
+    tmp: Tmp = None,
+    disk: Disk = None,
+    open_files: OpenFiles = None,
+    output: Output = None,
+    time: Time = None,
     keep: KeepPath = HERE,
     json: AsJson = False,
 ) -> None:
@@ -100,6 +128,7 @@ def create_task(
                 network=network,
                 allow=allow or (),
                 private=private or (),
+                limits=cli_resources.asked_for(memory, swap, cpus, pids, tmp, disk, open_files, output, time),
                 progress=progress,
             )
         if json:

@@ -16,7 +16,7 @@ import typer
 
 from sandkeep.events import BlobStore
 from sandkeep.projections import Execution
-from sandkeep.sandboxes import render, render_recorded
+from sandkeep.sandboxes import render, render_recorded, render_resources
 from sandkeep.sandboxes.execution import Result, chunks
 from sandkeep.sandboxes.keep import Keep
 from sandkeep.sandboxes.options import HERE, AsJson, KeepPath, TaskId
@@ -109,14 +109,16 @@ def task_decisions(task: TaskId, last: Last = None, keep: KeepPath = HERE, json:
 
 @app.command("task-stats")
 def task_stats(task: TaskId, keep: KeepPath = HERE, json: AsJson = False) -> None:
-    """Show the numbers of a task: events, runs, failures, time, output, checkpoints."""
+    """Show the numbers of a task: events, runs, failures, time, output, checkpoints, and what its sandboxes used."""
     with Keep.open(keep) as opened:
         found = opened.task(task)
-        state, stats = found.state, found.stats()
+        state, stats, use = found.state, found.stats(), opened.resources(task).use
     if json:
-        render.print_json({"task": state.id, "state": state.state, **render_recorded.stats_document(stats)})
+        used = render_resources.use_document(use)
+        render.print_json({"task": state.id, "state": state.state, **render_recorded.stats_document(stats), **used})
     else:
         render_recorded.print_stats(state, stats)
+        render_resources.print_use(use)
 
 
 @app.command("rebuild-memory")

@@ -56,6 +56,8 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
     stdin: bytes | BinaryIO | None = None
     background: bool = False
     window: Callable[[], Window] | None = None
+    most: int = 0
+    """The bytes that it may write to each stream; 0 for as many as any."""
 
     def request(self, made: str, blobs: BlobStore) -> ev.CommandRequested:
         """What is put on record before it is run, under the intent `made`. Input that is large goes to `blobs`."""
@@ -81,7 +83,7 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
             self.folder,
             self.env,
             self.timeout,
-            spool.OUTPUT_BYTES,
+            spool.most(self.most),
             stdin=self.stdin is not None,
             follow=follow,
             window=None if self.window is None else self.window(),
@@ -205,7 +207,7 @@ def _by_shell(
 ) -> ev.CommandExecuted:
     if asked.stdin is not None:
         raise NO_AGENT
-    with ShellSpool(sandbox.spool, made) as files:
+    with ShellSpool(sandbox.spool, made, asked.most) as files:
         pump = None if on_output is None else partial(_give, files, on_output)
         ended = shell.run(
             keep.engine, place.container, files, asked.argv, asked.env, asked.folder, asked.timeout, pump, place.end_all

@@ -45,6 +45,11 @@ def begin(task: Task | None, intent: ev.Intent) -> list[Event]:
     return [*_allowed(task, TaskState.CREATED, TaskState.ACTIVE), intent]
 
 
+def limit(task: Task | None, intent: ev.LimitsRequested) -> list[Event]:
+    """What a task's sandbox may use is about to change."""
+    return [*_allowed(task, *LIVE), intent]
+
+
 def pause(task: Task | None, intent: ev.PauseRequested) -> list[Event]:
     """A task is about to be paused, while nothing goes on in it."""
     return [*_allowed(task, TaskState.CREATED, TaskState.ACTIVE, idle=True), intent]

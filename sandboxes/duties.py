@@ -23,7 +23,7 @@ import msgspec
 
 from sandkeep.events import SandkeepError, Subscription
 from sandkeep.projections import TaskState
-from sandkeep.sandboxes import intent, memory, pool, settings, steward
+from sandkeep.sandboxes import disk, intent, memory, monitor, pool, settings, steward
 from sandkeep.sandboxes.errors import EngineUnreachable
 from sandkeep.sandboxes.incumbent import Seat, incumbent
 
@@ -78,6 +78,8 @@ DUTIES = (
     Duty("locks", 5.0, expire),
     Duty("rest", 5.0, rest),
     Duty("pool", 2.0, pool.fill),
+    Duty("monitor", 1.0, monitor.tick),
+    Duty("disk", 2.0, disk.tick),
     Duty("sweep", 300.0, sweep),
 )
 """What every steward does. The memory folders follow the log beside this."""

@@ -29,6 +29,7 @@ from docker.types.daemon import CancellableStream
 from sandkeep.events.catalogue import Limits
 from sandkeep.sandboxes import agent, exec_stream, workspace
 from sandkeep.sandboxes.agent import Broken, Connection, Refused
+from sandkeep.sandboxes.cgroup import Sample
 from sandkeep.sandboxes.errors import EngineFailed, EngineUnreachable, SandboxGone
 from sandkeep.sandboxes.guest import forwarder
 
@@ -117,15 +118,16 @@ class Engine:
         with _errors():
             yield client
 
+    @cached_property
+    def machine(self) -> tuple[int, int]:
+        """How many processors and how many bytes of memory the engine's machine has."""
+        with _errors():
+            info = self._client.info()
+        return int(info["NCPU"]), int(info["MemTotal"])
+
     def fit(self, limits: Limits) -> Limits:
         """`limits` with no more processors than the engine's machine has, which it would refuse."""
-        with _errors():
-            cpus = self._cpus
-        return msgspec.structs.replace(limits, nano_cpus=min(limits.nano_cpus, cpus * 10**9))
-
-    @cached_property
-    def _cpus(self) -> int:
-        return int(self._client.info()["NCPU"])
+        return msgspec.structs.replace(limits, nano_cpus=min(limits.nano_cpus, self.machine[0] * 10**9))
 
     def start(
         self, image_id: str, mounts: Mounts, limits: Limits, labels: Mapping[str, str], helpers: Helpers = ()
@@ -194,9 +196,10 @@ class Engine:
                 read_only=True,
                 tmpfs=tmpfs,
                 mem_limit=limits.memory_bytes,
-                memswap_limit=limits.memory_bytes,
+                memswap_limit=limits.memory_bytes + limits.swap_bytes,
                 nano_cpus=limits.nano_cpus,
                 pids_limit=limits.pids,
+                ulimits=_ulimits(limits),
                 log_config=docker.types.LogConfig(type="none"),
                 mounts=binds,
                 labels={**labels, FORM: form},
@@ -280,6 +283,50 @@ class Engine:
             limits_memory=bool(info.get("MemoryLimit")),
             limits_pids=bool(info.get("PidsLimit", True)),
         )
+
+    def limit(self, container: str, limits: Limits) -> None:
+        """Change what a container may use of memory, swap, processors and processes; the rest it was started with.
+
+        The SDK cannot change all of these. Fails if it uses more memory already.
+        """
+        body = {
+            "Memory": limits.memory_bytes,
+            "MemorySwap": limits.memory_bytes + limits.swap_bytes,
+            "NanoCpus": limits.nano_cpus,
+            "PidsLimit": limits.pids,
+        }
+        api = self._client.api
+        with _errors(container):
+            # The client is a session of requests; what it says beside is not in its API.
+            answer = api.post(f"{api.base_url}/v{api.api_version}/containers/{container}/update", json=body)
+            try:
+                answer.raise_for_status()
+            except requests.HTTPError as error:
+                docker.errors.create_api_error_from_http_exception(error)
+
+    def statistics(self, container: str) -> Sample:
+        """What a container uses, as the engine says, which takes a second. Page cache may count as used."""
+        with _errors(container):
+            found = self._client.api.stats(container, stream=False)
+        memory, cpu = found["memory_stats"], found["cpu_stats"]
+        stat = memory.get("stats", {})
+        cache = sum(stat.get(f"total_{name}", stat.get(name, 0)) for name in ("inactive_file", "active_file"))
+        pids = found["pids_stats"]
+        return Sample(
+            max(0, memory.get("usage", 0) - cache),
+            memory.get("limit", 0),
+            pids.get("current", 0),
+            pids.get("limit", 0),
+            cpu["cpu_usage"]["total_usage"],
+            cpu.get("throttling_data", {}).get("throttled_time", 0),
+            0,
+        )
+
+    def init_pid(self, container: str) -> int | None:
+        """The process id of a container's first process on the engine's machine; None if it does not run."""
+        with _errors():
+            found = self._find(container)
+            return None if found is None else int(found.attrs["State"]["Pid"]) or None
 
     def status(self, container: str) -> str | None:
         """The engine's word for the state of a container ("running", "paused", "exited" ...), None if it has none."""
@@ -405,6 +452,13 @@ class Engine:
             return self._client.containers.get(container)
         except docker.errors.NotFound:
             return None
+
+
+def _ulimits(limits: Limits) -> list[docker.types.Ulimit]:
+    # No file alone can take more than all of the workspace may; to their sum only the monitor sees.
+    file = max(limits.disk_bytes, limits.tmp_bytes, limits.output_bytes) if limits.disk_bytes else 0
+    found = {"nofile": limits.open_files, "fsize": file}
+    return [docker.types.Ulimit(name=name, soft=most, hard=most) for name, most in found.items() if most]
 
 
 def _wait_for_end(connection: int, deadline: float, tick: Callable[[], bool], tick_seconds: float) -> bool:

@@ -23,6 +23,18 @@ class KeepFormat(SandkeepError):
     code = "keep-format"
 
 
+class BadSettings(SandkeepError):
+    """What keep.toml says cannot be meant."""
+
+    code = "bad-settings"
+
+
+class BadLimits(BadInput):
+    """What was asked for cannot be a sandbox's limits."""
+
+    code = "bad-limits"
+
+
 class BadId(BadInput):
     """What was given cannot be an id."""
 
@@ -117,6 +129,30 @@ class IsolationUnknown(SandkeepError):
     """A sandbox gave no account of what is open to it."""
 
     code = "isolation-unknown"
+
+
+class BudgetExhausted(SandkeepError):
+    """The sandboxes that live have been promised so much memory that this one cannot have what it needs."""
+
+    code = "budget-exhausted"
+
+
+class ExtensionOpen(SandkeepError):
+    """The sandbox stands still until somebody says whether it may have more memory."""
+
+    code = "extension-open"
+
+
+class ExtensionNotFound(SandkeepError):
+    """The task's sandbox waits for no more memory."""
+
+    code = "extension-not-found"
+
+
+class DiskFull(SandkeepError):
+    """The task's workspace takes more of the disk than it may."""
+
+    code = "disk-full"
 
 
 class KeyUnavailable(SandkeepError):

@@ -20,7 +20,7 @@ import os
 import secrets
 import time
 import tomllib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, final
@@ -60,13 +60,14 @@ from sandkeep.projections import (
     ProjectionStore,
     Rebuilt,
     Registry,
+    Resources,
     StateView,
     TaskState,
     conflicts,
     locks,
     registry,
 )
-from sandkeep.sandboxes import audit, intent, own_workspace, pool, steward, view, workspace
+from sandkeep.sandboxes import audit, intent, own_workspace, pool, resources, steward, view, workspace
 from sandkeep.sandboxes.audit import Exported
 from sandkeep.sandboxes.conflict import TaskConflicts
 from sandkeep.sandboxes.description import check_tags, check_title
@@ -78,6 +79,7 @@ from sandkeep.sandboxes.locks import LockManager
 from sandkeep.sandboxes.network import TaskNetwork, check_policy
 from sandkeep.sandboxes.own_workspace import OwnWorkspaces
 from sandkeep.sandboxes.task import Task
+from sandkeep.sandboxes.task_resources import TaskResources
 from sandkeep.sandboxes.verification import KeepReport, referenced, verify_keep
 from sandkeep.sandboxes.view import Moment, View
 
@@ -113,7 +115,7 @@ class Keep:
         self._works = path / "run" / "tasks"
         for folder in (self.intents, self._works):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        projections = (Registry(), Checkpoints(), Locks(), Conflicts(), Forks(), Images(), Networks())
+        projections = (*(Registry(), Checkpoints(), Locks(), Conflicts(), Forks(), Images(), Networks(), Resources()),)
         self.projections = ProjectionStore(path / "projections", projections)
         self.log: LmdbLog[StateView] = LmdbLog(
             path / "log", follower=self.projections, journal=path / "journal", doorbells=path / "run" / "doorbells"
@@ -207,13 +209,15 @@ class Keep:
         network: str = NetworkMode.NONE,
         allow: Iterable[str] = (),
         private: Iterable[str] = (),
+        limits: Mapping[str, object] | None = None,
         progress: Callable[[str], None] = quiet,
     ) -> Task:
         """A new task; its workspace is a clone of the git repository `source`, or empty. Its first command starts its
         sandbox.
 
         Whoever acts owns it unless `owner` names another; `parent` is the id of the task that it is a part of. The
-        sandbox may reach what `network`, `allow` and `private` say; see `TaskNetwork.set`.
+        sandbox may reach what `network`, `allow` and `private` say; see `TaskNetwork.set`. `limits` are
+        what it may use, like {"memory": "1GiB", "cpus": 2}; what is not named is as in keep.toml.
 
         The base image is used unless `image` names another (see `images`), and made first if the engine lacks it;
         while no engine answers a recipe's image is left to the first command. `progress` is called with what takes
@@ -225,11 +229,12 @@ class Keep:
         owner = None if owner is None else check_actor(owner)
         origin = None if source is None else workspace.check_source(Path(source))
         parent = None if parent is None else self.task(parent).id
+        own = resources.chosen(self, limits or {})
         policy = check_policy(self, network, allow, private)
         named = None if origin is None else os.fspath(origin)
         with self.images.chosen(image, progress) as name, pool.place(self, name) as task_id:
             task = Task(self, task_id)
-            task.create(ev.TaskCreated("", title, named, name, owner, tags, parent), policy, progress)
+            task.create(ev.TaskCreated("", title, named, name, owner, tags, parent, own), policy, progress)
         return task
 
     def task(self, task_id: str, fence: int | None = None) -> Task:
@@ -277,6 +282,10 @@ class Keep:
     def network(self, task_id: str, fence: int | None = None) -> TaskNetwork:
         """What a task's sandbox may reach, and has. Raises as `task` does."""
         return TaskNetwork(self, self.task(task_id).id, fence)
+
+    def resources(self, task_id: str, fence: int | None = None) -> TaskResources:
+        """What a task's sandbox may use, and uses. Raises as `task` does."""
+        return TaskResources(self, self.task(task_id).id, fence)
 
     def events(self, after: int = 0) -> Iterator[Record]:
         """The records behind position `after`, verified."""

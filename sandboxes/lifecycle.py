@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING
 from sandkeep.events import BadInput, Event, Receipt
 from sandkeep.events import catalogue as ev
 from sandkeep.projections import registry
-from sandkeep.sandboxes import decider, intent, memory, outcome
+from sandkeep.sandboxes import decider, intent, memory, monitor, outcome
 from sandkeep.sandboxes.errors import TaskRefused
 from sandkeep.sandboxes.images import quiet
+from sandkeep.sandboxes.limits import LIMITS
 from sandkeep.sandboxes.outcome import failing_as
 from sandkeep.sandboxes.recorded import Recorded
-from sandkeep.sandboxes.sandbox import LIMITS, Sandbox
+from sandkeep.sandboxes.sandbox import Sandbox
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -90,6 +91,7 @@ class Lifecycle(Recorded):
                 return
             self._act(partial(decider.stop, intent=request))
             with failing_as(self._keep, self.id, ev.SandboxStopFailed, made):
+                monitor.measure(self._keep, self.id)
                 self.sandbox.remove()
             self._settle(ev.SandboxStopped(made))
 

@@ -254,11 +254,15 @@ class LockManager:
         does not, since a later one does not end the earlier.
         """
 
+        return self.act_on(task_id, lambda state: decision(registry.find(state, task_id)), token)
+
+    def act_on(self, task_id: str, decision: Callable[[StateView], list[Event]], token: int | None) -> Receipt:
+        """As `act`, for a decision that needs more than the task."""
+
         def decide(state: StateView, now: BootTime) -> list[Event]:
             fork_decider.admit(state, task_id, token, now)
-            task = registry.find(state, task_id)
-            events = decision(task)
-            fork_decider.end(state, task, events)
+            events = decision(state)
+            fork_decider.end(state, registry.find(state, task_id), events)
             return events
 
         claim = None if token is None else self.check(task_id, token)

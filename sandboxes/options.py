@@ -26,4 +26,22 @@ Private = Annotated[
     typer.Option(metavar="HOST:PORT", help="One that the internet does not reach; keep.toml has to grant it."),
 ]
 
+_LIMITS = "What a sandbox may use"
+
+
+def _limit(name: str, metavar: str, what: str) -> typer.models.OptionInfo:
+    option: typer.models.OptionInfo = typer.Option(name, metavar=metavar, help=what, rich_help_panel=_LIMITS)
+    return option
+
+
+Memory = Annotated[str | None, _limit("--memory", "SIZE", "Memory, like 2GiB.")]
+Swap = Annotated[str | None, _limit("--swap", "SIZE", "Swap beside the memory.")]
+Cpus = Annotated[str | None, _limit("--cpus", "N", "Processors, like 1.5.")]
+Pids = Annotated[str | None, _limit("--pids", "N", "Processes and threads.")]
+Tmp = Annotated[str | None, _limit("--tmp", "SIZE", "/tmp, which lies in memory.")]
+Disk = Annotated[str | None, _limit("--disk", "SIZE", "The workspace.")]
+OpenFiles = Annotated[str | None, _limit("--open-files", "N", "Files that one process has open.")]
+Output = Annotated[str | None, _limit("--output", "SIZE", "What a command writes to one stream.")]
+Time = Annotated[str | None, _limit("--time", "TIME", "How long a command takes, like 90s or 1h.")]
+
 HERE = Path(".sandkeep")

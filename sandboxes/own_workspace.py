@@ -30,7 +30,7 @@ from sandkeep.projections import (
     network,
     registry,
 )
-from sandkeep.sandboxes import collision, fork_decider, merging
+from sandkeep.sandboxes import collision, fork_decider, merging, resources
 from sandkeep.sandboxes.agent import Window
 from sandkeep.sandboxes.background import Running
 from sandkeep.sandboxes.clock import BootTime
@@ -213,6 +213,7 @@ def _make(keep: Keep, fork: Fork) -> None:
     assert parent is not None
     title = f"{fork.agent}'s own workspace: {parent.title}"[:MAX_TITLE]
     with keep.images.chosen(parent.image, quiet) as name, keep.working(fork.task):
-        asked = ev.TaskCreated("", title, None, name, fork.agent, (), parent.id)
+        limits = resources.of(keep, parent.id).asked
+        asked = ev.TaskCreated("", title, None, name, fork.agent, (), parent.id, limits)
         policy = None if reach == NetworkPolicy() else ev.NetworkPolicySet(reach.mode, reach.allow)
         Task(keep, fork.task, fork.token).create(asked, policy, quiet, base.digest)

@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from sandkeep.projections import registry
-from sandkeep.sandboxes import decider, intent, settings, slot, workspace
-from sandkeep.sandboxes.sandbox import LIMITS, Sandbox
+from sandkeep.sandboxes import decider, intent, limits, settings, slot, workspace
+from sandkeep.sandboxes.sandbox import Sandbox
 from sandkeep.sandboxes.slot import Slot
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def fill(keep: Keep) -> list[str]:
     fitting = None
     if wanted:
         image, image_id = keep.images.resolve()
-        fitting = Slot(image, image_id, keep.engine.fit(LIMITS))
+        fitting = Slot(image, image_id, keep.engine.fit(limits.load(keep.path).limits))
     good, done = 0, []
     for name in names:
         with keep.attempting(name) as mine:

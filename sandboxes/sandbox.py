@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, final
 from sandkeep.events import Event, SandkeepError
 from sandkeep.events import catalogue as ev
 from sandkeep.projections import TaskState, registry
-from sandkeep.sandboxes import agent, decider, egress, guest, intent, outcome, slot, workspace
+from sandkeep.sandboxes import agent, decider, egress, guest, intent, outcome, resources, slot, workspace
 from sandkeep.sandboxes.agent import Broken, Connection, Refused
 from sandkeep.sandboxes.engine import AGENT, INTENT, KEEP, TASK, Mounts
 from sandkeep.sandboxes.errors import EngineFailed
@@ -27,9 +27,6 @@ from sandkeep.sandboxes.spool import Ended, Spool
 
 if TYPE_CHECKING:
     from sandkeep.sandboxes.keep import Keep
-
-LIMITS = ev.Limits(memory_bytes=2 << 30, nano_cpus=2_000_000_000, pids=512, tmp_bytes=512 << 20)
-"""What a sandbox may use, on a machine that has as much."""
 
 _PATIENCE_SECONDS = 20.0
 _AGAIN_SECONDS = 5.0
@@ -72,7 +69,8 @@ class Sandbox:
     def place(self, progress: Callable[[str], None]) -> Place:
         """The running container, started if there is none; `progress` is called with what takes long.
 
-        The caller is `working` on the task. Raises `ImageNotFound`, `EngineFailed` and `EngineUnreachable`.
+        The caller is `working` on the task. Raises `ImageNotFound`, `BudgetExhausted`, `BadSettings`,
+        `EngineFailed` and `EngineUnreachable`.
         """
         engine, task = self._keep.engine, self._state()
         if task.container is not None:
@@ -89,9 +87,7 @@ class Sandbox:
             self._lose(task.container, f"it was found {status or 'removed'}")
         with intent.held(self._keep.intents) as made:
             image_id = self._keep.images.resolve(task.image, progress)[1]
-            limits = engine.fit(LIMITS)
-            request = ev.SandboxRequested(made, image_id, limits)
-            self._decide(partial(decider.begin, intent=request))
+            limits = resources.allot(self._keep, task, image_id, made)
             with outcome.failing_as(self._keep, self.id, ev.SandboxFailed, made):
                 container = slot.adopt(self._keep, self.id, image_id, limits)
                 if container is None:

@@ -47,8 +47,10 @@ exec "$@" </dev/null >>"$_sandkeep.out" 2>>"$_sandkeep.err"
 class ShellSpool:
     """The files of one command. Use as a context manager: at its end they are gone."""
 
-    def __init__(self, folder: Path, command: str) -> None:
-        """Make the files in `folder`; `command` is the command's id."""
+    def __init__(self, folder: Path, command: str, most: int = 0) -> None:
+        """Make the files in `folder`; `command` is the command's id, `most` what a stream may have; see
+        `spool.most`."""
+        self._most = most
         self._command = command
         self._word = secrets.token_hex(8)
         self._given = {"out": 0, "err": 0}
@@ -74,7 +76,7 @@ class ShellSpool:
         return note if word == self._word.encode() else b""
 
     def full(self) -> bool:
-        """Whether a stream has grown beyond `spool.OUTPUT_BYTES`."""
+        """Whether a stream has grown beyond what it may have."""
         return any(map(self._full, self._given))
 
     def fresh(self, name: str) -> bytes:
@@ -85,10 +87,10 @@ class ShellSpool:
 
     def output(self, name: str, blobs: BlobStore, secrets: Secrets) -> Output:
         """Stream `name` as it is now, without `secrets`; what is too large for an event goes to `blobs`."""
-        return captured(self._files[name], self._full(name), blobs, secrets)
+        return captured(self._files[name], self._full(name), blobs, secrets, self._most)
 
     def _full(self, name: str) -> bool:
-        return os.fstat(self._files[name]).st_size > spool.OUTPUT_BYTES
+        return os.fstat(self._files[name]).st_size > spool.most(self._most)
 
     def _make(self, name: str) -> int:
         flags = os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_RDWR | os.O_CLOEXEC

@@ -22,7 +22,7 @@ from sandkeep.events.catalogue import INLINE_BYTES, Output
 from sandkeep.sandboxes.secrets import Secrets
 
 OUTPUT_BYTES = 1 << 30
-"""The most one stream of one command may write; a command that writes more is ended."""
+"""The most one stream of one command may write, or less if its task's limits say so; one that writes more is ended."""
 
 STREAMS = {"stdout": "out", "stderr": "err"}
 
@@ -108,9 +108,14 @@ class Spool:
         return self._files[name]
 
 
-def captured(file: int, truncated: bool, blobs: BlobStore, secrets: Secrets) -> Output:
-    """What a file holds, up to `OUTPUT_BYTES`, without `secrets`; what is too large for an event goes to `blobs`."""
-    size = min(os.fstat(file).st_size, OUTPUT_BYTES)
+def most(asked: int) -> int:
+    """The bytes that a stream may have of a command that is given so many, or 0 for as many as any."""
+    return min(asked or OUTPUT_BYTES, OUTPUT_BYTES)
+
+
+def captured(file: int, truncated: bool, blobs: BlobStore, secrets: Secrets, given: int = 0) -> Output:
+    """What a file holds, up to `most(given)`, without `secrets`; what is too large for an event goes to `blobs`."""
+    size = min(os.fstat(file).st_size, most(given))
     os.lseek(file, 0, os.SEEK_SET)
     with open(file, "rb", closefd=False) as stream:
         return kept(stream, size, truncated, blobs, secrets)

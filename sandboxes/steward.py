@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 from sandkeep.events import SandkeepError
 from sandkeep.events import catalogue as ev
 from sandkeep.projections import Pending, TaskState, registry
-from sandkeep.sandboxes import decider, egress, intent, joined, merging, settings, slot
+from sandkeep.sandboxes import decider, egress, intent, joined, merging, monitor, resources, settings, slot
 from sandkeep.sandboxes.engine import Found
 from sandkeep.sandboxes.incumbent import incumbent
 from sandkeep.sandboxes.intent import abandoned
@@ -103,6 +103,7 @@ def _reconcile(keep: Keep) -> list[str]:
             done += _lose(keep, task)
     done += _remove_orphans(keep, list(found.values()))
     _sweep(keep)
+    monitor.release(keep)
     (keep.path / "run" / _STAMP).touch()
     return done + egress.revive(keep)
 
@@ -133,6 +134,9 @@ def _settle(keep: Keep, task: registry.Task) -> list[str]:
     for pending in mine:
         if pending.kind == "CommandRequested":
             done += joined.abandoned(keep, task, pending, alone=all(other in mine for other in task.pending))
+            continue
+        if pending.kind == "LimitsRequested":
+            done.append(resources.complete(keep, task.id, pending.intent))
             continue
         _undo(keep, task, pending)
         settle(keep, task.id, _SETTLED_AS[pending.kind](pending.intent, *INTERRUPTED))

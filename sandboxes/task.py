@@ -32,6 +32,8 @@ from sandkeep.sandboxes import (
     execution,
     intent,
     memory,
+    monitor,
+    resources,
     restore,
     slot,
     snapshot,
@@ -115,18 +117,18 @@ class Task(Lifecycle):
         The task's first command starts the sandbox, and so does the next one after it was stopped or lost; the image is
         made or pulled first if the engine lacks it. `progress` is called with what of this takes long.
 
-        `timeout` is in seconds; when it is up, all that the command started is ended, however it forked, and
-        `exit_code` is 124. What else runs in the sandbox goes on. `cwd` lies in the workspace. `stdin` is what the
-        command reads; bytes are recorded, an open file is not. A script is `["sh", "-s"]` with the script as `stdin`.
-        `on_output` is called, on this thread, with output as it comes; what it raises ends the command as a timeout
-        does. The result is in the log when this returns.
+        `timeout` is in seconds, and no more than the task's limit; when it is up, all that the command started is
+        ended, however it forked, and `exit_code` is 124. What else runs in the sandbox goes on. `cwd` lies in the
+        workspace. `stdin` is what the command reads; bytes are recorded, an open file is not. A script is `["sh",
+        "-s"]` with the script as `stdin`. `on_output` is called, on this thread, with output as it comes; what it
+        raises ends the command as a timeout does. The result is in the log when this returns.
 
         `secrets` are variables too, but what is stored of the command holds `[secret NAME]` in their place, the result
         as well; what `on_output` is given is the caller's own, and raw. See `secrets` for what is recognised.
 
         Raises `BadInput`, `BadTimeout`, `OutsideWorkspace`, `CommandNotFound`, `TaskRefused`, `LimitReached`,
-        `ImageNotFound`, `SandboxGone`, and `EngineUnreachable`: then what became of the command is found when the
-        engine is back.
+        `ImageNotFound`, `SandboxGone`, `BudgetExhausted`, `ExtensionOpen`, `DiskFull`, and `EngineUnreachable`: then
+        what became of the command is found when the engine is back.
         """
         return self._execute(command.ask(argv, timeout, env, secrets, cwd, stdin=stdin), on_output, progress)
 
@@ -179,6 +181,9 @@ class Task(Lifecycle):
     @contextlib.contextmanager
     def _requested(self, asked: Asked, progress: Callable[[str], None]) -> Iterator[tuple[str, Place, Asked]]:
         """A command put on record, where it is to run, and as it is to run there."""
+        most = resources.admit(self._keep, self.id)
+        timeout = min(asked.timeout, most.command_ns / 1e9) if most.command_ns else asked.timeout
+        asked = msgspec.structs.replace(asked, timeout=timeout, most=most.output_bytes)
         with contextlib.suppress(EngineUnreachable):  # a sandbox whose agent answers can do without
             self._keep.reconcile()
         with contextlib.ExitStack() as stack:
@@ -288,6 +293,7 @@ class Task(Lifecycle):
         with self._keep.working(self.id):
             # Asks the engine first: without it nothing could be ended.
             mine = self.sandbox.containers() if self.sandbox.may_exist() else []
+            monitor.measure(self._keep, self.id)
             self._act(decision)
             container = self.state.container
             for each in mine:

@@ -20,12 +20,20 @@ class Output(msgspec.Struct, frozen=True):
 
 
 class Limits(msgspec.Struct, frozen=True):
-    """What a sandbox may use at most."""
+    """What a sandbox may use at most. Of those that have a default, 0 is no limit; but for swap, which is none then.
+
+    `disk_bytes` is of its workspace, `output_bytes` of each stream of a command, `command_ns` the time of a command.
+    """
 
     memory_bytes: int
     nano_cpus: int
     pids: int
     tmp_bytes: int
+    swap_bytes: int = 0
+    open_files: int = 0
+    disk_bytes: int = 0
+    output_bytes: int = 0
+    command_ns: int = 0
 
 
 class Span(msgspec.Struct, frozen=True):

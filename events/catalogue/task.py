@@ -10,7 +10,8 @@ from sandkeep.events.schema import Event, event
 class TaskCreated(Intent, frozen=True):
     """A task exists; its workspace is about to be prepared from `source`, a git repository, or from nothing.
 
-    Whoever acted owns it unless `owner` names another; `parent` is the id of the task that it is a part of.
+    Whoever acted owns it unless `owner` names another; `parent` is the id of the task that it is a part of. Its sandbox
+    has these `limits`, or those that the keep's settings say when it is started.
     """
 
     title: str
@@ -19,6 +20,7 @@ class TaskCreated(Intent, frozen=True):
     owner: str | None = None
     tags: tuple[str, ...] = ()
     parent: str | None = None
+    limits: Limits | None = None
 
 
 @event(version=1)
@@ -84,10 +86,11 @@ class TaskResumed(Outcome, frozen=True):
 
 @event(version=1)
 class SandboxRequested(Intent, frozen=True):
-    """A container is about to be started from the image with the id `image`."""
+    """A container is about to be started from the image with the id `image`; `tags` are those that the task has."""
 
     image: str
     limits: Limits
+    tags: tuple[str, ...] = ()
 
 
 @event(version=1)

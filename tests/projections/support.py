@@ -24,6 +24,7 @@ from sandkeep.projections import (
     Projection,
     ProjectionStore,
     Registry,
+    Resources,
     StateView,
     Task,
     digest,
@@ -33,7 +34,16 @@ from sandkeep.projections.generation import SNAPSHOTS
 from sandkeep.projections.registry import find
 
 WORKER = Path(__file__).with_name("worker.py")
-PROJECTIONS: tuple[Projection, ...] = (Registry(), Checkpoints(), Locks(), Conflicts(), Forks(), Images(), Networks())
+PROJECTIONS: tuple[Projection, ...] = (
+    Registry(),
+    Checkpoints(),
+    Locks(),
+    Conflicts(),
+    Forks(),
+    Images(),
+    Networks(),
+    Resources(),
+)
 
 
 class Keep(NamedTuple):

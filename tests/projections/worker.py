@@ -22,6 +22,7 @@ from sandkeep.projections import (
     Networks,
     ProjectionStore,
     Registry,
+    Resources,
     StateView,
 )
 from sandkeep.projections import store as store_module
@@ -30,7 +31,7 @@ from sandkeep.projections.registry import find
 
 def main() -> None:
     verb, folder, argument = sys.argv[1:]
-    projections = (Registry(), Checkpoints(), Locks(), Conflicts(), Forks(), Images(), Networks())
+    projections = (Registry(), Checkpoints(), Locks(), Conflicts(), Forks(), Images(), Networks(), Resources())
     store = ProjectionStore(Path(folder) / "projections", projections, "boot")
     with contextlib.closing(LmdbLog[StateView](Path(folder) / "log", follower=store)) as log, contextlib.closing(store):
         store.open(log)

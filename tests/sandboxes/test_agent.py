@@ -19,7 +19,7 @@ from sandkeep.sandboxes import Keep, Task, agent, background, workspace
 from sandkeep.sandboxes.engine import AGENT, Engine
 from sandkeep.sandboxes.errors import CommandNotFound, SandboxGone, TaskBusy, TaskRefused
 from sandkeep.sandboxes.execution import FLOODED, TIMED_OUT, content
-from sandkeep.sandboxes.sandbox import LIMITS
+from sandkeep.sandboxes.limits import LIMITS
 from sandkeep.sandboxes.spool import Ended
 
 from .support import container_of, engine, eventually, left, shell, text, types

@@ -14,7 +14,7 @@ import pytest
 from sandkeep.projections import TaskState
 from sandkeep.sandboxes import Keep, Task
 from sandkeep.sandboxes.execution import FLOODED
-from sandkeep.sandboxes.sandbox import LIMITS
+from sandkeep.sandboxes.limits import LIMITS
 
 from .support import SCRIPT, Cli, containers, eventually, remove_containers, run_script, types
 

@@ -112,10 +112,16 @@ def test_the_numbers_of_a_task(cli: Cli, task_id: str) -> None:
         "checkpoints": 0,
         "restores": 0,
         "decisions": 0,
+        "memory_peak": 0,
+        "pids_peak": 0,
+        "cpu_s": 0.0,
+        "throttled_s": 0.0,
+        "oom_kills": 0,
     }
     shown = cli("task-stats", task_id).stdout.decode()
     assert "3, of which failed 2, 1 because their time was up" in shown
     assert "3.5s" in shown
+    assert "used  at most 0B of memory and 0 processes; 0.0 s of processors" in shown
 
 
 def test_the_history_comes_in_pages(cli: Cli, task_id: str) -> None:

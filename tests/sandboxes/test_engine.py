@@ -19,7 +19,7 @@ from sandkeep.projections import TaskState
 from sandkeep.sandboxes import Keep, Task, guest, workspace
 from sandkeep.sandboxes.engine import INTENT, KEEP, TASK, Engine
 from sandkeep.sandboxes.errors import EngineFailed, EngineUnreachable, ImageNotFound
-from sandkeep.sandboxes.sandbox import LIMITS
+from sandkeep.sandboxes.limits import LIMITS
 
 from .support import Json, container_of, containers, engine, eventually, shell, text, types
 

@@ -20,10 +20,13 @@ from sandkeep.sandboxes import (
     images,
     memory,
     merging,
+    monitor,
     outcome,
     own_workspace,
     page_file,
     pool,
+    pressure,
+    resources,
     restore,
     slot,
     snapshot,
@@ -47,6 +50,8 @@ PLACES: dict[str, object] = {
     "merging": merging,
     "own": own_workspace,
     "page": page_file.Page,
+    "pressure": pressure,
+    "resources": resources,
     "restore": restore,
     "slot": slot,
     "snapshot": snapshot,
@@ -106,9 +111,14 @@ def act(keep: Keep, action: str, arguments: list[str]) -> None:
     if action == "fill":
         pool.fill(keep)
         return
+    if action == "tick":
+        while True:
+            monitor.tick(keep)
     task = keep.task(arguments[0])
     if action == "execute":
         task.execute(arguments[1:], timeout=60)
+    elif action == "limit":
+        keep.resources(task.id).set({"memory": arguments[1]})
     elif action == "restore":
         task.restore_checkpoint(arguments[1])
     else:

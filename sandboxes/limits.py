@@ -1,0 +1,241 @@
+"""What sandboxes may use: the defaults, what `keep.toml` says, and what a task is given.
+
+    [limits]
+    memory = "2GiB"           # and swap, cpus, pids, tmp, disk, open_files, output, time
+    memory_max = "4GiB"       # up to here a sandbox is given more by itself when it runs short
+    when_full = "ask"         # or "kill": what follows when it may not be given more
+    [budget]
+    memory = "16GiB"          # what all live sandboxes together may be promised
+
+Read again whenever it is asked for, so that a change takes effect with the next sandbox. Everything that is wrong is
+named at once.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from sandkeep.events import BadInput
+from sandkeep.events.catalogue import Limits
+from sandkeep.sandboxes import quantity
+from sandkeep.sandboxes.errors import BadLimits, BadSettings
+
+LIMITS = Limits(
+    memory_bytes=2 << 30,
+    nano_cpus=2_000_000_000,
+    pids=512,
+    tmp_bytes=512 << 20,
+    swap_bytes=0,
+    disk_bytes=20 << 30,
+    output_bytes=1 << 30,
+    command_ns=86_400 * 10**9,
+)
+"""What a sandbox may use when nobody says otherwise, on a machine that has as much. Open files are limited as the
+engine limits them: it may not be allowed to give more than it has."""
+
+_MIB, _TIB = 1 << 20, 1 << 40
+
+
+class _Kind(msgspec.Struct, frozen=True):
+    """How a number is written, the range that it lies in, and what it is multiplied by to be stored."""
+
+    parse: Callable[[object], float]
+    least: float
+    most: float
+    scale: float = 1
+
+
+def _number(value: object) -> float:
+    try:
+        if isinstance(value, str | int | float) and not isinstance(value, bool):
+            return float(value)
+    except (ValueError, OverflowError):
+        pass
+    raise BadInput(f"{str(value)[:40]!r} is no number")
+
+
+def _whole(value: object) -> float:
+    found = _number(value)
+    if found % 1 != 0:  # also true of what is no number, or endless
+        raise BadInput(f"{found:g} is no whole number")
+    return found
+
+
+_KINDS: dict[str, tuple[str, _Kind]] = {
+    # Less memory than Docker itself takes for a container, 6 MiB, or than our agent needs, starts nothing.
+    "memory": ("memory_bytes", _Kind(quantity.size, 32 * _MIB, 16 * _TIB)),
+    "swap": ("swap_bytes", _Kind(quantity.size, 0, 16 * _TIB)),
+    "cpus": ("nano_cpus", _Kind(_number, 0.01, 4096, 1e9)),
+    "pids": ("pids", _Kind(_whole, 16, 4_194_304)),
+    "tmp": ("tmp_bytes", _Kind(quantity.size, _MIB, 16 * _TIB)),
+    "disk": ("disk_bytes", _Kind(quantity.size, 0, 1024 * _TIB)),
+    "open_files": ("open_files", _Kind(_whole, 0, 1_048_576)),
+    "output": ("output_bytes", _Kind(quantity.size, 1, 1024 * _MIB)),
+    "time": ("command_ns", _Kind(quantity.seconds, 0.001, 86_400, 1e9)),
+}
+
+NAMES = tuple(_KINDS)
+"""What can be limited, as `keep.toml` and the Python interface call it."""
+
+
+class Relief(msgspec.Struct, frozen=True):
+    """What is done when a sandbox runs short of memory: it is given more by itself up to `memory_max`, the ceiling (0:
+    never); then somebody is asked (`ask`), and silence for `answer_seconds` is a no. After a no it goes on as it is, or
+    is stopped (`stop`)."""
+
+    memory_max: int = 0
+    ask: bool = False
+    answer_seconds: float = 300.0
+    stop: bool = False
+
+
+class Adapting(msgspec.Struct, frozen=True):
+    """Whether a new sandbox's memory is suggested by what those like it have used, times `headroom`, and at least
+    `floor` bytes."""
+
+    on: bool = False
+    headroom: float = 1.5
+    floor: int = 256 * _MIB
+
+
+class Budget(msgspec.Struct, frozen=True):
+    """What all live sandboxes of the keep may be promised; None is the machine's memory without a reserve. Who needs
+    more waits for so many seconds at most."""
+
+    memory: int | None = None
+    wait_seconds: float = 60.0
+
+
+class Settings(msgspec.Struct, frozen=True):
+    """All that `keep.toml` says of limits."""
+
+    limits: Limits = LIMITS
+    relief: Relief = Relief()
+    adapting: Adapting = Adapting()
+    budget: Budget = Budget()
+
+
+def load(keep: Path) -> Settings:
+    """The settings of the keep in the folder `keep`. Raises `BadSettings`, which names all that is wrong."""
+    path = keep / "keep.toml"
+    try:
+        document = tomllib.loads(path.read_text())
+    except (OSError, ValueError) as error:  # of TOML, or of UTF-8
+        raise BadSettings(f"{path} cannot be read: {error}; correct it, or restore it from a copy") from error
+    problems: list[str] = []
+    settings = _settings(document, problems)
+    if problems:
+        count = f"{len(problems)} errors" if len(problems) > 1 else "an error"
+        raise BadSettings(f"{path} has {count}: {'; '.join(problems)}; correct it")
+    return settings
+
+
+def chosen(asked: Mapping[str, object], defaults: Limits) -> Limits | None:
+    """`defaults` with what is `asked` for by the names in `NAMES`; None if that is nothing. Raises `BadLimits`, which
+    names all that is wrong."""
+    wanted = {name: value for name, value in asked.items() if value is not None}
+    problems: list[str] = []
+    limits = _limits(wanted, defaults, problems, "")
+    for name in sorted(set(wanted) - set(NAMES)):
+        problems.append(f"{name[:40]!r} is no limit; those there are: {', '.join(NAMES)}")
+    if problems:
+        raise BadLimits(f"{'; '.join(problems)}; correct that")
+    return limits if wanted else None
+
+
+def document(limits: Limits) -> dict[str, object]:
+    """The limits by their names in `NAMES`, as numbers: bytes, processors, seconds."""
+    return {
+        name: getattr(limits, field) / kind.scale if kind.scale != 1 else getattr(limits, field)
+        for name, (field, kind) in _KINDS.items()
+    }
+
+
+def _settings(document: Mapping[str, Any], problems: list[str]) -> Settings:
+    table = _table(document, "limits", problems)
+    limits = _limits(table, LIMITS, problems, "[limits] ")
+    others = _Fields({name: value for name, value in table.items() if name not in NAMES}, "[limits] ", problems)
+    most = int(others.take("memory_max", quantity.size, 0, 16 * _TIB, 0))
+    if 0 < most < limits.memory_bytes:
+        problems.append(
+            f"[limits] memory_max is less than memory, {quantity.show_size(limits.memory_bytes)}; it has to be more"
+        )
+    relief = Relief(
+        most,
+        others.choose("when_full", ("kill", "ask")) == "ask",
+        others.take("answer", quantity.seconds, 1, 86_400, Relief().answer_seconds),
+        others.choose("on_denied", ("resume", "stop")) == "stop",
+    )
+    adapting = Adapting(
+        others.choose("adaptive", (False, True)) is True,
+        others.take("headroom", _number, 1, 100, Adapting().headroom),
+        int(others.take("floor", quantity.size, 32 * _MIB, 16 * _TIB, Adapting().floor)),
+    )
+    others.end()
+    rest = _Fields(_table(document, "budget", problems), "[budget] ", problems)
+    memory = rest.take("memory", quantity.size, 32 * _MIB, 1024 * _TIB, -1)
+    budget = Budget(
+        None if memory < 0 else int(memory), rest.take("wait", quantity.seconds, 0, 86_400, Budget().wait_seconds)
+    )
+    rest.end()
+    return Settings(limits, relief, adapting, budget)
+
+
+def _limits(table: Mapping[str, object], defaults: Limits, problems: list[str], where: str) -> Limits:
+    fields = _Fields(table, where, problems)
+    changed: dict[str, int] = {}
+    for name, (field, kind) in _KINDS.items():
+        if name in table:
+            changed[field] = int(
+                fields.take(name, kind.parse, kind.least, kind.most, getattr(defaults, field) / kind.scale) * kind.scale
+            )
+    return msgspec.structs.replace(defaults, **changed)
+
+
+class _Fields:
+    """The fields of a table, each taken once; what is wrong with them goes to `problems`."""
+
+    def __init__(self, table: Mapping[str, object], where: str, problems: list[str]) -> None:
+        self._left = dict(table)
+        self._where = where
+        self._problems = problems
+
+    def take(self, name: str, parse: Callable[[object], float], least: float, most: float, default: float) -> float:
+        if name not in self._left:
+            return default
+        given = self._left.pop(name)
+        try:
+            found = parse(given)
+        except BadInput as error:
+            self._problems.append(f"{self._where}{name}: {error}")
+            return default
+        if not least <= found <= most:
+            show = quantity.show_size if parse is quantity.size else "{:.12g}".format
+            self._problems.append(f"{self._where}{name}: {show(found)} is not from {show(least)} to {show(most)}")
+            return default
+        return found
+
+    def choose(self, name: str, choices: tuple[object, object]) -> object:
+        """The first choice unless another is given."""
+        found = self._left.pop(name, choices[0])
+        if type(found) is not type(choices[0]) or found not in choices:
+            words = " or ".join(msgspec.json.encode(choice).decode() for choice in choices)
+            self._problems.append(f"{self._where}{name}: {str(found)[:40]!r} is not {words}")
+        return found
+
+    def end(self) -> None:
+        """What is left over is nothing that we know."""
+        self._problems.extend(f"{self._where}{name[:40]}: there is no such setting" for name in sorted(self._left))
+
+
+def _table(document: Mapping[str, Any], name: str, problems: list[str]) -> Mapping[str, object]:
+    found = document.get(name, {})
+    if isinstance(found, dict):
+        return found
+    problems.append(f"{name} is no table; write it as [{name}]")
+    return {}
