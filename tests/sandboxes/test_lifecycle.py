@@ -210,8 +210,8 @@ def test_tasks_start_their_sandboxes_side_by_side(keep: Keep, monkeypatch: pytes
 
 @pytest.mark.engine
 def test_commands_come_while_the_engine_is_away_are_refused(keep: Keep, monkeypatch: pytest.MonkeyPatch) -> None:
-    task = keep.create_task("t")
     monkeypatch.setenv("DOCKER_HOST", "unix:///nonexistent.sock")
+    task = keep.create_task("t")
     with pytest.raises(EngineUnreachable, match="start it"):
         task.start_sandbox()
     assert (task.state.state, task.state.pending) == (TaskState.CREATED, ())
