@@ -192,9 +192,8 @@ def test_an_idle_sandbox_is_frozen_and_a_busy_one_is_not(keep: Keep, task: Task)
     busy = keep.create_task("busy")
     with keep.steward() as running:
         assert running.working.wait(30)
-        thread = threading.Thread(
-            target=busy.execute, args=(["sh", "-c", "touch begun; while ! [ -e stop ]; do sleep 0.05; done"],)
-        )
+        line = "touch begun; while ! [ -e stop ]; do sleep 0.05; done"
+        thread = threading.Thread(target=busy.execute, args=(["sh", "-c", line],), kwargs={"timeout": 60})
         thread.start()
         eventually((busy.workspace / "begun").exists)
         eventually(lambda: task.state.idle)

@@ -91,7 +91,8 @@ def test_a_paused_task_can_be_stopped_and_resumed(keep: Keep, task: Task) -> Non
 @pytest.mark.engine
 def test_neither_stopped_nor_frozen_while_a_command_runs(keep: Keep, task: Task) -> None:
     with ThreadPoolExecutor(1) as pool:
-        running = pool.submit(task.execute, ["sh", "-c", "touch begun; while ! [ -e stop ]; do sleep 0.05; done"])
+        line = "touch begun; while ! [ -e stop ]; do sleep 0.05; done"
+        running = pool.submit(task.execute, ["sh", "-c", line], timeout=60)
         eventually((task.workspace / "begun").exists)
         with pytest.raises(TaskBusy, match="CommandRequested"):
             task.stop()
