@@ -69,7 +69,7 @@ def work(folder: Path) -> None:
         task = keep.create_task(TITLE, source=REPOSITORY)
         console.print(f"task {task.id}, at commit {(task.state.commit or '')[:12]}, without a container yet")
     with step("start its sandbox, as the first command would"), render.progress() as progress:
-        task.start(progress)
+        task.start_sandbox(progress)
         console.print(f"container {container(task)[:12]}")
     try:
         destroy_and_restore(task)

@@ -122,7 +122,7 @@ def main() -> int:
             "pool": partial(first_output, keep, 1),
             "floor": partial(sync_floor, folder, 200),
         }
-        keep.create_task("to warm up").start()
+        keep.create_task("to warm up").start_sandbox()
         each = alternate(chosen.runs, sides, "one sandbox after another")
         set_pool(keep, 0)
         many = alternate(1, {"start": partial(start_many, keep), "idle": partial(idle, keep)}, f"{MANY} sandboxes")

@@ -47,7 +47,7 @@ class Lifecycle(Recorded):
         """The workspace on the host."""
         return self.sandbox.workspace
 
-    def start(self, progress: Callable[[str], None] = lambda message: None) -> None:
+    def start_sandbox(self, progress: Callable[[str], None] = lambda message: None) -> None:
         """Start the sandbox if none runs, as the next command would. Raises as `execute` does."""
         with self._keep.working(self.id):
             decider.begin(self.state, ev.SandboxRequested("", "", LIMITS))  # refused before the work

@@ -118,7 +118,7 @@ def _lose(keep: Keep, task: registry.Task) -> list[str]:
     done = [f"task {task.id}: its sandbox {container[:12]} is lost"]
     if task.state is TaskState.ACTIVE and settings.load(keep.path).sandboxes.restart == "always":
         try:
-            keep.task(task.id).start()
+            keep.task(task.id).start_sandbox()
             done.append(f"task {task.id}: its sandbox was started again")
         except SandkeepError as error:
             done.append(f"task {task.id}: its sandbox could not be started again: {error}")

@@ -44,7 +44,7 @@ def keep(tmp_path: Path) -> Iterator[Keep]:
 def task(keep: Keep) -> Task:
     """A new task of `keep` with an empty workspace and a running sandbox."""
     made = keep.create_task("a test")
-    made.start()
+    made.start_sandbox()
     return made
 
 
@@ -60,7 +60,7 @@ def shared_keep(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Keep]:
 def shared_task(shared_keep: Keep) -> Task:
     """A task for all tests of a module. A test that leaves files in its workspace names them after itself."""
     made = shared_keep.create_task("a shared test")
-    made.start()
+    made.start_sandbox()
     return made
 
 

@@ -131,7 +131,7 @@ def test_a_healthy_host_needs_nothing(keep: Keep, task: Task, cli: Cli) -> None:
 def test_what_a_crash_left_is_seen_and_not_touched(keep: Keep, task: Task) -> None:
     task.rest()
     lost = keep.create_task("lost")
-    lost.start()
+    lost.start_sandbox()
     with stopped_at("before:engine.run", "execute", keep.path, lost.id, "true") as process:
         process.kill()
         process.wait()

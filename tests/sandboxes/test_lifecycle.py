@@ -184,7 +184,7 @@ def test_a_stale_token_neither_stops_nor_reopens(keep: Keep, task: Task) -> None
         with pytest.raises(StaleFence):
             old.stop()
         with pytest.raises(StaleFence):
-            old.start()
+            old.start_sandbox()
     task.complete()
     with pytest.raises(StaleFence):
         old.reopen()
@@ -214,5 +214,5 @@ def test_commands_come_while_the_engine_is_away_are_refused(keep: Keep, monkeypa
     task = keep.create_task("t")
     monkeypatch.setenv("DOCKER_HOST", "unix:///nonexistent.sock")
     with pytest.raises(EngineUnreachable, match="start it"):
-        task.start()
+        task.start_sandbox()
     assert (task.state.state, task.state.pending) == (TaskState.CREATED, ())
