@@ -240,7 +240,7 @@ def test_a_sandbox_that_dies_is_noticed_at_once_and_started_again_if_so_set(
 
 @pytest.mark.engine
 def test_what_a_crash_leaves_is_settled_by_the_steward(keep: Keep, task: Task) -> None:
-    cut_off = stopped_at("before:engine.run", "execute", keep.path, task.id, "true")
+    cut_off = stopped_at("after:locks.act", "execute", keep.path, task.id, "true")
     with cut_off as process, keep.steward() as running:
         assert running.working.wait(30)
         process.kill()

@@ -210,9 +210,9 @@ def test_tasks_start_their_sandboxes_side_by_side(keep: Keep, monkeypatch: pytes
 
 
 @pytest.mark.engine
-def test_commands_come_while_the_engine_is_away_are_refused(keep: Keep, monkeypatch: pytest.MonkeyPatch) -> None:
-    task = keep.create_task("t")
+def test_a_sandbox_is_not_started_while_the_engine_is_away(keep: Keep, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DOCKER_HOST", "unix:///nonexistent.sock")
+    task = keep.create_task("t")
     with pytest.raises(EngineUnreachable, match="start it"):
         task.start_sandbox()
     assert (task.state.state, task.state.pending) == (TaskState.CREATED, ())
