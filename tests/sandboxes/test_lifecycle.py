@@ -157,6 +157,13 @@ def test_an_idle_sandbox_can_be_paused_checkpointed_restored_and_stopped(keep: K
 
 
 @pytest.mark.engine
+def test_nobody_waits_to_freeze_a_sandbox(keep: Keep, task: Task) -> None:
+    with keep.working(task.id):  # as a restore is, for as long as it takes
+        assert not task.rest()
+    assert task.rest()
+
+
+@pytest.mark.engine
 def test_a_paused_task_is_not_idle_as_well(task: Task) -> None:
     task.pause()
     assert not task.rest()
