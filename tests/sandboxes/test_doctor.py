@@ -133,7 +133,7 @@ def test_what_a_crash_left_is_seen_and_not_touched(keep: Keep, task: Task) -> No
     task.rest()
     lost = keep.create_task("lost")
     lost.start_sandbox()
-    with stopped_at("before:agent.run", "execute", keep.path, lost.id, "true") as process:
+    with stopped_at("after:locks.act", "execute", keep.path, lost.id, "true") as process:
         process.kill()
         process.wait()
     other = keep.create_task("other")
