@@ -14,7 +14,8 @@ import msgspec
 
 from sandkeep.events import SandkeepError
 from sandkeep.sandboxes import intent, settings, slot, steward
-from sandkeep.sandboxes.engine import Engine, Facts
+from sandkeep.sandboxes.engine import Engine
+from sandkeep.sandboxes.engine_facts import Facts
 from sandkeep.sandboxes.errors import EngineUnreachable
 from sandkeep.sandboxes.incumbent import incumbent
 from sandkeep.sandboxes.keep import Keep

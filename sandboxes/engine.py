@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
-import select
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,10 +25,12 @@ from docker.models.containers import Container
 from docker.types.daemon import CancellableStream
 
 from sandkeep.events.catalogue import Limits
-from sandkeep.sandboxes import agent, exec_stream, workspace
+from sandkeep.sandboxes import agent, engine_facts, engine_use, exec_stream, workspace
 from sandkeep.sandboxes.agent import Broken, Connection, Refused
 from sandkeep.sandboxes.cgroup import Sample
-from sandkeep.sandboxes.errors import EngineFailed, EngineUnreachable, SandboxGone
+from sandkeep.sandboxes.engine_errors import errors, unreachable
+from sandkeep.sandboxes.engine_facts import Facts
+from sandkeep.sandboxes.errors import EngineFailed, SandboxGone
 from sandkeep.sandboxes.guest import forwarder
 
 KEEP, TASK, INTENT, FORM = "sandkeep.keep", "sandkeep.task", "sandkeep.intent", "sandkeep.form"
@@ -75,24 +75,6 @@ class Found(msgspec.Struct, frozen=True):
     status: str
 
 
-class Facts(msgspec.Struct, frozen=True):
-    """What an engine is, and what its host can do. `security` names what it confines containers with."""
-
-    version: str
-    api: str
-    local: bool
-    cgroup: str
-    storage: str
-    cpus: int
-    memory_bytes: int
-    runtimes: tuple[str, ...]
-    security: tuple[str, ...]
-    rootless: bool
-    live_restore: bool
-    limits_memory: bool
-    limits_pids: bool
-
-
 @final
 class Engine:
     """A Docker engine: that of `DOCKER_HOST`, or of the Docker CLI's context."""
@@ -108,20 +90,20 @@ class Engine:
             client = docker.DockerClient.from_env(timeout=_ANSWER_SECONDS)
             client.ping()
         except (docker.errors.DockerException, requests.RequestException, OSError, ValueError) as error:
-            raise _unreachable(error) from error
+            raise unreachable(error) from error
         return client
 
     @contextlib.contextmanager
     def connected(self) -> Iterator[docker.DockerClient]:
         """The client, for those who make images; what it raises in the block leaves as our errors."""
         client = self._client
-        with _errors():
+        with errors():
             yield client
 
     @cached_property
     def machine(self) -> tuple[int, int]:
         """How many processors and how many bytes of memory the engine's machine has."""
-        with _errors():
+        with errors():
             info = self._client.info()
         return int(info["NCPU"]), int(info["MemTotal"])
 
@@ -180,7 +162,7 @@ class Engine:
         else:
             binds.append(docker.types.Mount(str(SPOOL), str(mounts.spool), type="bind"))
             entrypoint = ["tail", "-f", "/dev/null"]
-        with _errors():
+        with errors():
             container = self._client.containers.create(
                 image_id,
                 entrypoint=entrypoint,
@@ -199,7 +181,7 @@ class Engine:
                 memswap_limit=limits.memory_bytes + limits.swap_bytes,
                 nano_cpus=limits.nano_cpus,
                 pids_limit=limits.pids,
-                ulimits=_ulimits(limits),
+                ulimits=engine_use.ulimits(limits),
                 log_config=docker.types.LogConfig(type="none"),
                 mounts=binds,
                 labels={**labels, FORM: form},
@@ -242,7 +224,7 @@ class Engine:
         """A connection to the agent of a container by way of the engine, if it answers; see `exec_stream`."""
         command = [PYTHON, "-I", "-S", str(SPOOL / "agent"), "relay", str(SPOOL / "spool")]
         api = self._client.api
-        with _errors(container):
+        with errors(container):
             execution = api.exec_create(container, command, stdin=True, user="0")["Id"]
             stream = api.exec_start(execution, socket=True)
         # The SDK wraps the socket in what it has read the head of the answer from.
@@ -258,100 +240,58 @@ class Engine:
 
     def form(self, container: str) -> str:
         """Whether commands are run by the agent in a container (`AGENT`) or by the engine (`SHELL`)."""
-        with _errors(container):
+        with errors(container):
             found = self._client.containers.get(container)
             return str(found.labels.get(FORM, SHELL))
 
     def facts(self) -> Facts:
         """What the engine says of itself."""
-        with _errors():
-            info, version = self._client.info(), self._client.version()
-        options = [dict(part.partition("=")[::2] for part in each.split(",")) for each in info["SecurityOptions"] or ()]
-        security = tuple(option.get("name", "") for option in options)
-        return Facts(
-            version=str(version["Version"]),
-            api=str(version["ApiVersion"]),
-            local=str(self._client.api.base_url).startswith("http+docker://"),
-            cgroup=str(info.get("CgroupVersion", "1")),
-            storage=str(info["Driver"]),
-            cpus=int(info["NCPU"]),
-            memory_bytes=int(info["MemTotal"]),
-            runtimes=tuple(info.get("Runtimes") or ()),
-            security=security,
-            rootless="rootless" in security,
-            live_restore=bool(info.get("LiveRestoreEnabled")),
-            limits_memory=bool(info.get("MemoryLimit")),
-            limits_pids=bool(info.get("PidsLimit", True)),
-        )
+        with errors():
+            return engine_facts.ask(self._client)
 
     def limit(self, container: str, limits: Limits) -> None:
         """Change what a container may use of memory, swap, processors and processes; the rest it was started with.
 
-        The SDK cannot change all of these. Fails if it uses more memory already.
+        Fails if it uses more memory already.
         """
-        body = {
-            "Memory": limits.memory_bytes,
-            "MemorySwap": limits.memory_bytes + limits.swap_bytes,
-            "NanoCpus": limits.nano_cpus,
-            "PidsLimit": limits.pids,
-        }
-        api = self._client.api
-        with _errors(container):
-            # The client is a session of requests; what it says beside is not in its API.
-            answer = api.post(f"{api.base_url}/v{api.api_version}/containers/{container}/update", json=body)
-            try:
-                answer.raise_for_status()
-            except requests.HTTPError as error:
-                docker.errors.create_api_error_from_http_exception(error)
+        with errors(container):
+            engine_use.update(self._client, container, limits)
 
     def statistics(self, container: str) -> Sample:
         """What a container uses, as the engine says, which takes a second. Page cache may count as used."""
-        with _errors(container):
-            found = self._client.api.stats(container, stream=False)
-        memory, cpu = found["memory_stats"], found["cpu_stats"]
-        stat = memory.get("stats", {})
-        cache = sum(stat.get(f"total_{name}", stat.get(name, 0)) for name in ("inactive_file", "active_file"))
-        pids = found["pids_stats"]
-        return Sample(
-            max(0, memory.get("usage", 0) - cache),
-            memory.get("limit", 0),
-            pids.get("current", 0),
-            pids.get("limit", 0),
-            cpu["cpu_usage"]["total_usage"],
-            cpu.get("throttling_data", {}).get("throttled_time", 0),
-            0,
-        )
+        with errors(container):
+            return engine_use.sample(self._client, container)
 
     def init_pid(self, container: str) -> int | None:
         """The process id of a container's first process on the engine's machine; None if it does not run."""
-        with _errors():
+        with errors():
             found = self._find(container)
             return None if found is None else int(found.attrs["State"]["Pid"]) or None
 
     def status(self, container: str) -> str | None:
         """The engine's word for the state of a container ("running", "paused", "exited" ...), None if it has none."""
-        with _errors():
+        with errors():
             found = self._find(container)
             return None if found is None else str(found.status)
 
     def pause(self, container: str) -> None:
         """Freeze every process of a container."""
-        with _errors(container):
+        with errors(container):
             self._client.api.pause(container)
 
     def unpause(self, container: str) -> None:
         """Let a frozen container go on."""
-        with _errors(container):
+        with errors(container):
             self._client.api.unpause(container)
 
     def restart(self, container: str) -> None:
         """End every process of a container at once and start it again. Its /tmp is empty then."""
-        with _errors(container):
+        with errors(container):
             self._client.api.restart(container, timeout=0)
 
     def remove(self, container: str) -> None:
         """Remove a container with all its processes, if it is there."""
-        with _errors():
+        with errors():
             found = self._find(container)
             if found is not None:
                 with contextlib.suppress(docker.errors.NotFound):
@@ -359,7 +299,7 @@ class Engine:
 
     def containers(self, keep: str) -> list[Found]:
         """Every container of the keep with this id, running or not."""
-        with _errors():
+        with errors():
             answer = self._client.api.containers(all=True, filters={"label": f"{KEEP}={keep}"})
         return [
             Found(each["Id"], each["Labels"].get(TASK, ""), each["Labels"].get(INTENT, ""), each["State"])
@@ -372,7 +312,7 @@ class Engine:
 
         Only a hint: some are lost, and when the engine ends so does this, as if there were no more.
         """
-        with _errors():
+        with errors():
             stream = self._client.api.events(filters={"label": f"{KEEP}={keep}", "type": "container", "event": "die"})
         try:
             yield stream
@@ -396,16 +336,16 @@ class Engine:
         `SandboxGone` if the container ended meanwhile.
         """
         api = self._client.api
-        with _errors(container):
+        with errors(container):
             execution = api.exec_create(container, argv, environment=dict(environment))["Id"]
             connection = cast(socket.SocketIO, api.exec_start(execution, socket=True))
         try:
             # What `tick` raises is not the engine's fault.
-            if not _wait_for_end(connection.fileno(), deadline, tick, tick_seconds):
+            if not exec_stream.wait_for_end(connection.fileno(), deadline, tick, tick_seconds):
                 return None
         finally:
             connection.close()
-        with _errors(container):
+        with errors(container):
             settled = time.monotonic() + _SETTLE_SECONDS
             while (found := api.exec_inspect(execution))["Running"] and time.monotonic() < settled:
                 time.sleep(0.005)
@@ -421,7 +361,7 @@ class Engine:
     def detach(self, container: str, argv: list[str]) -> str:
         """Start `argv` in a container, as the owner of the workspace, and return the id for `exit_status`."""
         user = "{}:{}".format(*workspace.owner())
-        with _errors(container):
+        with errors(container):
             made = self._client.api.exec_create(container, argv, stdout=False, stderr=False, user=user)
             execution = str(made["Id"])
             try:
@@ -433,7 +373,7 @@ class Engine:
 
     def exit_status(self, execution: str) -> int | None:
         """The exit status of what `detach` started; None while it runs."""
-        with _errors():
+        with errors():
             found = self._client.api.exec_inspect(execution)
             return None if found["Running"] or found["ExitCode"] is None else int(found["ExitCode"])
 
@@ -452,60 +392,3 @@ class Engine:
             return self._client.containers.get(container)
         except docker.errors.NotFound:
             return None
-
-
-def _ulimits(limits: Limits) -> list[docker.types.Ulimit]:
-    # No file alone can take more than all of the workspace may; to their sum only the monitor sees.
-    file = max(limits.disk_bytes, limits.tmp_bytes, limits.output_bytes) if limits.disk_bytes else 0
-    found = {"nofile": limits.open_files, "fsize": file}
-    return [docker.types.Ulimit(name=name, soft=most, hard=most) for name, most in found.items() if most]
-
-
-def _wait_for_end(connection: int, deadline: float, tick: Callable[[], bool], tick_seconds: float) -> bool:
-    """Read the connection until its end (true), the deadline, or until `tick` says no."""
-    poller = select.poll()
-    poller.register(connection, select.POLLIN | select.POLLHUP)
-    while True:
-        remaining = deadline - time.monotonic()
-        if remaining <= 0:
-            return False
-        if poller.poll(min(remaining, tick_seconds) * 1000):
-            with _errors():
-                if not os.read(connection, 65536):
-                    return True
-        elif not tick():
-            return False
-
-
-@contextlib.contextmanager
-def _errors(container: str | None = None) -> Iterator[None]:
-    """Turn what the engine raises into our errors; if `container` is named, its absence is `SandboxGone`."""
-    try:
-        yield
-    except docker.errors.NotFound as error:
-        if container is not None:
-            raise SandboxGone("the sandbox has ended or was removed; run the command again in a new one") from error
-        raise EngineFailed(f"the Docker engine does not find something: {_words(error)}") from error
-    except docker.errors.APIError as error:
-        raise EngineFailed(f"the Docker engine refused: {_words(error)}") from error
-    except (requests.RequestException, docker.errors.DockerException, OSError) as error:
-        raise _unreachable(error) from error
-
-
-def _words(error: docker.errors.APIError) -> str:
-    return " ".join(str(error.explanation or error).split())
-
-
-def _unreachable(error: Exception) -> EngineUnreachable:
-    words = " ".join(_root_cause(error).split())[:200]
-    return EngineUnreachable(f"no Docker engine answers ({words}); start it, or set DOCKER_HOST, then try again")
-
-
-def _root_cause(error: BaseException) -> str:
-    """The operating system's words, from under the layers that wrap them; else the error's own."""
-    found: BaseException | None = error
-    while found is not None:
-        if isinstance(found, OSError) and found.strerror:
-            return found.strerror
-        found = found.__cause__ or found.__context__
-    return str(error)

@@ -1,4 +1,5 @@
-"""The way to an agent whose socket cannot be reached through the mounted folder (Docker Desktop): an exec.
+"""The streams of execs: waited for until they end, and, where an agent's socket cannot be reached through the mounted
+folder (Docker Desktop), the way to it.
 
 The agent's own program runs in it as a relay, and the engine carries the frames. That is slower and costs an exec for
 each connection; what is said is the same. Output does not come this way: it lies in the mounted spool.
@@ -7,9 +8,15 @@ each connection; what is said is the same. Output does not come this way: it lie
 from __future__ import annotations
 
 import contextlib
+import os
+import select
 import socket
 import struct
 import threading
+import time
+from collections.abc import Callable
+
+from sandkeep.sandboxes.engine_errors import errors
 
 _HEAD = struct.Struct(">BxxxI")
 _STDOUT = 1
@@ -51,3 +58,19 @@ def _exactly(engine: socket.socket, size: int) -> bytes:
             raise EOFError
         data += more
     return data
+
+
+def wait_for_end(connection: int, deadline: float, tick: Callable[[], bool], tick_seconds: float) -> bool:
+    """Read the connection until its end (true), the deadline, or until `tick` says no."""
+    poller = select.poll()
+    poller.register(connection, select.POLLIN | select.POLLHUP)
+    while True:
+        remaining = deadline - time.monotonic()
+        if remaining <= 0:
+            return False
+        if poller.poll(min(remaining, tick_seconds) * 1000):
+            with errors():
+                if not os.read(connection, 65536):
+                    return True
+        elif not tick():
+            return False

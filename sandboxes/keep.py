@@ -13,19 +13,15 @@ something needs it.
 from __future__ import annotations
 
 import contextlib
-import getpass
 import logging
 import math
 import os
 import secrets
 import time
-import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, final
-
-import msgspec
 
 from sandkeep.events import (
     BadInput,
@@ -73,7 +69,8 @@ from sandkeep.sandboxes.conflict import TaskConflicts
 from sandkeep.sandboxes.description import check_tags, check_title
 from sandkeep.sandboxes.duties import Steward
 from sandkeep.sandboxes.engine import Engine
-from sandkeep.sandboxes.errors import KeepExists, KeepFormat, KeepNotFound
+from sandkeep.sandboxes.errors import KeepExists
+from sandkeep.sandboxes.identity import FORMAT, default_actor, identify
 from sandkeep.sandboxes.images import ImageStore, quiet
 from sandkeep.sandboxes.locks import LockManager
 from sandkeep.sandboxes.network import TaskNetwork, check_policy
@@ -83,20 +80,12 @@ from sandkeep.sandboxes.task_resources import TaskResources
 from sandkeep.sandboxes.verification import KeepReport, referenced, verify_keep
 from sandkeep.sandboxes.view import Moment, View
 
-FORMAT = 1
-"""The version of the layout of a keep."""
-
 _logger = logging.getLogger(__name__)
 
 GRACE_SECONDS = 3600.0
 """How long a blob may wait for its event."""
 
 _RECONCILE_SECONDS = 30.0
-
-
-class _Identity(msgspec.Struct, frozen=True):
-    format: int
-    id: str
 
 
 @final
@@ -381,26 +370,6 @@ class Keep:
         return intent.attempted(self._works / task_id)
 
 
-def identify(path: Path) -> str:
-    """The id of the keep in `path`. Raises `KeepNotFound` and `KeepFormat`."""
-    try:
-        text = (path / "keep.toml").read_text()
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise KeepNotFound(f"there is no keep in {path}; make one with 'sandkeep init --keep {path}'") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise KeepFormat(f"{path / 'keep.toml'} cannot be read: {error}; restore it from a copy") from error
-    try:
-        found = msgspec.convert(tomllib.loads(text), type=_Identity)
-    except (tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
-        raise KeepFormat(f"{path / 'keep.toml'} is damaged: {error}; restore it from a copy") from error
-    if found.format != FORMAT:
-        raise KeepFormat(
-            f"{path} has format {found.format}, this version of sandkeep reads format {FORMAT};"
-            " use the version that made it"
-        )
-    return found.id
-
-
 def _folder(path: Path) -> Path:
     """The absolute path of a keep. Raises `BadInput` if neither documents nor databases can hold it."""
     path = path.absolute()
@@ -409,11 +378,3 @@ def _folder(path: Path) -> Path:
     except UnicodeEncodeError as error:
         raise BadInput(f"the path {os.fspath(path)!r} is not UTF-8; choose another folder for the keep") from error
     return path
-
-
-def default_actor() -> str:
-    """Who acts when nobody is named: SANDKEEP_ACTOR, or the user's login name, or else the user's number."""
-    try:
-        return os.environ.get("SANDKEEP_ACTOR") or getpass.getuser()
-    except (KeyError, OSError):
-        return f"uid-{os.getuid()}"

@@ -96,8 +96,11 @@ class Lifecycle(Recorded):
             self._settle(ev.SandboxStopped(made))
 
     def rest(self) -> bool:
-        """Freeze the sandbox until the next command, unless something goes on in the task; true if it was frozen."""
-        with self._keep.working(self.id), intent.held(self._keep.intents) as made:
+        """Freeze the sandbox until the next command, unless something goes on in the task; true if it was frozen. Waits
+        for nobody."""
+        with self._keep.attempting(self.id) as mine, intent.held(self._keep.intents) as made:
+            if not mine:
+                return False
             receipt = self._decide(partial(decider.idle, intent=ev.SandboxPauseRequested(made)))
             if receipt.last < receipt.first:
                 return False

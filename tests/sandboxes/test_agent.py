@@ -535,6 +535,7 @@ def test_without_python_commands_are_run_by_the_engine(
 ) -> None:
     monkeypatch.setattr("sandkeep.sandboxes.engine.PYTHON", "no-python")
     task = keep.create_task("old ways")
+    task.start_sandbox()
     assert "cannot run the agent" in caplog.text
     assert shell(task, "echo alive; echo $((6 * 7))", on_output=lambda name, data: None) == "alive\n42\n"
     assert task.execute(["sh", "-c", "exit 3"]).exit_code == 3

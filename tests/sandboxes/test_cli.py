@@ -195,11 +195,13 @@ def test_an_engine_that_does_not_answer_leaves_no_half_made_task(
     made: Keep, cli: Cli, monkeypatch: pytest.MonkeyPatch, host: str
 ) -> None:
     monkeypatch.setenv("DOCKER_HOST", host)
-    answer = cli("create-task", "t", "--json")
+    answer = cli("create-task", "t", "--image", "debian:trixie", "--json")
     assert "no Docker engine answers" in answer.refused("engine-unreachable", 1)
     assert answer.json["error"]["code"] == "engine-unreachable"
     assert len(cli.documents()) == 1
     assert list(made.path.glob("tasks/*")) == []
+    task = cli("create-task", "without an image of its own", "--json").json["id"]
+    assert "no Docker engine answers" in cli("execute", task, "--", "true").refused("engine-unreachable", 1)
 
 
 def test_what_the_operating_system_refuses_is_one_line(made: Keep, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,8 @@ import pytest
 
 from sandkeep.sandboxes import Keep, Task, doctor
 from sandkeep.sandboxes.doctor import Finding, examine, healthy
-from sandkeep.sandboxes.engine import Engine, Facts
+from sandkeep.sandboxes.engine import Engine
+from sandkeep.sandboxes.engine_facts import Facts
 from sandkeep.sandboxes.incumbent import Seat
 
 from .support import Cli, container_of, engine, stopped_at
@@ -132,7 +133,7 @@ def test_what_a_crash_left_is_seen_and_not_touched(keep: Keep, task: Task) -> No
     task.rest()
     lost = keep.create_task("lost")
     lost.start_sandbox()
-    with stopped_at("before:engine.run", "execute", keep.path, lost.id, "true") as process:
+    with stopped_at("after:locks.act", "execute", keep.path, lost.id, "true") as process:
         process.kill()
         process.wait()
     other = keep.create_task("other")

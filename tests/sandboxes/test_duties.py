@@ -192,9 +192,8 @@ def test_an_idle_sandbox_is_frozen_and_a_busy_one_is_not(keep: Keep, task: Task)
     busy = keep.create_task("busy")
     with keep.steward() as running:
         assert running.working.wait(30)
-        thread = threading.Thread(
-            target=busy.execute, args=(["sh", "-c", "touch begun; while ! [ -e stop ]; do sleep 0.05; done"],)
-        )
+        line = "touch begun; while ! [ -e stop ]; do sleep 0.05; done"
+        thread = threading.Thread(target=busy.execute, args=(["sh", "-c", line],), kwargs={"timeout": 60})
         thread.start()
         eventually((busy.workspace / "begun").exists)
         eventually(lambda: task.state.idle)
@@ -241,7 +240,7 @@ def test_a_sandbox_that_dies_is_noticed_at_once_and_started_again_if_so_set(
 
 @pytest.mark.engine
 def test_what_a_crash_leaves_is_settled_by_the_steward(keep: Keep, task: Task) -> None:
-    cut_off = stopped_at("before:engine.run", "execute", keep.path, task.id, "true")
+    cut_off = stopped_at("after:locks.act", "execute", keep.path, task.id, "true")
     with cut_off as process, keep.steward() as running:
         assert running.working.wait(30)
         process.kill()

@@ -38,7 +38,8 @@ def keep(dockerd: PrivateEngine, keep: Keep, monkeypatch: pytest.MonkeyPatch) ->
 def outcome(task: Task) -> str:
     """What becomes of a command that waits for a file."""
     try:
-        result = task.execute(["sh", "-c", "touch begun; while ! [ -e stop ]; do sleep 0.05; done; echo done"])
+        line = "touch begun; while ! [ -e stop ]; do sleep 0.05; done; echo done"
+        result = task.execute(["sh", "-c", line], timeout=60)
     except SandkeepError as error:
         return error.code
     return f"exit {result.exit_code}"

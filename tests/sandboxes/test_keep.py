@@ -12,8 +12,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from sandkeep.events import BadInput
 from sandkeep.events import catalogue as ev
-from sandkeep.sandboxes import Keep
-from sandkeep.sandboxes import keep as module
+from sandkeep.sandboxes import Keep, identity
 from sandkeep.sandboxes.description import check_title
 from sandkeep.sandboxes.errors import KeepExists, KeepFormat, KeepNotFound
 
@@ -24,13 +23,13 @@ def test_a_new_keep_is_private_and_has_an_identity(tmp_path: Path) -> None:
     with Keep.init(tmp_path / "a" / "keep", actor="me") as made:
         (record,) = made.events()
     assert isinstance(record.event, ev.KeepCreated)
-    assert (record.stream, record.actor, record.event.format) == ("keep", "me", module.FORMAT)
+    assert (record.stream, record.actor, record.event.format) == ("keep", "me", identity.FORMAT)
     key = load_pem_private_key((made.path / "keys" / "audit.pem").read_bytes(), None)
     assert isinstance(key, Ed25519PrivateKey)
     assert key.public_key().public_bytes_raw() == record.event.public_key
     assert stat.S_IMODE(made.path.stat().st_mode) == 0o700
     assert stat.S_IMODE((made.path / "keys" / "audit.pem").stat().st_mode) == 0o600
-    assert module.identify(made.path) == made.id
+    assert identity.identify(made.path) == made.id
     with Keep.open(made.path) as again:
         assert (again.id, again.head().position) == (made.id, 1)
         assert not again.tasks()
@@ -49,10 +48,10 @@ def test_a_keep_inside_a_repository_is_not_seen_by_git(source: Path) -> None:
 
 
 def test_a_keep_is_made_once(keep: Keep) -> None:
-    identity = module.identify(keep.path)
+    known = identity.identify(keep.path)
     with pytest.raises(KeepExists, match="is a keep already"):
         Keep.init(keep.path)
-    assert module.identify(keep.path) == identity
+    assert identity.identify(keep.path) == known
 
 
 def test_a_folder_with_something_in_it_is_left_alone(tmp_path: Path) -> None:
@@ -91,7 +90,7 @@ def test_a_keep_of_another_format_is_refused(keep: Keep) -> None:
     file = keep.path / "keep.toml"
     file.write_text(file.read_text().replace("format = 1", "format = 2"))
     with pytest.raises(KeepFormat, match="has format 2, this version of sandkeep reads format 1"):
-        module.identify(keep.path)
+        identity.identify(keep.path)
 
 
 @pytest.mark.parametrize(
@@ -100,13 +99,13 @@ def test_a_keep_of_another_format_is_refused(keep: Keep) -> None:
 def test_a_damaged_identity_is_refused(keep: Keep, content: bytes) -> None:
     (keep.path / "keep.toml").write_bytes(content)
     with pytest.raises(KeepFormat, match=r"keep\.toml (is damaged|cannot be read)"):
-        module.identify(keep.path)
+        identity.identify(keep.path)
 
 
 def test_an_identity_that_is_a_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "keep.toml").mkdir()
     with pytest.raises(KeepFormat, match="cannot be read"):
-        module.identify(tmp_path)
+        identity.identify(tmp_path)
 
 
 def test_closing_twice_is_harmless(keep: Keep) -> None:
@@ -116,16 +115,16 @@ def test_closing_twice_is_harmless(keep: Keep) -> None:
 
 def test_the_actor_is_the_environments_or_the_users(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SANDKEEP_ACTOR", "agent-7")
-    assert module.default_actor() == "agent-7"
+    assert identity.default_actor() == "agent-7"
     monkeypatch.delenv("SANDKEEP_ACTOR")
     monkeypatch.setenv("LOGNAME", "somebody")
-    assert module.default_actor() == "somebody"
+    assert identity.default_actor() == "somebody"
 
     def nobody() -> str:
         raise KeyError("uid not found")
 
     monkeypatch.setattr("getpass.getuser", nobody)
-    assert module.default_actor() == f"uid-{os.getuid()}"
+    assert identity.default_actor() == f"uid-{os.getuid()}"
 
 
 @pytest.mark.parametrize(("given", "kept"), [(" a b ", "a b"), ("ünï → ok", "ünï → ok"), ("x" * 200, "x" * 200)])

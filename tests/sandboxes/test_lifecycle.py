@@ -91,7 +91,8 @@ def test_a_paused_task_can_be_stopped_and_resumed(keep: Keep, task: Task) -> Non
 @pytest.mark.engine
 def test_neither_stopped_nor_frozen_while_a_command_runs(keep: Keep, task: Task) -> None:
     with ThreadPoolExecutor(1) as pool:
-        running = pool.submit(task.execute, ["sh", "-c", "touch begun; while ! [ -e stop ]; do sleep 0.05; done"])
+        line = "touch begun; while ! [ -e stop ]; do sleep 0.05; done"
+        running = pool.submit(task.execute, ["sh", "-c", line], timeout=60)
         eventually((task.workspace / "begun").exists)
         with pytest.raises(TaskBusy, match="CommandRequested"):
             task.stop()
@@ -156,6 +157,13 @@ def test_an_idle_sandbox_can_be_paused_checkpointed_restored_and_stopped(keep: K
 
 
 @pytest.mark.engine
+def test_nobody_waits_to_freeze_a_sandbox(keep: Keep, task: Task) -> None:
+    with keep.working(task.id):  # as a restore is, for as long as it takes
+        assert not task.rest()
+    assert task.rest()
+
+
+@pytest.mark.engine
 def test_a_paused_task_is_not_idle_as_well(task: Task) -> None:
     task.pause()
     assert not task.rest()
@@ -209,9 +217,9 @@ def test_tasks_start_their_sandboxes_side_by_side(keep: Keep, monkeypatch: pytes
 
 
 @pytest.mark.engine
-def test_commands_come_while_the_engine_is_away_are_refused(keep: Keep, monkeypatch: pytest.MonkeyPatch) -> None:
-    task = keep.create_task("t")
+def test_a_sandbox_is_not_started_while_the_engine_is_away(keep: Keep, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DOCKER_HOST", "unix:///nonexistent.sock")
+    task = keep.create_task("t")
     with pytest.raises(EngineUnreachable, match="start it"):
         task.start_sandbox()
     assert (task.state.state, task.state.pending) == (TaskState.CREATED, ())

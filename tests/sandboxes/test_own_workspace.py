@@ -12,8 +12,7 @@ import pytest
 from sandkeep.events import BadInput, StaleFence
 from sandkeep.events.catalogue import Rule
 from sandkeep.projections import TaskState
-from sandkeep.sandboxes import Held, Keep, Task, survey
-from sandkeep.sandboxes.engine import Engine
+from sandkeep.sandboxes import Held, Keep, Task, restore, survey
 from sandkeep.sandboxes.errors import (
     EngineFailed,
     LockHeld,
@@ -382,7 +381,7 @@ def test_one_that_cannot_be_made_is_gone_and_the_next_use_makes_another(
 
     held = attach(shared, "ann")
     with monkeypatch.context() as patch:
-        patch.setattr(Engine, "start", failing)
+        patch.setattr(restore, "fill", failing)
         with pytest.raises(EngineFailed):
             held.task.execute(["true"])
     assert keep.own_workspaces(shared.id).list() == []

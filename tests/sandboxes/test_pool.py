@@ -10,6 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from sandkeep.events import catalogue as ev
 from sandkeep.projections import TaskState
 from sandkeep.sandboxes import Keep, Task, pool, slot
 from sandkeep.sandboxes.errors import NotARepository
@@ -93,8 +94,9 @@ def test_each_task_has_a_slot_of_its_own(keep: Keep) -> None:
     slots = slot.names(keep)
     with ThreadPoolExecutor(4) as threads:
         tasks = list(threads.map(lambda number: keep.create_task(f"t{number}"), range(4)))
+    tasks += [keep.create_task("t4"), keep.create_task("t5")]
     assert {task.id for task in tasks} > set(slots)
-    assert len({task.id for task in tasks}) == 4
+    assert len({task.id for task in tasks}) == 6
     for task in tasks:
         assert shell(task, "echo alive") == "alive\n"
     assert_agreement(keep)
@@ -136,6 +138,22 @@ def test_a_slot_whose_container_died_before_its_task_had_a_command_is_no_loss(ke
     keep.engine.remove(containers(keep.id)[0])
     assert shell(task, "echo alive") == "alive\n"
     assert task.id == filled
+    assert_agreement(keep)
+
+
+@pytest.mark.parametrize(
+    "other", [{"image_id": "sha256:old"}, {"limits": ev.Limits(1 << 30, 1, 1, 1)}, {"container": ""}]
+)
+def test_a_sandbox_that_is_not_what_its_task_would_have_is_replaced(
+    keep: Keep, filled: str, other: dict[str, object]
+) -> None:
+    task = keep.create_task("t")
+    (container,) = containers(keep.id)
+    found = slot.find(keep, filled)
+    assert found is not None
+    slot.write(keep, filled, msgspec.structs.replace(found, **other))
+    assert shell(task, "echo alive") == "alive\n"
+    assert container_of(task) != container
     assert_agreement(keep)
 
 

@@ -1,0 +1,47 @@
+"""What the Docker SDK raises, as our own errors."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import docker.errors
+import requests
+
+from sandkeep.sandboxes.errors import EngineFailed, EngineUnreachable, SandboxGone
+
+
+@contextlib.contextmanager
+def errors(container: str | None = None) -> Iterator[None]:
+    """Turn what the engine raises into our errors; if `container` is named, its absence is `SandboxGone`."""
+    try:
+        yield
+    except docker.errors.NotFound as error:
+        if container is not None:
+            raise SandboxGone("the sandbox has ended or was removed; run the command again in a new one") from error
+        raise EngineFailed(f"the Docker engine does not find something: {words(error)}") from error
+    except docker.errors.APIError as error:
+        raise EngineFailed(f"the Docker engine refused: {words(error)}") from error
+    except (requests.RequestException, docker.errors.DockerException, OSError) as error:
+        raise unreachable(error) from error
+
+
+def words(error: docker.errors.APIError) -> str:
+    """What the engine says, on one line."""
+    return " ".join(str(error.explanation or error).split())
+
+
+def unreachable(error: Exception) -> EngineUnreachable:
+    """No engine answers, for this reason."""
+    words = " ".join(_root_cause(error).split())[:200]
+    return EngineUnreachable(f"no Docker engine answers ({words}); start it, or set DOCKER_HOST, then try again")
+
+
+def _root_cause(error: BaseException) -> str:
+    """The operating system's words, from under the layers that wrap them; else the error's own."""
+    found: BaseException | None = error
+    while found is not None:
+        if isinstance(found, OSError) and found.strerror:
+            return found.strerror
+        found = found.__cause__ or found.__context__
+    return str(error)
