@@ -290,8 +290,8 @@ class Task(Recorded):
         self._clear()
         with self._keep.working(self.id):
             mine = self._containers()  # asks the engine first: without it nothing could be ended
-            monitor.measure(self._keep, self.id)
             self._act(decision)
+            monitor.measure(self._keep, self.id)
             container = self.state.container
             for each in mine:
                 self._keep.engine.remove(each)

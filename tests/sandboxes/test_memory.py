@@ -332,7 +332,7 @@ def test_a_rebuild_makes_every_page_anew(keep: Keep, task: Task, folder: Path) -
 def test_pages_of_another_format_are_made_anew_and_are_no_damage(
     keep: Keep, task: Task, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pages, "FORMAT", 2)
+    monkeypatch.setattr(pages, "FORMAT", pages.FORMAT + 1)
     monkeypatch.setattr(pages, "_heading", lambda task: b"# Other\n")
     assert refresh(keep, task).damage == ()
     assert (folder / "decisions.md").read_bytes() == b"# Other\n"

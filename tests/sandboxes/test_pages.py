@@ -42,7 +42,7 @@ def written(events: Iterable[Event]) -> tuple[Recall, bytes, bytes]:
 def test_the_pages_are_what_this_format_says() -> None:
     """A change of any of these needs another `FORMAT`: folders in the old one would pass for damaged."""
     recall, log, decisions = written(STREAM)
-    assert pages.FORMAT == 1
+    assert pages.FORMAT == 2
     assert log.splitlines()[3:5] == [
         b'{"revision":4,"position":4,"time":"1970-01-01T00:00:00Z","actor":"me","cause":null,"type":"CommandRequested",'
         b'"data":{"intent":"i3","argv":["printf","a\\u001bb"],"cwd":"/workspace","env":["A"],"timeout_ns":5}}',
@@ -101,7 +101,7 @@ def test_the_pages_are_what_this_format_says() -> None:
         "restores": 0,
         "decisions": 1,
     }
-    assert document["digest"] == "a68f3728d79f594ccf1672834b9e1436382ab95cab4224fd9d8889cffbcab6fa"
+    assert document["digest"] == "95522a1a9db29571a44d434dbbfeb3ed8109da70394aa7db5f068dfc2bef2e15"
 
 
 def test_the_state_says_how_far_the_other_pages_go() -> None:
