@@ -25,7 +25,7 @@ from sandkeep.projections.summary import Decision, Tally
 from sandkeep.sandboxes.render import moment, plain
 from sandkeep.sandboxes.render_recorded import stats_document
 
-FORMAT = 2
+FORMAT = 3
 """Raised whenever the same stream would give other pages."""
 
 LOG, DECISIONS, STATE, PLAN = "log.jsonl", "decisions.md", "state.json", "plan.md"

@@ -293,8 +293,8 @@ class Task(Lifecycle):
         with self._keep.working(self.id):
             # Asks the engine first: without it nothing could be ended.
             mine = self.sandbox.containers() if self.sandbox.may_exist() else []
-            monitor.measure(self._keep, self.id)
             self._act(decision)
+            monitor.measure(self._keep, self.id)
             container = self.state.container
             for each in mine:
                 self._keep.engine.remove(each)

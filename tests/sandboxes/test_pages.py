@@ -42,7 +42,7 @@ def written(events: Iterable[Event]) -> tuple[Recall, bytes, bytes]:
 def test_the_pages_are_what_this_format_says() -> None:
     """A change of any of these needs another `FORMAT`: folders in the old one would pass for damaged."""
     recall, log, decisions = written(STREAM)
-    assert pages.FORMAT == 2
+    assert pages.FORMAT == 3
     assert log.splitlines()[3:5] == [
         b'{"revision":4,"position":4,"time":"1970-01-01T00:00:00Z","actor":"me","cause":null,"type":"CommandRequested",'
         b'"data":{"intent":"i3","argv":["printf","a\\u001bb"],"cwd":"/workspace","env":["A"],"timeout_ns":5,'
@@ -103,7 +103,7 @@ def test_the_pages_are_what_this_format_says() -> None:
         "restores": 0,
         "decisions": 1,
     }
-    assert document["digest"] == "25e8033ff871d8891337424bbcaca1e50765f54e83b8e021cafa1307504581da"
+    assert document["digest"] == "cd5b11c87f181eefe3f59c62b5cf0ca84173f9aae9ffe877db0f1f472ad36f97"
 
 
 def test_the_state_says_how_far_the_other_pages_go() -> None:
