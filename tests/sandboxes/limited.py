@@ -21,6 +21,13 @@ def configure(keep: Keep | Path, text: str) -> None:
     path.write_text("\n".join([*path.read_text().splitlines()[:3], text]))
 
 
+def begun(keep: Keep, title: str, **options: Any) -> Task:
+    """A new task whose sandbox runs already."""
+    task = keep.create_task(title, **options)
+    task.start_sandbox()
+    return task
+
+
 def held(task: Task) -> dict[str, Any]:
     """What the engine was told of the task's sandbox."""
     with engine() as client:

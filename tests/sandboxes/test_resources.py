@@ -17,7 +17,7 @@ from sandkeep.sandboxes.errors import BudgetExhausted, DiskFull, EngineFailed, L
 from sandkeep.sandboxes.execution import FLOODED, TIMED_OUT
 from sandkeep.sandboxes.limits import LIMITS
 
-from .limited import MIB, Running, configure, ended, events, held
+from .limited import MIB, Running, begun, configure, ended, events, held
 from .support import Cli, container_of, containers, eventually, shell, stopped_at, types
 
 pytestmark = pytest.mark.engine
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.engine
 
 def test_a_task_has_the_limits_that_it_is_given(keep: Keep) -> None:
     asked = {"memory": "128MiB", "swap": "64MiB", "cpus": 0.5, "pids": 64, "tmp": "16MiB", "open_files": 128}
-    task = keep.create_task("small", limits=asked | {"disk": "1GiB"})
+    task = begun(keep, "small", limits=asked | {"disk": "1GiB"})
     (created,) = events(task, ev.TaskCreated)
     (requested,) = events(task, ev.SandboxRequested)
     assert created.limits == requested.limits == keep.resources(task.id).limits
@@ -40,7 +40,7 @@ def test_a_task_has_the_limits_that_it_is_given(keep: Keep) -> None:
 
 def test_what_keep_toml_says_holds_for_the_next_sandbox(keep: Keep) -> None:
     configure(keep, '[limits]\nmemory = "96MiB"\npids = 50')
-    task = keep.create_task("small")
+    task = begun(keep, "small")
     assert (held(task)["Memory"], held(task)["PidsLimit"]) == (96 * MIB, 50)
     configure(keep, '[limits]\nmemory = "80MiB"')
     assert keep.resources(task.id).limits.memory_bytes == 96 * MIB
@@ -119,16 +119,16 @@ def test_a_single_file_is_no_larger_than_the_disk_limit(keep: Keep) -> None:
 
 def test_memory_is_promised_once(keep: Keep) -> None:
     configure(keep, '[budget]\nmemory = "300MiB"\nwait = 0')
-    first = keep.create_task("first", limits={"memory": "200MiB"})
+    first = begun(keep, "first", limits={"memory": "200MiB"})
     with pytest.raises(BudgetExhausted) as caught:
-        keep.create_task("second", limits={"memory": "128MiB"})
+        begun(keep, "second", limits={"memory": "128MiB"})
     assert f"100MiB are free and 128MiB needed; held by task {first.id} 200MiB; complete" in str(caught.value)
     with pytest.raises(BudgetExhausted, match="more than all sandboxes of the keep may have, 300MiB"):
-        keep.create_task("third", limits={"memory": "301MiB"})
+        begun(keep, "third", limits={"memory": "301MiB"})
     with pytest.raises(BudgetExhausted, match="more than all sandboxes"):
         keep.resources(first.id).set({"memory": "301MiB"})
     keep.resources(first.id).set({"memory": "150MiB"})
-    second = keep.create_task("second", limits={"memory": "128MiB"})
+    second = begun(keep, "second", limits={"memory": "128MiB"})
     with pytest.raises(BudgetExhausted, match=f"held by task {second.id}"):
         keep.resources(first.id).set({"memory": "200MiB"})
     second.complete()
@@ -188,7 +188,7 @@ def test_more_disk_is_room_too(keep: Keep) -> None:
 
 
 def test_the_disk_is_measured_when_it_can_have_changed(keep: Keep, monkeypatch: pytest.MonkeyPatch) -> None:
-    task = keep.create_task("t", limits={"disk": "100MiB"})
+    task = begun(keep, "t", limits={"disk": "100MiB"})
     use, clock = keep.resources(task.id).use, boot_clock()
     free = disk._free(keep)
     monkeypatch.setattr(disk, "_free", lambda keep: free)
@@ -231,18 +231,18 @@ def test_a_new_sandbox_is_suggested_what_those_like_it_have_used(keep: Keep) -> 
     settings = '[limits]\nadaptive = true\nmemory = "512MiB"\nfloor = "64MiB"\nheadroom = 2'
     configure(keep, settings)
     for number in range(adapting.LEAST):
-        task = keep.create_task(f"before {number}", tags=["small"])
+        task = begun(keep, f"before {number}", tags=["small"])
         assert held(task)["Memory"] == 512 * MIB
         shell(task, "head -c 60M /dev/zero >/tmp/held")
         task.complete()
         measured = events(task, ev.SandboxMeasured)[-1]
         assert 60 * MIB < measured.memory_bytes < 100 * MIB
-    suggested = held(keep.create_task("after"))["Memory"]
+    suggested = held(begun(keep, "after"))["Memory"]
     assert 120 * MIB < suggested < 201 * MIB
-    assert held(keep.create_task("tagged", tags=["small"]))["Memory"] == suggested
-    assert held(keep.create_task("asked", limits={"memory": "300MiB"}))["Memory"] == 300 * MIB
+    assert held(begun(keep, "tagged", tags=["small"]))["Memory"] == suggested
+    assert held(begun(keep, "asked", limits={"memory": "300MiB"}))["Memory"] == 300 * MIB
     configure(keep, settings.replace("true", "false"))
-    assert held(keep.create_task("off"))["Memory"] == 512 * MIB
+    assert held(begun(keep, "off"))["Memory"] == 512 * MIB
 
 
 @given(st.lists(st.integers(min_value=0, max_value=2**40), min_size=1, max_size=64))
