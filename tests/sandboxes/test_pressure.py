@@ -14,7 +14,7 @@ from sandkeep.sandboxes import Keep, Task, monitor
 from sandkeep.sandboxes.cgroup import Sample
 from sandkeep.sandboxes.errors import BudgetExhausted, ExtensionNotFound, ExtensionOpen
 
-from .limited import MIB, Running, configure, ended, events, held
+from .limited import MIB, Running, begun, configure, ended, events, held
 from .support import Cli, container_of, containers, eventually, shell, status, stopped_at, types
 
 pytestmark = pytest.mark.engine
@@ -31,8 +31,8 @@ def bomb(mib: int) -> str:
 
 @contextlib.contextmanager
 def ticking(keep: Keep) -> Iterator[list[str]]:
-    """Tick as a steward does, until the end of the block; gives what was said."""
-    said: list[str] = []
+    """Tick as a steward does, until the end of the block; gives what was said. What lives already is guarded."""
+    said = monitor.tick(keep)
     ended = threading.Event()
 
     def run() -> None:
@@ -49,9 +49,9 @@ def ticking(keep: Keep) -> Iterator[list[str]]:
 
 
 def short(keep: Keep, settings: str = "") -> Task:
-    """A task with 128 MiB of memory."""
+    """A task with a sandbox that has 128 MiB of memory."""
     configure(keep, f'[limits]\nmemory = "128MiB"\n{settings}')
-    return keep.create_task("short of memory")
+    return begun(keep, "short of memory")
 
 
 def waiting(keep: Keep, task: Task) -> Extension:
