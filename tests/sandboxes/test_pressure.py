@@ -10,7 +10,7 @@ import pytest
 
 from sandkeep.events import catalogue as ev
 from sandkeep.projections import Extension
-from sandkeep.sandboxes import Keep, Task, monitor
+from sandkeep.sandboxes import Keep, Task, command, monitor
 from sandkeep.sandboxes.cgroup import Sample
 from sandkeep.sandboxes.errors import BudgetExhausted, ExtensionNotFound, ExtensionOpen
 
@@ -325,3 +325,18 @@ def test_answers_and_figures_on_the_command_line(keep: Keep, cli: Cli) -> None:
     cli("complete-task", task.id)
     assert cli("top", "--json").json["sandboxes"] == []
     assert b"no sandbox lives" in cli("top").stdout
+
+
+def test_the_time_of_a_command_that_stands_still_is_over_all_the_same(
+    keep: Keep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(command, "PATIENCE_SECONDS", 1.0)  # who would end it in time stands still too
+    task = short(keep, 'when_full = "ask"')
+    with ticking(keep):
+        running = Running(task, *CHILD, SLOWLY, timeout=15)
+        waiting(keep, task)
+        assert status(task) == "paused"
+        assert (running.result.exit_code, running.result.timed_out) == (124, True)
+        keep.resources(task.id).deny()
+        eventually(lambda: keep.resources(task.id).use.extension is None)
+        assert shell(task, "echo alive") == "alive\n"
