@@ -41,7 +41,7 @@ def test_a_task_of_which_there_is_nothing_to_say_costs_nothing() -> None:
 
 def test_memory_is_promised_from_the_request_to_the_end() -> None:
     assert after(ev.SandboxRequested("i", "image", LARGE)).promised == 350
-    for end in (ev.SandboxLost("ci", "x"), ev.SandboxRemoved("ci"), ev.TaskCleaned("x")):
+    for end in (ev.SandboxLost("ci", "x"), ev.SandboxRemoved("ci"), ev.SandboxStopped("s"), ev.TaskCleaned("x")):
         assert after(*started(limits=LARGE), end).promised == 0
     assert after(ev.SandboxRequested("i", "image", LARGE), ev.SandboxFailed("i", "x", "y")).promised == 0
     assert after(*started(limits=LARGE), ev.SandboxLost("other", "x")).promised == 350

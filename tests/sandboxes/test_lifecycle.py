@@ -71,7 +71,7 @@ def test_a_stopped_sandbox_is_gone_and_the_next_command_starts_another(keep: Kee
     before = container_of(task)
     task.stop()
     assert (task.state.state, task.state.container, containers(keep.id)) == (TaskState.ACTIVE, None, [])
-    assert types(task.history())[-2:] == ["SandboxStopRequested", "SandboxStopped"]
+    assert types(task.history())[-3:] == ["SandboxStopRequested", "SandboxMeasured", "SandboxStopped"]
     head = keep.head()
     task.stop()
     assert keep.head() == head

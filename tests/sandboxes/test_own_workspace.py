@@ -25,7 +25,7 @@ from sandkeep.sandboxes.merging import Merged
 from sandkeep.sandboxes.own_workspace import OwnTask
 
 from .agents import lines
-from .support import Cli, containers, eventually, listing, make_repository, shell
+from .support import Cli, container_of, containers, engine, eventually, listing, make_repository, shell
 
 pytestmark = pytest.mark.engine
 
@@ -252,6 +252,16 @@ def test_what_is_not_of_the_workspace_is_the_tasks(keep: Keep, shared: Task) -> 
     with pytest.raises(WorkspaceUnmerged):
         held.task.complete()
     assert merged(held).written == 0
+
+
+def test_an_own_workspace_has_the_limits_of_its_task(keep: Keep, shared: Task) -> None:
+    keep.resources(shared.id).set({"memory": "300MiB", "pids": 77})
+    held = attach(shared, "ann")
+    assert isinstance(held.task, OwnTask)
+    shell(held.task, "true")
+    with engine() as client:
+        found = client.api.inspect_container(container_of(held.task.own()))["HostConfig"]
+    assert (found["Memory"], found["PidsLimit"]) == (300 << 20, 77)
 
 
 def test_an_own_workspace_is_nobody_elses(keep: Keep, shared: Task, two: tuple[Held, Held]) -> None:

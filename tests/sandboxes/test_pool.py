@@ -115,6 +115,24 @@ def test_a_task_with_another_image_takes_none(keep: Keep, filled: str, task: Tas
             assert fresh != name
 
 
+def test_a_slot_has_the_limits_that_keep_toml_says(keep: Keep, filled: str) -> None:
+    file = keep.path / "keep.toml"
+    file.write_text(file.read_text() + '[limits]\nmemory = "300MiB"\n')
+    assert pool.fill(keep)[0] == f"slot {filled}: removed"
+    (container,) = containers(keep.id)
+    task = keep.create_task("t")
+    shell(task, "true")
+    assert container_of(task) == container
+    assert keep.resources(task.id).limits.memory_bytes == 300 << 20
+    assert pool.fill(keep) != []
+    small = keep.create_task("small", limits={"memory": "100MiB"})
+    (waiting,) = set(containers(keep.id)) - {container}
+    shell(small, "true")  # in one of its own
+    assert container_of(small) != waiting
+    assert keep.resources(small.id).use.promised == 100 << 20
+    assert_agreement(keep)
+
+
 def test_a_slot_that_is_too_many_old_or_dead_is_removed(keep: Keep, filled: str) -> None:
     found = slot.find(keep, filled)
     assert found is not None

@@ -156,7 +156,7 @@ def test_a_creation_cut_off_leaves_no_half_made_task(keep: Keep, source: Path, s
     assert_agreement(keep)
 
 
-FIRST_START = ("after:keep.decide", "before:engine.start", "after:engine.start", "after:keep.decide#2")
+FIRST_START = ("after:resources.allot", "before:engine.start", "after:engine.start", "after:keep.decide")
 
 
 @pytest.mark.parametrize("step", FIRST_START)
