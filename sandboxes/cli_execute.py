@@ -84,7 +84,8 @@ def execute(
     if own != begun:
         print(f"sandkeep: this ran in a workspace of its own, task {own}; 'detach' merges it", file=sys.stderr)
     if result.timed_out:
-        print(f"sandkeep: the command was ended after {timeout:g} s", file=sys.stderr)
+        taken = min(timeout, round(result.duration_s, 1))  # the task's limit may be less than what was asked for
+        print(f"sandkeep: the command was ended after {taken:g} s", file=sys.stderr)
     if result.stdout.truncated or result.stderr.truncated:
         print("sandkeep: the command was ended because it wrote too much", file=sys.stderr)
     if result.oom_killed:

@@ -49,12 +49,13 @@ class Lifecycle(Recorded):
         """The workspace on the host."""
         return self.sandbox.workspace
 
-    def start_sandbox(self, progress: Callable[[str], None] = quiet) -> None:
-        """Start the sandbox if none runs, as the next command would. Raises as `execute` does."""
+    def start_sandbox(self, progress: Callable[[str], None] = quiet, *, wait: bool = True) -> None:
+        """Start the sandbox if none runs, as the next command would. Raises as `execute` does; without `wait`,
+        `BudgetExhausted` at once where others would have to make room first."""
         with self._keep.working(self.id):
             decider.begin(self.state, ev.SandboxRequested("", "", LIMITS))  # refused before the work
             self._keep.locking.check(self.id, self.fence)
-            with self.sandbox.place(progress):
+            with self.sandbox.place(progress, wait=wait):
                 return
 
     def pause(self) -> None:

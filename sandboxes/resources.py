@@ -43,8 +43,9 @@ def chosen(keep: Keep, asked: Mapping[str, object]) -> Limits | None:
     return limits.chosen(asked, limits.load(keep.path).limits)
 
 
-def allot(keep: Keep, task: registry.Task, image_id: str, made: str) -> Limits:
+def allot(keep: Keep, task: registry.Task, image_id: str, made: str, *, wait: bool) -> Limits:
     """Store the intent `made` to start the task's sandbox, when there is memory for it, and return what it may use.
+    Without `wait` that is now or never.
 
     Raises `BudgetExhausted`, `BadSettings`, and what `decider.begin` raises.
     """
@@ -58,7 +59,8 @@ def allot(keep: Keep, task: registry.Task, image_id: str, made: str) -> Limits:
             wanted = msgspec.structs.replace(wanted, memory_bytes=suggested)
     wanted = keep.engine.fit(wanted)
     request = ev.SandboxRequested(made, image_id, wanted, task.tags)
-    admission.admit(keep, task.id, request, settings.budget)
+    budget = settings.budget if wait else msgspec.structs.replace(settings.budget, wait_seconds=0.0)
+    admission.admit(keep, task.id, request, budget)
     return wanted
 
 

@@ -66,8 +66,9 @@ class Sandbox:
         """The workspace on the host."""
         return self.folder / "workspace"
 
-    def place(self, progress: Callable[[str], None]) -> Place:
+    def place(self, progress: Callable[[str], None], *, wait: bool = True) -> Place:
         """The running container, started if there is none; `progress` is called with what takes long.
+        Without `wait` it waits for no memory that others hold.
 
         The caller is `working` on the task. Raises `ImageNotFound`, `BudgetExhausted`, `BadSettings`,
         `EngineFailed` and `EngineUnreachable`.
@@ -87,7 +88,7 @@ class Sandbox:
             self._lose(task.container, f"it was found {status or 'removed'}")
         with intent.held(self._keep.intents) as made:
             image_id = self._keep.images.resolve(task.image, progress)[1]
-            limits = resources.allot(self._keep, task, image_id, made)
+            limits = resources.allot(self._keep, task, image_id, made, wait=wait)
             with outcome.failing_as(self._keep, self.id, ev.SandboxFailed, made):
                 container = slot.adopt(self._keep, self.id, image_id, limits)
                 if container is None:

@@ -121,7 +121,7 @@ def _lose(keep: Keep, task: registry.Task) -> list[str]:
     done = [f"task {task.id}: its sandbox {container[:12]} is lost"]
     if task.state is TaskState.ACTIVE and settings.load(keep.path).sandboxes.restart == "always":
         try:
-            keep.task(task.id).start_sandbox()
+            keep.task(task.id).start_sandbox(wait=False)  # the other duties have to go on
             done.append(f"task {task.id}: its sandbox was started again")
         except SandkeepError as error:
             done.append(f"task {task.id}: its sandbox could not be started again: {error}")

@@ -135,6 +135,19 @@ def test_memory_is_promised_once(keep: Keep) -> None:
     keep.resources(first.id).set({"memory": "200MiB"})
 
 
+def test_the_steward_waits_for_no_memory(keep: Keep) -> None:
+    settings = '[sandboxes]\nrestart = "always"\n[budget]\nwait = "1h"\nmemory = '
+    configure(keep, settings + '"300MiB"')
+    large, small = (begun(keep, memory, limits={"memory": memory}) for memory in ("200MiB", "90MiB"))
+    configure(keep, settings + '"250MiB"')
+    keep.engine.remove(container_of(large))
+    done = keep.reconcile(again=True)
+    assert "could not be started again: of the 250MiB that all sandboxes may have, 160MiB are free" in done[-1]
+    small.complete()
+    large.start_sandbox(wait=False)
+    assert held(large)["Memory"] == 200 * MIB
+
+
 def test_limits_on_the_command_line(keep: Keep, cli: Cli) -> None:
     keep.close()
     created = cli("create-task", "t", "--memory", "128MiB", "--cpus", "0.5", "--json").json
