@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import tempfile
 from pathlib import Path
 
 import msgspec
@@ -138,6 +139,17 @@ def test_a_file_that_ends_whoever_maps_it_is_reported(written: Path) -> None:
     report = verify(written)
     assert (report.ok, report.damaged) == (False, 1)
     assert "SIGBUS" in report.damage[0]
+
+
+def test_a_scan_that_is_ended_leaves_no_copy_behind(
+    written: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, copies = written / "data.mdb", tmp_path / "copies"
+    data.write_bytes(data.read_bytes()[:8192])
+    copies.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(copies))
+    assert "SIGBUS" in verify(written, deep=True).damage[0]
+    assert list(copies.iterdir()) == []
 
 
 def test_a_scan_that_cannot_be_started_is_no_verdict(written: Path, monkeypatch: pytest.MonkeyPatch) -> None:
