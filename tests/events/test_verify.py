@@ -144,10 +144,13 @@ def test_a_file_that_ends_whoever_maps_it_is_reported(written: Path) -> None:
 def test_a_scan_that_is_ended_leaves_no_copy_behind(
     written: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    data, copies = written / "data.mdb", tmp_path / "copies"
-    data.write_bytes(data.read_bytes()[:8192])
+    ended, copies = tmp_path / "ended", tmp_path / "copies"
+    ended.write_text('#!/bin/sh\ncp -r "$4" "${TMPDIR:-/tmp}/copy" && kill -BUS $$\n')
+    ended.chmod(0o755)
     copies.mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(copies))
+    monkeypatch.setenv("TMPDIR", str(copies))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setattr(sys, "executable", str(ended))
     assert "SIGBUS" in verify(written, deep=True).damage[0]
     assert list(copies.iterdir()) == []
 
