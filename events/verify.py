@@ -11,6 +11,7 @@ of the records it was signed for, which shows a history that was rewritten, or c
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -76,7 +77,10 @@ def verify(path: Path, key: VerifierKey | None = None, *, deep: bool = False) ->
     command = [sys.executable, "-P", "-c", f"import {__name__} as verify; verify.main()", str(path)]
     command += ["" if key is None else str(key), *(["deep"] if deep else [])]
     try:
-        result = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False)
+        # What the scan copies goes with this folder, also if the scan is ended by what it reads.
+        with tempfile.TemporaryDirectory(prefix="sandkeep-verify-") as folder:
+            variables = {**os.environ, "TMPDIR": folder}
+            result = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, env=variables, check=False)
     except OSError as error:
         raise LogUnavailable(f"the process that verifies the log cannot be started: {error}") from error
     if result.returncode == 0:
@@ -148,9 +152,9 @@ def scan(path: Path, key: VerifierKey | None = None, *, deep: bool = False) -> L
 def _check_pages(layout: Layout) -> None:
     """Copy the log compactly, by which LMDB walks every page and misses those that nothing leads to; then have a plain
     copy written to, because only writers read the list of free pages. Raises `LogDamaged`."""
-    with tempfile.TemporaryDirectory(prefix="sandkeep-verify-") as folder:
+    with tempfile.TemporaryDirectory() as folder:
         layout.env.copy(folder, compact=True)
-    with tempfile.TemporaryDirectory(prefix="sandkeep-verify-") as folder:
+    with tempfile.TemporaryDirectory() as folder:
         layout.env.copy(folder)
         copy = Layout(Path(folder))
         try:

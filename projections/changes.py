@@ -14,7 +14,7 @@ from sandkeep.projections.projection import StateView
 from sandkeep.projections.registry import Task, TaskState
 
 _ENDED = (TaskState.COMPLETED, TaskState.FAILED, TaskState.CLEANED)
-_ALWAYS = ("updated_ns", "updated_at")
+_ALWAYS = ("updated_ns", "updated_at", "used_ns")
 
 
 class Change(enum.StrEnum):

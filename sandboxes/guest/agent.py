@@ -20,6 +20,7 @@ import sys
 import time
 from collections.abc import Callable
 
+from sandkeep.sandboxes.guest import filter
 from sandkeep.sandboxes.guest.processes import emptied, harden, sweep, woken
 from sandkeep.sandboxes.guest.supervisor import Supervisor
 from sandkeep.sandboxes.guest.wire import MOST_REQUEST, VERSION, Channel, check_id, relay, write_record
@@ -298,5 +299,6 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
     os.umask(0o022)
     harden()
+    filter.install()  # for all that will ever run here
     gc.freeze()
     Agent(json.loads(sys.argv[1])).run()

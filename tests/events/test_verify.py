@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import tempfile
 from pathlib import Path
 
 import msgspec
@@ -138,6 +139,20 @@ def test_a_file_that_ends_whoever_maps_it_is_reported(written: Path) -> None:
     report = verify(written)
     assert (report.ok, report.damaged) == (False, 1)
     assert "SIGBUS" in report.damage[0]
+
+
+def test_a_scan_that_is_ended_leaves_no_copy_behind(
+    written: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended, copies = tmp_path / "ended", tmp_path / "copies"
+    ended.write_text('#!/bin/sh\ncp -r "$4" "${TMPDIR:-/tmp}/copy" && kill -BUS $$\n')
+    ended.chmod(0o755)
+    copies.mkdir()
+    monkeypatch.setenv("TMPDIR", str(copies))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setattr(sys, "executable", str(ended))
+    assert "SIGBUS" in verify(written, deep=True).damage[0]
+    assert list(copies.iterdir()) == []
 
 
 def test_a_scan_that_cannot_be_started_is_no_verdict(written: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,6 +19,7 @@ from sandkeep.sandboxes.recipe import base_recipe
 
 _ROOT = () if os.getuid() == 0 else ("sudo", "-n")
 _SECONDS = 60.0
+_BRIDGE = Path("/sys/class/net/docker0")
 
 _CONTAINERD = """version = 2
 root = "{0}/containerd"
@@ -46,9 +47,16 @@ class PrivateEngine:
         self._live_restore = live_restore
         folder = self.folder
         self._dockerd = self._run(
-            # With --bridge=none it removes the bridge of the engine beside it, unless it has a network of its own.
-            *("unshare", "--net", "dockerd", "--bridge=none"),
-            *("--iptables=false", "--ip-masq=false", "--ip-forward=false"),
+            # In a network namespace of its own: an engine without a bridge removes the host's docker0, whosever it is.
+            *(
+                "unshare",
+                "--net",
+                "dockerd",
+                "--bridge=none",
+                "--iptables=false",
+                "--ip-masq=false",
+                "--ip-forward=false",
+            ),
             *(f"--live-restore={str(live_restore).lower()}", f"--containerd={folder}/containerd.sock"),
             *(f"--data-root={folder}/data", f"--exec-root={folder}/exec", f"--pidfile={folder}/pid"),
             *(f"--host={self.host}", "--log-level=error"),
@@ -104,9 +112,11 @@ def private_engine() -> Iterator[PrivateEngine]:
         pytest.skip("there is no dockerd here that could be started beside the engine in use")
     # Not below pytest's folder: the path of a socket has 107 bytes.
     folder = Path(tempfile.mkdtemp(prefix="sandkeep-dockerd-"))
+    bridged = _BRIDGE.exists()
     made = PrivateEngine(folder)
     try:
         yield made
+        assert _BRIDGE.exists() == bridged, "the private engine has changed the network of the one in use"
     finally:
         made.stop()
         # An engine that was killed leaves its data mounted on itself.

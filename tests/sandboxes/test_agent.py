@@ -495,6 +495,7 @@ def test_a_helper_is_kept_running_where_the_task_cannot_reach_it(keep: Keep, mon
 
     monkeypatch.setattr(Engine, "start", helped)
     task = keep.create_task("helped")
+    task.start_sandbox()
 
     def helper() -> dict[str, str]:
         with engine() as client:

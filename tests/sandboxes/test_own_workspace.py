@@ -11,7 +11,7 @@ import pytest
 
 from sandkeep.events import BadInput, StaleFence
 from sandkeep.events.catalogue import Rule
-from sandkeep.projections import TaskState
+from sandkeep.projections import NetworkPolicy, TaskState
 from sandkeep.sandboxes import Held, Keep, Task, restore, survey
 from sandkeep.sandboxes.errors import (
     EngineFailed,
@@ -101,6 +101,19 @@ def test_each_sees_only_its_own_work_until_it_is_merged(keep: Keep, shared: Task
     assert_nothing_is_left(keep, shared)
     shared.complete()
     shared.clean_up()
+
+
+def test_an_own_workspace_reaches_what_its_task_may_also_when_that_changes(keep: Keep, shared: Task) -> None:
+    keep.network(shared.id).set("allow", allow=["example.org"])
+    ann = attach(shared, "ann")
+    assert "3128" in shell(ann.task, "echo $https_proxy")
+    (own,) = keep.own_workspaces(shared.id).list()
+    assert keep.network(own.task).policy() == keep.network(shared.id).policy() != NetworkPolicy()
+    keep.network(shared.id).set("none")
+    assert keep.network(own.task).policy() == NetworkPolicy()
+    assert shell(ann.task, "echo $https_proxy") == "\n"
+    merged(ann)
+    assert_nothing_is_left(keep, shared)
 
 
 def test_what_both_changed_stays_open_with_both_sides(keep: Keep, shared: Task, two: tuple[Held, Held]) -> None:
