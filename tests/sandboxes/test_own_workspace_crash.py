@@ -53,8 +53,8 @@ FORK = (
     "after:restore.fill",
     "before:engine.start",
     "after:engine.start",
-    "before:engine.run",
-    "after:engine.run",
+    "before:command.carry_out",
+    "after:command.carry_out",
 )
 
 
