@@ -289,6 +289,8 @@ class Supervisor:
                 said = json.loads(body)
                 if said["op"] == "more":
                     caller.told = False
+                    # What came between its last look and this would be told with the next output, which may not come.
+                    self.tell_grown(caller)
                 elif said["op"] == "end":
                     self.reason = said["reason"]
                 elif said["op"] == "window" and self.terminal:
@@ -349,10 +351,15 @@ class Supervisor:
             self.full.add(name)
             self.reason = self.reason or "output"
         for caller in self.callers:
-            if caller.follow and not caller.told:
-                caller.told = True
-                caller.say(event="grew")
+            self.tell_grown(caller)
         return len(data)
+
+    def tell_grown(self, caller: Channel) -> None:
+        """Say that there is more output than when it was last said, unless that was not answered yet."""
+        size = sum(self.sizes.values())
+        if caller.follow and not caller.told and caller.told_of != size:
+            caller.told, caller.told_of = True, size
+            caller.say(event="grew")
 
     def collect(self) -> None:
         """Take what the command has written and nobody has read. What it left running may go on writing for ever."""

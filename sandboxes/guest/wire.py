@@ -31,6 +31,7 @@ class Channel:
         self.sock = sock
         self.begun = b""
         self.follow = self.told = False
+        self.told_of = 0
         sock.setblocking(False)
 
     def read(self, most: int) -> tuple[int, bytes] | None:

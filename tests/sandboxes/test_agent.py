@@ -557,3 +557,20 @@ def test_without_python_commands_are_run_by_the_engine(
 
 def interrupted(name: str, data: bytes) -> None:
     raise KeyboardInterrupt
+
+
+def test_output_is_told_of_that_comes_while_what_was_before_is_read(task: Task) -> None:
+    theirs, ours = os.pipe()
+    shown: list[bytes] = []
+
+    def answer(name: str, data: bytes) -> None:
+        shown.append(data)
+        if b"".join(shown).endswith(b"asked\n"):
+            os.write(ours, b"asked\n")
+
+    os.write(ours, b"asked\n")
+    talk = "import sys\nfor n in range(300):\n sys.stdin.readline()\n for w in ('heard', 'asked'): print(w, flush=True)"
+    with open(theirs, "rb", buffering=0) as keyboard:
+        result = task.execute(["python3", "-uc", talk], stdin=keyboard, on_output=answer, timeout=60)
+    os.close(ours)
+    assert (result.exit_code, b"".join(shown)) == (0, b"heard\nasked\n" * 300)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import os
 import pty
+import select
 import subprocess
 from pathlib import Path
 
@@ -87,6 +88,7 @@ def test_a_terminal_is_given_every_key_and_ours_is_as_before(keep: Keep, task_id
         def until(text: bytes) -> None:
             nonlocal shown
             while text not in shown:
+                assert select.select([ours], [], [], 60)[0], f"{text!r} does not come behind {shown!r}"
                 shown += os.read(ours, 4096)
 
         until(b"33 44\r\n")
