@@ -290,7 +290,7 @@ class Supervisor:
                 if said["op"] == "more":
                     caller.told = False
                     # What came between its last look and this would be told with the next output, which may not come.
-                    self.tell_grown(caller)
+                    caller.say_grown(sum(self.sizes.values()))
                 elif said["op"] == "end":
                     self.reason = said["reason"]
                 elif said["op"] == "window" and self.terminal:
@@ -351,15 +351,8 @@ class Supervisor:
             self.full.add(name)
             self.reason = self.reason or "output"
         for caller in self.callers:
-            self.tell_grown(caller)
+            caller.say_grown(sum(self.sizes.values()))
         return len(data)
-
-    def tell_grown(self, caller: Channel) -> None:
-        """Say that there is more output than when it was last said, unless that was not answered yet."""
-        size = sum(self.sizes.values())
-        if caller.follow and not caller.told and caller.told_of != size:
-            caller.told, caller.told_of = True, size
-            caller.say(event="grew")
 
     def collect(self) -> None:
         """Take what the command has written and nobody has read. What it left running may go on writing for ever."""

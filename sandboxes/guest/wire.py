@@ -59,6 +59,12 @@ class Channel:
         with contextlib.suppress(OSError):
             self.sock.send(HEAD.pack(len(body), JSON) + body)
 
+    def say_grown(self, size: int) -> None:
+        """Say that there is more output than when that was last said, unless the caller has not asked for more yet."""
+        if self.follow and not self.told and self.told_of != size:
+            self.told, self.told_of = True, size
+            self.say(event="grew")
+
 
 def write_record(folder: str, record: dict[str, Any]) -> None:
     """Write down what became of a command, so that it is there completely or not at all."""
