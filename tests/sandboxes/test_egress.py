@@ -252,6 +252,7 @@ def test_a_task_that_ends_its_forwarder_gets_another_with_the_next_command(open_
 
 
 def test_a_sandbox_that_is_lost_gets_its_way_out_with_the_next(keep: Keep, open_task: Task, port: int) -> None:
+    open_task.start_sandbox()
     keep.engine.remove(container_of(open_task))
     assert fetch(open_task, port) == "hello /\n"
 

@@ -111,6 +111,7 @@ def test_a_task_keeps_the_version_it_was_created_with(
 ) -> None:
     first = keep.images.build(image_name, folder=folder("one\n", BASE))
     task = keep.create_task("old", image=image_name)
+    task.start_sandbox()
     second = keep.images.build(image_name, folder=folder("two\n", BASE))
     assert first.tag != second.tag
     assert [each.current for each in keep.images.present() if each.name == image_name] == [True, False]
@@ -237,6 +238,7 @@ def test_the_least_used_go_and_none_that_is_in_use(
     task = keep.create_task("a", image=image_name)
     idle = keep.images.build(image_name, folder=folder("idle", BASE))
     waiting = keep.create_task("b", image=idle.tag)
+    waiting.start_sandbox()
     client.api.remove_container(container_of(waiting), force=True)  # it may be started anew at any time
     free = [keep.images.build(image_name, folder=folder(f"{number}" * 5000)) for number in range(2)]
     found = keep.images.prune(0, dry_run=True)
