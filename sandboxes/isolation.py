@@ -153,8 +153,9 @@ class _Listeners:
                 for key, _ in selector.select():
                     if key.fileobj is self._wake:
                         return
+                    assert isinstance(key.fileobj, socket.socket)
                     with contextlib.suppress(OSError):
-                        self._hear(key.fileobj)  # type: ignore[arg-type]
+                        self._hear(key.fileobj)
 
     def _hear(self, listening: socket.socket) -> None:
         if listening.type == socket.SOCK_DGRAM:

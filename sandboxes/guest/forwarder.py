@@ -70,7 +70,8 @@ class Forwarder:
         while True:
             for key, events in self.selector.select(RETRY_SECONDS if self.waiting else None):
                 if key.data is None:
-                    self.accept(key.fileobj)  # type: ignore[arg-type]
+                    assert isinstance(key.fileobj, socket.socket)
+                    self.accept(key.fileobj)
                 elif key.data.socket.fileno() >= 0:  # not closed by its peer in this round
                     self.advance(key.data, events)
             waiting, self.waiting = self.waiting, []

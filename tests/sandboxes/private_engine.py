@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import docker
-import pytest
 
 from sandkeep.sandboxes.image import ensure
 from sandkeep.sandboxes.recipe import base_recipe
@@ -108,8 +107,8 @@ class PrivateEngine:
 @contextlib.contextmanager
 def private_engine() -> Iterator[PrivateEngine]:
     """A private engine, not started yet, with all that it leaves removed at the end."""
-    if shutil.which("dockerd") is None or shutil.which("containerd") is None:
-        pytest.skip("there is no dockerd here that could be started beside the engine in use")
+    for program in ("dockerd", "containerd"):
+        assert shutil.which(program), f"there is no {program} here to start an engine beside the one in use; install it"
     # Not below pytest's folder: the path of a socket has 107 bytes.
     folder = Path(tempfile.mkdtemp(prefix="sandkeep-dockerd-"))
     bridged = _BRIDGE.exists()

@@ -126,7 +126,9 @@ def manifest(**changes: object) -> Callable[[Members], object]:
 
 def other_config(members: Members) -> None:
     name = next(iter(members))
-    members[name] = bytes(members[name]).replace(b"amd64", b"arm64")  # type: ignore[arg-type]
+    content = members[name]
+    assert isinstance(content, bytes)
+    members[name] = content.replace(b"amd64", b"arm64")
 
 
 def config_of(document: object) -> Callable[[Members], object]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -132,9 +133,11 @@ def test_an_idle_sandbox_is_frozen_until_the_next_command(task: Task) -> None:
     assert shell(task, "kill -0 $(cat pid) && echo it goes on") == "it goes on\n"
     assert not task.state.idle
     found = [record.event for record in task.history() if record.type.startswith("Sandbox")]
+    assert isinstance(found[3], ev.SandboxPaused)
+    made = found[3].intent
     assert found[2:] == [
-        ev.SandboxPauseRequested(found[3].intent),  # type: ignore[attr-defined]
-        ev.SandboxPaused(found[3].intent, container_of(task)),  # type: ignore[attr-defined]
+        ev.SandboxPauseRequested(made),
+        ev.SandboxPaused(made, container_of(task)),
         ev.SandboxResumed(container_of(task)),
     ]
 
@@ -203,11 +206,11 @@ def test_tasks_start_their_sandboxes_side_by_side(keep: Keep, monkeypatch: pytes
     """Each start waits in the engine until all have come there, so that none can have waited for another."""
     count = 4
     meeting = threading.Barrier(count, timeout=60)
-    start = Engine.start
+    start: Callable[..., str] = Engine.start
 
-    def together(self: Engine, *arguments: object) -> str:
+    def together(*arguments: object) -> object:
         meeting.wait()
-        return start(self, *arguments)  # type: ignore[arg-type]
+        return start(*arguments)
 
     monkeypatch.setattr(Engine, "start", together)
     tasks = [keep.create_task(f"t{number}") for number in range(count)]
