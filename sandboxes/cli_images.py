@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -11,17 +10,14 @@ from typing import Annotated
 import msgspec
 import typer
 
-from sandkeep.events import BadInput
 from sandkeep.projections import ImageCounts
-from sandkeep.sandboxes import render
+from sandkeep.sandboxes import quantity, render
 from sandkeep.sandboxes.keep import Keep
 from sandkeep.sandboxes.options import HERE, AsJson, KeepPath
 from sandkeep.sandboxes.stock import Image
 
 app = typer.Typer()
 
-_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
-_SIZE = re.compile(r"([0-9]{1,18}(?:\.[0-9]{1,18})?)([KMGT]?)(?:i?B)?", re.IGNORECASE)
 
 _Name = Annotated[str, typer.Argument(metavar="NAME", help="What the image is called: base, developer, or your own.")]
 
@@ -80,7 +76,7 @@ def prune_images(
     json: AsJson = False,
 ) -> None:
     """Remove the images of this keep that were not used for longest, until the rest fits; none that a task needs."""
-    size = _size(budget)
+    size = quantity.size(budget)
     with Keep.open(keep) as opened, render.progress() as progress:
         done = opened.images.prune(size, dry_run=dry_run, progress=progress)
     if json:
@@ -91,7 +87,8 @@ def prune_images(
         return
     for each in done.removed:
         print(render.plain(f"{'would remove' if dry_run else 'removed'} {each.tag}"))
-    print(f"{_bytes(done.after)} of images {'would be' if dry_run else 'are'} left of {_bytes(done.before)}")
+    after, before = quantity.show_size(done.after), quantity.show_size(done.before)
+    print(f"{after} of images {'would be' if dry_run else 'are'} left of {before}")
     if done.after > size:
         print("what is left is in use")
 
@@ -129,7 +126,7 @@ def _say(image: Image, json: bool) -> None:
     if json:
         render.print_json(_document(image))
     else:
-        print(f"{image.tag}  {_bytes(image.size)}")
+        print(f"{image.tag}  {quantity.show_size(image.size)}")
 
 
 def _document(image: Image) -> render.Document:
@@ -154,7 +151,7 @@ def _print(images: Iterable[Image], empty: str) -> None:
         name = f"{each.name} *" if each.current else each.name
         age = _age(each.made_ns) + (", too old" if each.stale else "")
         used = "" if each.used_ns is None else f"{_age(each.used_ns)} ago"
-        rows.append((name, each.version, each.id[7:19], _bytes(each.size), age, used, str(each.uses)))
+        rows.append((name, each.version, each.id[7:19], quantity.show_size(each.size), age, used, str(each.uses)))
     render.print_rows(("IMAGE", "VERSION", "ID", "SIZE", "AGE", "LAST USED", "TASKS"), rows, empty)
 
 
@@ -170,14 +167,3 @@ def _age(time_ns: int | None) -> str:
 
 def _share(rate: float | None) -> str:
     return "" if rate is None else f"{rate:.0%}"
-
-
-def _bytes(size: int) -> str:
-    return f"{size / 10**6:.1f} MB"
-
-
-def _size(text: str) -> int:
-    found = _SIZE.fullmatch(text.strip())
-    if found is None:
-        raise BadInput(f"--budget {text[:40]!r} is no size; write it like 500M or 2G")
-    return int(float(found[1]) * _UNITS[found[2].upper()])

@@ -26,7 +26,16 @@ def settings(folder: Path, text: str) -> limits.Settings:
 
 @pytest.mark.parametrize(
     ("written", "bytes"),
-    [("2GiB", 2 * GIB), ("2G", 2 * GIB), ("1.5GiB", 3 * GIB // 2), ("500MB", 500_000_000), (" 12 KiB ", 12288), (7, 7)],
+    [
+        ("2GiB", 2 * GIB),
+        ("2G", 2 * GIB),
+        ("1.5GiB", 3 * GIB // 2),
+        ("500MB", 500_000_000),
+        (" 12 KiB ", 12288),
+        ("1TiB", 1 << 40),
+        ("0", 0),
+        (7, 7),
+    ],
 )
 def test_sizes_are_read_as_people_write_them(written: object, bytes: int) -> None:
     assert quantity.size(written) == bytes
@@ -40,7 +49,8 @@ def test_times_are_read_as_people_write_them(written: object, seconds: float) ->
 
 
 @pytest.mark.parametrize(
-    "written", ["", "GiB", "-1.0", "1e9", "2 GiBs", "٣GiB", "1" * 16, True, None, -1, float("nan"), [1]]
+    "written",
+    ["", "GiB", "-1.0", "1e9", "1.G", "1X", "1 2", "2 GiBs", "٣GiB", "1" * 16, True, None, -1, float("nan"), [1]],
 )
 def test_what_is_no_size_is_refused(written: object) -> None:
     with pytest.raises(BadInput, match="is no size; write it like 2GiB"):
