@@ -74,7 +74,6 @@ app.add_typer(cli_memory.app)
 app.add_typer(cli_conflicts.app)
 app.add_typer(cli_images.app)
 app.add_typer(cli_network.app)
-app.add_typer(cli_execute.app)
 app.add_typer(cli_processes.app)
 app.add_typer(cli_resources.app)
 
@@ -135,6 +134,9 @@ def create_task(
             render.print_json(render.task_document(task.state) | {"workspace": str(task.workspace)})
         else:
             print(task.id)
+
+
+app.command("execute")(cli_execute.execute)
 
 
 @app.command("checkpoint")

@@ -18,10 +18,7 @@ from sandkeep.sandboxes.keep import Keep
 from sandkeep.sandboxes.options import HERE, AsJson, KeepPath, TaskId, Token
 from sandkeep.sandboxes.task import Task
 
-app = typer.Typer()
 
-
-@app.command("execute")
 def execute(
     task: TaskId,
     argv: Annotated[
