@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import select
+import socket
 from pathlib import Path
 
 import pytest
@@ -367,17 +369,26 @@ async def test_an_address_that_is_named_needs_no_name_in_tls(tmp_path: Path) -> 
 # ---- hostile requests
 
 
+def trickled(path: Path) -> bytes:
+    """All that the proxy answers to a head that never ends. Of asyncio's streams, a write that comes after the proxy
+    has hung up would take the answer away."""
+    answer = b""
+    with socket.socket(socket.AF_UNIX) as client, contextlib.suppress(ConnectionResetError):
+        client.settimeout(60)
+        client.connect(str(path))
+        client.sendall(b"GET http://example.org/ HTTP/1.1\r\n")
+        with contextlib.suppress(BrokenPipeError):
+            while not select.select([client], [], [], 0.02)[0]:
+                client.sendall(b"X: a\r\n")
+        while data := client.recv(4096):
+            answer += data
+    return answer
+
+
 @scenario
 async def test_a_head_that_never_ends_is_given_up(tmp_path: Path) -> None:
     async with world(tmp_path, head_seconds=0.3) as here:
-        reader, writer = await here.connect()
-        answering = asyncio.ensure_future(reader.read(-1))
-        with contextlib.suppress(ConnectionError):
-            writer.write(b"GET http://example.org/ HTTP/1.1\r\n")
-            while not answering.done():
-                writer.write(b"X: a\r\n")
-                await asyncio.sleep(0.02)
-        assert (await answering).startswith(b"HTTP/1.1 408 ")
+        assert (await asyncio.to_thread(trickled, here.path)).startswith(b"HTTP/1.1 408 ")
         assert here.denied == ["too-slow"]
 
 
