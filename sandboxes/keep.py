@@ -77,6 +77,7 @@ from sandkeep.sandboxes.network import TaskNetwork, check_policy
 from sandkeep.sandboxes.own_workspace import OwnWorkspaces
 from sandkeep.sandboxes.task import Task
 from sandkeep.sandboxes.task_resources import TaskResources
+from sandkeep.sandboxes.trailing import Trailing
 from sandkeep.sandboxes.verification import KeepReport, referenced, verify_keep
 from sandkeep.sandboxes.view import Moment, View
 
@@ -116,6 +117,7 @@ class Keep:
         except BaseException:
             self.log.close()
             raise
+        self.trailing = Trailing(self)
         self._reconciled = -math.inf
         self._closed = False
 
@@ -166,6 +168,7 @@ class Keep:
 
         Publishes a checkpoint if a thousand events have none; that this fails is logged, and holds nothing up.
         """
+        self.trailing.close()
         if not self._closed:
             self._closed = True
             try:

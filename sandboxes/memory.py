@@ -1,8 +1,9 @@
 """A task's memory folder: its record for people and agents to read, mounted read-only at /memory (see `pages`).
 
 It follows the log; nothing is read from it but to see whether it is still what was written. Whoever stores what came of
-something in a task brings the folder up to date (`trail`), and so does whoever runs `follow` as a durable subscription.
-That costs what is new: two pages are appended to, the others are written under a temporary name, synced and renamed.
+something in a task brings the folder up to date (`trail`; after commands beside the work: `trailing`), and so does
+whoever runs `follow` as a durable subscription. That costs what is new: two pages are appended to, the others are
+written under a temporary name, synced and renamed.
 
 Concurrency. One writer at a time, over all threads and processes: the folder itself is locked (`flock`).
 

@@ -196,6 +196,7 @@ class Task(Lifecycle):
                 ways = stack.enter_context(egress.way_out(self._keep, self.id, place.container))
                 conflict.begin(self._keep, self.id)
                 self._act(partial(decider.begin, intent=request))
+            self._keep.trailing.wait(self.id)  # the command may read the pages
             yield made, place, msgspec.structs.replace(asked, env=ways | asked.env)
 
     def checkpoint(self, label: str = "", *, progress: Callable[[int], None] = lambda files: None) -> Checkpoint:

@@ -14,7 +14,7 @@ from importlib import resources
 from pathlib import Path
 
 _PACKAGE = "sandkeep.sandboxes.guest"
-_MODULES = ("agent", "filter", "processes", "supervisor", "wire")
+_MODULES = ("agent", "child", "filter", "processes", "supervisor", "wire")
 _MAIN = f"from {_PACKAGE}.agent import main\nmain()\n"
 
 

@@ -1,9 +1,10 @@
 """The agent of a sandbox, its PID 1: runs commands as the task's user, and is asked over a unix socket in a folder that
 the task cannot enter. The protocol is docs/reference/agent-protocol.md. Nothing but the standard library, Python 3.9.
 
-Each command has a supervisor of its own (see `supervisor`), which is forked before it is needed and is handed the
-caller's connection, so that no command's output delays another. Agent and supervisors are root without the right to
-anything but to end processes and to become another user: the task's processes can neither signal, trace nor read them.
+Each command that runs has a supervisor to itself (see `supervisor`), which was forked before it was needed and is
+handed the caller's connection, so that no command's output delays another. Agent and supervisors are root without the
+right to anything but to end processes and to become another user: the task's processes can neither signal, trace nor
+read them.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from collections.abc import Callable
 
 from sandkeep.sandboxes.guest import filter
 from sandkeep.sandboxes.guest.processes import emptied, harden, sweep, woken
-from sandkeep.sandboxes.guest.supervisor import Supervisor
+from sandkeep.sandboxes.guest.supervisor import supervise
 from sandkeep.sandboxes.guest.wire import MOST_REQUEST, VERSION, Channel, check_id, relay, write_record
 
 TYPE_CHECKING = False
@@ -30,7 +31,7 @@ if TYPE_CHECKING:  # typing is large, and every fork copies it
     from typing import Any, NoReturn
 
 SPARES = 2
-BUSY_MS = 20
+BUSY_MS, IDLE_MS = 20, 1000
 NOBODY = 65534
 
 
@@ -85,17 +86,25 @@ class Agent:
             self.help(argv)
 
     def run(self) -> NoReturn:
-        """Serve for ever. Supervisors are forked when nothing else is to be done, or none is left."""
+        """Serve for ever. Supervisors are forked when nothing else is to be done, or none is left. Those that are more
+        than needed are let go when there was nothing to be done for a while."""
         while True:
             ready = select.poll()
             for fd in (self.listener.fileno(), self.wake, *self.callers, *(job.control.fileno() for job in self.jobs)):
                 ready.register(fd, select.POLLIN)
             spares = sum(not job.id for job in self.jobs)
             busy = any(job.id and not job.ended for job in self.jobs)
-            wait = BUSY_MS if spares and busy else 0
-            events = [fd for fd, _ in ready.poll(wait if spares < SPARES else 500 if self.due else None)]
+            if spares < SPARES:
+                wait: int | None = BUSY_MS if spares and busy else 0
+            elif self.due:
+                wait = 500
+            else:
+                wait = IDLE_MS if spares > SPARES else None
+            events = [fd for fd, _ in ready.poll(wait)]
             if not events and spares < SPARES and self.fork() is None:
                 time.sleep(0.05)
+            if not events and spares > SPARES:
+                self.let_go()
             for argv in [argv for moment, argv in self.due if moment <= time.monotonic()]:
                 self.help(argv)
             for fd in events:
@@ -127,12 +136,18 @@ class Agent:
                 for caller in self.callers.values():
                     caller.sock.close()
                 os.close(self.wake)
-                Supervisor(theirs, self.setting, self.environment).serve()
+                supervise(theirs, self.setting, self.environment)
             finally:
                 os._exit(0)
         theirs.close()
         self.jobs.append(Job(pid, ours))
         return self.jobs[-1]
+
+    def let_go(self) -> None:
+        """Let spare supervisors end that are too many."""
+        for job in [job for job in self.jobs if not job.id][SPARES:]:
+            self.jobs.remove(job)
+            job.control.close()
 
     def help(self, argv: list[str]) -> None:
         """Start a helper, as a user of its own. Whenever it ends it is started again, a moment later."""
@@ -159,6 +174,7 @@ class Agent:
 
     def starved(self) -> None:
         """There can be no more processes: what commands that have ended left running has to give way."""
+        self.let_go()
         for job in self.jobs:
             if job.ended:
                 job.say(op="end", reason="starved")
@@ -215,7 +231,7 @@ class Agent:
                 for other in beside:
                     other.say(op="beside")
                 job.id, job.begun = name, time.monotonic()
-                job.say(caller.sock, id=name, alone=not beside)
+                job.say(caller.sock, op="run", id=name, alone=not beside)
         self.drop(caller)
 
     def join(self, caller: Channel, said: dict[str, Any]) -> None:
@@ -252,8 +268,11 @@ class Agent:
                 message = job.control.recv(MOST_REQUEST, socket.MSG_DONTWAIT)
                 if not message:
                     return  # it is about to be buried
-                if json.loads(message)["event"] == "ended":
+                event = json.loads(message)["event"]
+                if event == "ended":
                     job.ended = True
+                elif event == "free":
+                    job.id, job.ended = "", False
                 else:
                     self.starved()
 

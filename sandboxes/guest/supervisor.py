@@ -1,8 +1,10 @@
-"""The supervisor of one command: the process that starts it, owns its pipes, and ends all that it started.
+"""The supervisor of a command: the process that starts it, owns its pipes, and ends all that it started.
 
-It is the subreaper of the command, so what the command starts stays below it, however it forks. Output goes to files in
-the agent's folder as it comes, and what became of the command to another one; both stay until somebody has stored them.
-When its time is up, or it wrote too much, or a caller says so, all below is stopped and then killed.
+It serves one command after another, since forking a new one costs more than the command, and goes on to the next when
+nothing is left of the last. It is the subreaper of its command, so what the command starts stays below it, however it
+forks. Output goes to files in the agent's folder as it comes, and what became of the command to another one; both stay
+until somebody has stored them. When its time is up, or it wrote too much, or a caller says so, all below is stopped and
+then killed.
 """
 
 from __future__ import annotations
@@ -12,7 +14,6 @@ import fcntl
 import gc
 import json
 import os
-import resource
 import select
 import signal
 import socket
@@ -20,11 +21,12 @@ import struct
 import termios
 import time
 
+from sandkeep.sandboxes.guest.child import Child
 from sandkeep.sandboxes.guest.processes import (
     SETTLE_SECONDS,
     adopt,
+    cpu_ns,
     emptied,
-    execute,
     oom_counter,
     oom_kills,
     sweep,
@@ -36,20 +38,17 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:  # typing is large, and every fork copies it
     from typing import Any, NoReturn
 
-NICE = 19
 PIPE, SETPIPE_SZ = 1 << 16, 1031
 
 
 class Supervisor:
     """One command, from its request to the end of the last process that it started."""
 
-    def __init__(self, control: socket.socket, setting: dict[str, Any], environment: dict[str, str]) -> None:
-        adopt()
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    def __init__(self, control: socket.socket, setting: dict[str, Any], environment: dict[str, str], wake: int) -> None:
         self.control = control
         self.setting = setting
         self.environment = environment
-        self.wake = woken()
+        self.wake = wake
         self.callers: list[Channel] = []
         self.readers: dict[int, str] = {}
         self.files: dict[str, int] = {}
@@ -62,20 +61,19 @@ class Supervisor:
         self.alone, self.killed, self.swept, self.done = True, False, True, False
         self.reason = self.id = ""
         self.pid = 0
-        self.counter = oom_counter()
-        gc.disable()
+        self.child: Child | None = None
+        self.ended: dict[str, Any] = {"event": "unknown"}
         self.prepare()
 
-    def serve(self) -> None:
-        """Wait for a command, run it, tell what came of it, and stay while anything is left of it."""
-        message, (conn,), _, _ = socket.recv_fds(self.control, MOST_REQUEST, 1)
-        self.control.setblocking(False)
-        job = json.loads(message)
+    def serve(self, last: dict[str, Any], counter: int) -> None:
+        """Wait for a command, run it, tell what came of it, and stay while anything is left of it. Who still asks for
+        the one before is told the `last` that came of it."""
+        job, caller = self.given(last)
         self.id, self.alone = job["id"], job["alone"]
-        self.giver = caller = Channel(socket.socket(fileno=conn))
+        self.giver = caller
         self.callers.append(caller)
         ready = select.poll()
-        ready.register(conn, select.POLLIN)
+        ready.register(caller.sock.fileno(), select.POLLIN)
         until = time.monotonic() + SETTLE_SECONDS
         frame = caller.read(MOST_FRAME)
         while frame is None:
@@ -85,11 +83,14 @@ class Supervisor:
             frame = caller.read(MOST_FRAME)
         spec = json.loads(frame[1])
         self.limit, self.terminal, caller.follow = spec["limit"], spec.get("window"), spec.get("follow", False)
-        oom, begun = oom_kills(self.counter), time.monotonic()
+        oom, cpu, begun = oom_kills(counter), cpu_ns(), time.monotonic()
         failure = self.start(spec)
         if failure:
-            self.report()
-            self.tell(event="failed", code=failure)
+            self.ended = {"event": "failed", "code": failure}
+            self.done = True
+            self.tell(**self.ended)
+            self.dismiss()
+            self.linger()
             return
         self.tell(event="started", pid=self.pid)
         deadline = begun + spec["timeout"]
@@ -102,7 +103,7 @@ class Supervisor:
         if self.reason:
             self.swept = sweep(os.getpid(), set(), self.reap, self.setting["uid"])
         self.collect()
-        used = resource.getrusage(resource.RUSAGE_CHILDREN)
+        used = cpu_ns() - cpu
         self.heed()
         status = 9 if self.status is None else self.status
         self.ended = {
@@ -111,9 +112,9 @@ class Supervisor:
             "exit": os.WEXITSTATUS(status) if os.WIFEXITED(status) else 128 + os.WTERMSIG(status),
             "reason": self.reason,
             "swept": self.swept,
-            "oom": oom_kills(self.counter) > oom and (self.alone or self.killed),
+            "oom": oom_kills(counter) > oom and (self.alone or self.killed),
             "duration_ns": int((time.monotonic() - begun) * 1e9),
-            "cpu_ns": int((used.ru_utime + used.ru_stime) * 1e9),
+            "cpu_ns": used,
             "out": self.sizes["out"],
             "err": self.sizes["err"],
             "full": sorted(self.full),
@@ -121,50 +122,66 @@ class Supervisor:
         write_record(self.setting["folder"], self.ended)
         self.done = True
         self.tell(**self.ended)
+        self.dismiss()
+        self.linger()
+
+    def linger(self) -> None:
+        """Stay while anything is left of the command."""
+        self.reason = ""
+        while self.reap():  # what it left running goes on, and what that writes is dropped
+            self.turn(3600)
+            if self.reason:
+                sweep(os.getpid(), set(), self.reap, self.setting["uid"])
+        for fd in self.readers:
+            os.close(fd)
+
+    def given(self, last: dict[str, Any]) -> tuple[dict[str, Any], Channel]:
+        """The next command that the agent hands over, and its caller."""
+        self.control.setblocking(True)
+        while True:
+            message, conns, _, _ = socket.recv_fds(self.control, MOST_REQUEST, 1)
+            if not message:
+                os._exit(0)
+            job = json.loads(message)
+            callers = [Channel(socket.socket(fileno=conn)) for conn in conns]
+            if job["op"] == "run":
+                self.control.setblocking(False)
+                return job, callers[0]
+            for each in callers:
+                each.say(**last)
+                each.sock.close()
+
+    def dismiss(self) -> None:
+        """The command has ended: leave its callers and its input, and say so to the agent."""
         for each in self.callers:
             each.sock.close()
         self.callers = []
         if self.input >= 0:
             os.close(self.input)
             self.input = -1
-        self.report()
-        self.reason = ""
-        while self.reap():  # what it left running goes on, and what that writes is dropped
-            self.turn(3600)
-            if self.reason:
-                sweep(os.getpid(), set(), self.reap, self.setting["uid"])
+        for file in self.files.values():
+            os.close(file)
+        self.report("ended")
 
     def prepare(self) -> bool:
         """Fork the process that will become the command; false if there are too many processes."""
-        given, out, err = os.pipe(), os.pipe(), os.pipe()
-        go, ready = socket.socketpair()
-        try:
-            self.pid = os.fork()
-        except OSError:
-            for fd in (*given, *out, *err):
-                os.close(fd)
-            return False
-        if self.pid == 0:
-            go.close()
-            self.become(ready, [given[0], out[1], err[1]])
-        ready.close()
-        for fd in (given[0], out[1], err[1]):
-            os.close(fd)
-        self.go, self.input, self.readers = go, given[1], {out[0]: "out", err[0]: "err"}
-        return True
+        self.child = Child.forked(self.setting, self.environment)
+        return self.child is not None
 
     def start(self, spec: dict[str, Any]) -> str:
         """Start the command. Returns why it could not be, or nothing."""
         until = time.monotonic() + 2
-        while not self.pid and not self.prepare():
+        while self.child is None and not self.prepare():
             if time.monotonic() > until:
                 return "no-process"
-            with contextlib.suppress(OSError):
-                self.control.send(b'{"event": "starved"}')
+            self.report("starved")
             time.sleep(0.02)
+        child = self.child
+        assert child is not None
+        self.pid = child.pid
         shown: list[int] = []
         if self.terminal:
-            for fd in (*self.readers, self.input):
+            for fd in (child.input, child.out, child.err):
                 os.close(fd)
             # As the task's user, so that the terminal is its own.
             os.seteuid(self.setting["uid"])
@@ -173,59 +190,18 @@ class Supervisor:
             self.resize(master)
             shown = [slave]
             self.readers, self.input = {master: "out"}, os.dup(master)
-        elif not spec["stdin"]:
-            os.close(self.input)
-            self.input = -1
+        else:
+            self.readers = {child.out: "out", child.err: "err"}
+            if spec["stdin"]:
+                self.input = child.input
+            else:
+                os.close(child.input)
         for fd in (*self.readers, *([self.input] if self.input >= 0 else [])):
             os.set_blocking(fd, False)
-        message = json.dumps([spec["argv"], spec["cwd"], spec["env"], spec["stdin"]]).encode()
-        try:
-            socket.send_fds(self.go, [struct.pack("I", len(message))], shown)
-            self.go.sendall(message)
-            failure = self.go.recv(64).decode()
-        except OSError:  # it was killed
-            failure = "no-process"
-        self.go.close()
+        failure = child.start(spec, shown)
         for fd in shown:
             os.close(fd)
         return failure
-
-    def become(self, ready: socket.socket, shown: list[int]) -> NoReturn:
-        """Wait for a command, and turn this process into it."""
-        failure = "no-process"
-        try:
-            os.setsid()
-            with contextlib.suppress(OSError):
-                file = os.open("/proc/self/oom_score_adj", os.O_WRONLY)
-                os.write(file, b"500")
-                os.close(file)
-            os.nice(NICE)
-            signal.set_wakeup_fd(-1)
-            for caught in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT, signal.SIGCHLD):
-                signal.signal(caught, signal.SIG_DFL)
-            os.setgroups([])
-            size, terminals, _, _ = socket.recv_fds(ready, 4, 1)
-            if not size:
-                os._exit(0)  # nothing was to be run
-            (left,), message = struct.unpack("I", size), b""
-            while left > len(message):
-                message += ready.recv(left - len(message))
-            argv, folder, changes, stdin = json.loads(message)
-            if terminals:
-                fcntl.ioctl(terminals[0], termios.TIOCSCTTY, 0)
-                shown = [*terminals] * 3
-            elif not stdin:
-                shown[0] = os.open("/dev/null", os.O_RDONLY)
-            for number, fd in enumerate(shown):
-                os.dup2(fd, number)
-            os.setgid(self.setting["gid"])
-            os.setuid(self.setting["uid"])
-            failure = "no-such-folder"
-            os.chdir(folder)
-            failure = execute(argv, {**self.environment, **changes})
-        finally:
-            ready.send(failure.encode())
-            os._exit(127)
 
     def turn(self, seconds: float) -> None:
         """Wait until something happens, and deal with it."""
@@ -388,12 +364,27 @@ class Supervisor:
                 self.status = status
                 self.killed = self.killed or (os.WIFEXITED(status) and os.WEXITSTATUS(status) == 137)
 
-    def report(self) -> None:
-        """Tell the agent that there is nothing more to come of the command."""
+    def report(self, event: str) -> None:
+        """Tell the agent how far the command is."""
         with contextlib.suppress(OSError):
-            self.control.send(b'{"event": "ended"}')
+            self.control.send(json.dumps({"event": event}).encode())
 
     def tell(self, **message: Any) -> None:
         """Tell all callers."""
         for each in self.callers:
             each.say(**message)
+
+
+def supervise(control: socket.socket, setting: dict[str, Any], environment: dict[str, str]) -> NoReturn:
+    """Serve one command after another, for ever."""
+    adopt()
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    gc.disable()
+    wake, counter = woken(), oom_counter()
+    command = Supervisor(control, setting, environment, wake)
+    last = command.ended
+    while True:
+        command.serve(last, counter)
+        last = command.ended
+        command = Supervisor(control, setting, environment, wake)
+        command.report("free")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
+import socket
 import threading
 import time
 from collections.abc import Callable
@@ -19,6 +21,8 @@ from sandkeep.sandboxes import Keep, Task, agent, background, workspace
 from sandkeep.sandboxes.engine import AGENT, Engine
 from sandkeep.sandboxes.errors import CommandNotFound, SandboxGone, TaskBusy, TaskRefused
 from sandkeep.sandboxes.execution import FLOODED, TIMED_OUT, content
+from sandkeep.sandboxes.guest.supervisor import Supervisor
+from sandkeep.sandboxes.guest.wire import Channel
 from sandkeep.sandboxes.limits import LIMITS
 from sandkeep.sandboxes.spool import Ended
 
@@ -482,6 +486,76 @@ def test_a_sandbox_of_an_older_version_is_followed_by_one_with_an_agent(keep: Ke
     keep.engine.remove(container_of(task))
     assert shell(task, "echo alive") == "alive\n"
     assert keep.engine.form(container_of(task)) == AGENT
+
+
+# ---- supervisors
+
+
+def supervisors(task: Task) -> dict[int, int]:
+    """The supervisors of a sandbox, by pid on the host, and how many files each has open."""
+    with engine() as client:
+        processes = client.api.top(container_of(task), ps_args="-eo pid,ppid,args")["Processes"]
+        first = client.api.inspect_container(container_of(task))["State"]["Pid"]
+    opened: dict[int, int] = {}
+    for pid, ppid, _ in processes:
+        with contextlib.suppress(FileNotFoundError):  # it has just ended
+            opened |= {int(pid): len(os.listdir(f"/proc/{pid}/fd"))} if int(ppid) == first else {}
+    return opened
+
+
+def test_a_supervisor_serves_one_command_after_another_and_keeps_nothing_of_them(task: Task) -> None:
+    task.execute(["true"])
+    before = eventually(lambda: found if len(found := supervisors(task)) == 2 else None)
+    for number in range(10):
+        assert task.execute(["sh", "-c", "echo $mine; cat; echo x >&2"], env={"mine": f"{number}"}, stdin=b"in").stdout
+        assert text(task.execute(["sh", "-c", "echo ${mine-none}"])) == "none\n"
+        with pytest.raises(CommandNotFound):
+            task.execute(["no-such-program"])
+        assert task.execute(["sleep", "1000"], timeout=0.05).timed_out
+    eventually(lambda: supervisors(task) == before)
+
+
+def test_time_and_kills_are_told_of_the_command_that_they_were_of(task: Task) -> None:
+    def used() -> int:
+        executed = list(task.history())[-1].event
+        assert isinstance(executed, ev.CommandExecuted)
+        return executed.cpu_ns
+
+    task.execute([*PYTHON, "import time\nwhile time.process_time() < 0.5: pass"])
+    assert used() > 400_000_000
+    for _ in range(4):  # each of the spare ones comes to its turn
+        assert not task.execute(["true"]).oom_killed
+        assert used() < 300_000_000
+
+
+def test_supervisors_that_are_too_many_are_let_go(task: Task) -> None:
+    task.execute(["true"])
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda _: task.execute(["sleep", "1"]), range(8)))
+    eventually(lambda: len(supervisors(task)) == 2)
+
+
+def test_who_asks_a_supervisor_for_what_it_served_before_gets_no_other_command(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One that is asked for the moment that its supervisor goes on: the agent has passed the caller on by then."""
+    monkeypatch.setattr(Supervisor, "prepare", lambda self: True)
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    caller, passed = socket.socketpair()
+    channel = Channel(passed)
+    socket.send_fds(ours, [b'{"op": "attach", "follow": false}'], [channel.sock.fileno()])
+    ours.send(b'{"op": "end", "reason": "starved"}')
+    channel.sock.close()
+    giver, given = socket.socketpair()
+    socket.send_fds(ours, [b'{"op": "run", "id": "next", "alone": true}'], [given.fileno()])
+    given.close()
+    command = Supervisor(theirs, {"uid": 1000, "gid": 1000}, {}, 0)
+    job, conn = command.given({"event": "ended", "id": "last"})
+    assert (job["id"], conn.sock.fileno() > 0) == ("next", True)
+    assert caller.recv(100).endswith(b'{"event": "ended", "id": "last"}')
+    assert caller.recv(100) == b""
+    for each in (ours, theirs, caller, giver, conn.sock):
+        each.close()
 
 
 # ---- helpers

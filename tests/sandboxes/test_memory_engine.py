@@ -25,6 +25,7 @@ def test_a_command_reads_what_was_done_before_it(keep: Keep, task: Task) -> None
     assert [json.loads(line)["type"] for line in lines] == types(task.history())[:-2]
     task.checkpoint("seen")
     assert "- [x] a checkpoint is taken\n" in text(task.execute(["cat", "/memory/plan.md"]))
+    keep.trailing.wait(task.id)
     assert contents(folder_of(task)) == from_nothing(keep, task)
 
 
@@ -53,6 +54,7 @@ def test_every_step_of_a_task_brings_it_up_to_date(keep: Keep, task: Task) -> No
         task.complete,
     ):
         step()
+        keep.trailing.wait(task.id)
         assert position() == keep.head().position
     task.clean_up()
     assert not os.path.lexists(task.folder)
