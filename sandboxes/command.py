@@ -18,7 +18,7 @@ import msgspec
 from sandkeep.events import BlobStore, LimitReached, SandkeepError
 from sandkeep.events import catalogue as ev
 from sandkeep.events.catalogue import Output
-from sandkeep.sandboxes import agent, conflict, decider, execution, shell, spool, workspace
+from sandkeep.sandboxes import agent, conflict, execution, shell, spool, workspace
 from sandkeep.sandboxes.agent import Broken, Refused, Spec, Window
 from sandkeep.sandboxes.conflict_work import News
 from sandkeep.sandboxes.errors import EngineFailed, EngineUnreachable, SandboxGone, TaskRefused
@@ -139,8 +139,7 @@ def carry_out(
             settle(keep, sandbox.id, ev.CommandFailed(made, "interrupted", "the caller ended it"))
         raise
     news = conflict.end(keep, sandbox.id, made)
-    keep.decide(sandbox.id, partial(decider.settle, outcome=event))
-    keep.trailing.soon(sandbox.id)
+    settle(keep, sandbox.id, event)
     sandbox.forget(made)
     return result(event, news)
 

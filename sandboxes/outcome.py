@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from sandkeep.events import SandkeepError
 from sandkeep.events import catalogue as ev
-from sandkeep.sandboxes import decider, memory
+from sandkeep.sandboxes import decider
 
 if TYPE_CHECKING:
     from sandkeep.sandboxes.keep import Keep
@@ -21,9 +21,9 @@ _MAX_WORDS = 2000
 
 
 def settle(keep: Keep, task_id: str, outcome: ev.Outcome) -> None:
-    """Store what came of an intent, and bring the task's memory folder up to date."""
+    """Store what came of an intent, and have the task's memory folder brought up to date."""
     keep.decide(task_id, partial(decider.settle, outcome=outcome))
-    memory.trail(keep, task_id)
+    keep.trailing.soon(task_id)
 
 
 @contextlib.contextmanager

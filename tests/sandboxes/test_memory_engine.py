@@ -44,6 +44,7 @@ def test_every_step_of_a_task_brings_it_up_to_date(keep: Keep, task: Task) -> No
         assert isinstance(found, int)
         return found
 
+    keep.trailing.wait(task.id)
     assert position() == keep.head().position
     taken = task.checkpoint()
     for step in (
