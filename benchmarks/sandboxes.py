@@ -2,8 +2,9 @@
 
 All in one sandbox of a keep of its own, on this machine's engine. `true` is run by the agent alone, as `Task.execute`
 has it asked (connecting included); by `Task.execute`, which also stores what was asked for and what came of it, each
-synced, and brings the memory folder up to date; by the `docker exec` command; and by the SDK's `exec_run`. A run's
-values are the 50th and the 95th percentile of its commands.
+synced, and has the memory folder brought up to date; by the `docker exec` command; by the SDK's `exec_run`; and by
+SWE-ReX, whose server runs in a container of the same image, as a process and in its shell session. A run's values are
+the 50th and the 95th percentile of its commands.
 
 Output: one command writes a gigabyte in numbered blocks, which goes to a blob; every byte is compared. The library's
 memory is the growth of this process's peak since before the first of these runs.
@@ -21,17 +22,22 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import docker
+from docker.models.containers import Container
 
 from sandkeep.sandboxes import Keep, Task, agent, spool
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from benchmarks._harness import absolute, alternate, claim, options, report, sync_floor, versions, workspace
+from benchmarks._peer import NoPython, Peer, environment
+
+SWEREX = "bench-swerex"
 
 TREE = """trap '' TERM INT HUP; (setsid sh -c "(sleep 1000 &) & sleep 1000" &)
 while :; do setsid sh -c 'sleep 1000 & sleep 1000' & sleep 0.05; done"""
@@ -104,6 +110,47 @@ def overtime(task: Task) -> float:
     return (result.duration_s - TIMEOUT_SECONDS) * 1e3
 
 
+@contextlib.contextmanager
+def swerex(client: docker.DockerClient, image: str) -> Iterator[Peer]:
+    """SWE-ReX, its server in a container of the image, whose Python must be the one of its environment.
+
+    Raises `NoPython` if it is another."""
+    folder = environment(SWEREX, sys.version_info[:2]).parents[1]
+    (packages,) = folder.glob("lib/python*/site-packages")
+    inside = packages.relative_to(folder)
+    token = secrets.token_hex(8)
+    server = ["-m", "swerex.server", "--host", "0.0.0.0", "--port", "8000", "--auth-token", token]
+    container = client.containers.run(
+        image,
+        ["python3", *server],
+        detach=True,
+        init=True,
+        volumes={str(folder): {"bind": "/peer", "mode": "ro"}},
+        environment={"PYTHONPATH": f"/peer/{inside}"},
+    )
+    try:
+        checked = container.exec_run(["python3", "-c", "import pydantic_core"])
+        if checked.exit_code:
+            raise NoPython(f"the image's Python is not {inside.parent.name}, for which its packages are")
+        container.reload()
+        with Peer("swerex_runtime", SWEREX, address(container), token) as peer:
+            yield peer
+    finally:
+        container.remove(force=True)
+
+
+def beside(peer: Peer, way: str, count: int) -> float:
+    """How many microseconds SWE-ReX takes in one of its ways, at the median."""
+    taken: list[float] = peer.ask(way, count)
+    return statistics.median(taken)
+
+
+def address(container: Container) -> str:
+    """Where a container is on the engine's own network."""
+    (network,) = container.attrs["NetworkSettings"]["Networks"].values()
+    return str(network["IPAddress"])
+
+
 def at_once(pool: ThreadPoolExecutor, work: Callable[[], object]) -> float:
     """How many milliseconds sixteen commands take that are begun together."""
     begun = time.perf_counter()
@@ -116,7 +163,13 @@ def main() -> int:
     chosen = options(__doc__)
     count = max(int(100 * chosen.scale), 20)
     measured = versions("docker")
-    with workspace() as folder, Keep.init(folder / "keep") as keep, contextlib.closing(docker.from_env()) as client:
+    missing = []
+    with (
+        workspace() as folder,
+        Keep.init(folder / "keep") as keep,
+        contextlib.closing(docker.from_env()) as client,
+        contextlib.ExitStack() as peers,
+    ):
         measured["engine"] = str(client.version()["Version"])
         task = keep.create_task("measured")
         try:
@@ -129,6 +182,14 @@ def main() -> int:
                 "docker exec": (lambda: subprocess.run(command, check=True), max(count // 10, 5)),
                 "the SDK": (lambda: container.exec_run("true"), max(count // 10, 5)),
             }
+            rivals: list[str] = []
+            try:
+                rex = peers.enter_context(swerex(client, str(container.attrs["Image"])))
+                measured |= rex.ask("open")
+                rivals = ["SWE-ReX", "SWE-ReX's session"]
+            except NoPython as error:
+                missing.append(f"SWE-ReX: {error}")
+            asked = {"SWE-ReX": ("process", count), "SWE-ReX's session": ("session", max(count // 10, 5))}
             late: dict[str, list[float]] = {name: [] for name in works}
 
             def side(name: str) -> Callable[[], float]:
@@ -139,7 +200,9 @@ def main() -> int:
 
                 return run
 
-            middle = alternate(chosen.runs, {name: side(name) for name in works}, "true")
+            sides = {name: side(name) for name in works}
+            sides |= {name: partial(beside, rex, *asked[name]) for name in rivals}
+            middle = alternate(chosen.runs, sides, "true")
             with ThreadPoolExecutor(16) as pool:
                 many = alternate(
                     chosen.runs,
@@ -173,13 +236,18 @@ def main() -> int:
             for ours in ("the agent", "Task.execute")
             for peer in ("docker exec", "the SDK")
         ),
+        *(
+            claim(f"{ours}, p50", "µs", middle[ours], middle[peer], peer_name=peer, bar=1.0, better="lower")
+            for ours in ("the agent", "Task.execute")
+            for peer in rivals
+        ),
         absolute("16 at once by the agent", "ms", many["the agent"], 40, better="lower"),
         absolute("16 at once by Task.execute", "ms", many["Task.execute"], 40, better="lower"),
         absolute("output, every byte compared", "MB/s", speed, 100),
         absolute("memory that took", "MiB", memory, 50, better="lower"),
         absolute("a hostile tree outlives its time by", "ms", ends, 100, better="lower"),
     ]
-    return report("sandboxes", claims, measured, floor, check=chosen.check)
+    return report("sandboxes", claims, measured, floor, check=chosen.check, missing=missing)
 
 
 if __name__ == "__main__":
