@@ -36,8 +36,8 @@ REASONS = frozenset({"", "timeout", "output", "stopped", "abandoned", "interrupt
 """Why commands are ended. What else a sandbox says goes into no record."""
 
 NO_AGENT = TaskRefused(
-    "the image of this sandbox has no Python, without which a command can have no input, background or terminal;"
-    " create a task with another image"
+    "the image of this sandbox has no Python, and there was none to lend, without which a command can have no input,"
+    " background or terminal; say 'sandkeep build-image base' and 'sandkeep stop-task', then run the command again"
 )
 
 PATIENCE_SECONDS = 15.0

@@ -42,8 +42,11 @@ _VARIABLES = {
     **dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "all_proxy"), _ADDRESS),
     **dict.fromkeys(("no_proxy", "NO_PROXY"), "localhost,127.0.0.1,::1"),
 }
-_FORWARD = ["python3", "-I", "-S", "-c", Path(forwarder.__file__).read_text()]
-_NO_PYTHON = "the image has no python3, which the way out needs; use an image that has it, or the policy 'none'"
+_FORWARD = ["-I", "-S", "-c", Path(forwarder.__file__).read_text()]
+_NO_PYTHON = (
+    "the image has no python3, which the way out needs; say 'sandkeep build-image base', so that there is one to lend,"
+    " use an image that has it, or the policy 'none'"
+)
 _NOT_FORWARDED = {
     None: "the forwarder in the sandbox does not come to serve; run the command again",
     126: _NO_PYTHON,
@@ -130,7 +133,7 @@ def open_way(keep: Keep, task: str, container: str) -> None:
     _await_proxy(keep, task)
     if _is_forwarded(keep, task):
         return
-    started = keep.engine.detach(container, _FORWARD)
+    started = keep.engine.detach(container, [*keep.engine.python(container), *_FORWARD])
     deadline = time.monotonic() + _WAIT_SECONDS
     while not _is_forwarded(keep, task):
         status = keep.engine.exit_status(started)

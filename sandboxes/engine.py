@@ -39,12 +39,17 @@ KEEP, TASK, INTENT, FORM = "sandkeep.keep", "sandkeep.task", "sandkeep.intent", 
 SPOOL = PurePosixPath("/run/sandkeep")
 """Where a sandbox without an agent sees its spool folder. With one, it is a folder that only the agent can enter."""
 
-PYTHON = "python3"
-"""What runs the agent in a sandbox."""
+AGENT, GUEST, SHELL = "agent", "guest", "shell"
+"""The forms of a sandbox: our agent is PID 1, run by the image's Python or by one that is lent to it (`interpreter`);
+or there is none, see `shell`."""
 
-AGENT = "agent"
-SHELL = "shell"
-"""The forms of a sandbox: with our agent as PID 1, or without, where the image has no Python; see `shell`."""
+LENT = PurePosixPath("/run/sandkeep-python")
+"""Where a sandbox sees the Python that is lent to it."""
+
+_COMMANDS = {
+    AGENT: ["python3"],
+    GUEST: [str(LENT / "lib/loader"), "--library-path", str(LENT / "lib"), str(LENT / "bin/python3")],
+}
 
 Helpers = Sequence[Sequence[str]]
 """Programs that the agent starts beside itself, and again when they end: their command lines."""
@@ -57,13 +62,14 @@ _LOOK_SECONDS = 0.5
 
 class Mounts(msgspec.Struct, frozen=True):
     """What a sandbox sees of the host: workspace and spool to write to; memory, way out and the agent's program to
-    read."""
+    read; and a Python, if it needs one and there is one to lend."""
 
     workspace: Path
     memory: Path
     spool: Path
     egress: Path
     agent: Path
+    python: Callable[[], Path | None]
 
 
 class Found(msgspec.Struct, frozen=True):
@@ -118,10 +124,10 @@ class Engine:
 
         It has no network, no new privileges, a read-only root and the engine's default seccomp profile. PID 1 is our
         agent, root with no capabilities but to end processes and to become the owner of the workspace, who runs the
-        commands, without any. It keeps the programs `helpers` running, as nobody. Where the agent does not start,
-        commands are run by the engine (`SHELL`), and there are no helpers.
+        commands, without any. It keeps the programs `helpers` running, as nobody. Where the agent does not start, with
+        a Python that is lent to it either, commands are run by the engine (`SHELL`), and there are no helpers.
         """
-        forms = [self._forms[image_id]] if image_id in self._forms else [AGENT, SHELL]
+        forms = [self._forms[image_id]] if image_id in self._forms else [AGENT, GUEST, SHELL]
         for form in forms:
             try:
                 container = self._start(form, image_id, mounts, limits, labels, helpers)
@@ -151,14 +157,19 @@ class Engine:
             docker.types.Mount(forwarder.FOLDER, str(mounts.egress), type="bind", read_only=True),
         ]
         tmpfs = {"/tmp": f"size={limits.tmp_bytes},mode=1777,exec"}
-        if form == AGENT:
+        if form == GUEST:
+            lent = mounts.python()
+            if lent is None:
+                raise EngineFailed("there is no Python to lend to the image; make the base image")
+            binds.append(docker.types.Mount(str(LENT), str(lent), type="bind", read_only=True))
+        if form != SHELL:
             # The folder in between is what keeps the task from the socket and from others' output.
             tmpfs[str(SPOOL)] = "size=64k,mode=0700"
             folder, program = SPOOL / "spool", SPOOL / "agent"
             binds.append(docker.types.Mount(str(folder), str(mounts.spool), type="bind"))
             binds.append(docker.types.Mount(str(program), str(mounts.agent), type="bind", read_only=True))
             setting = {"uid": uid, "gid": gid, "folder": str(folder), "helpers": helpers}
-            entrypoint = [PYTHON, "-I", "-S", str(program), msgspec.json.encode(setting).decode()]
+            entrypoint = [*_COMMANDS[form], "-I", "-S", str(program), msgspec.json.encode(setting).decode()]
         else:
             binds.append(docker.types.Mount(str(SPOOL), str(mounts.spool), type="bind"))
             entrypoint = ["tail", "-f", "/dev/null"]
@@ -168,11 +179,11 @@ class Engine:
                 entrypoint=entrypoint,
                 command=[],
                 init=form == SHELL,
-                user="0:0" if form == AGENT else f"{uid}:{gid}",
+                user=f"{uid}:{gid}" if form == SHELL else "0:0",
                 working_dir=str(workspace.MOUNT),
                 environment={"HOME": "/tmp"},
                 cap_drop=["ALL"],
-                cap_add=["KILL", "SETGID", "SETPCAP", "SETUID"] if form == AGENT else [],
+                cap_add=[] if form == SHELL else ["KILL", "SETGID", "SETPCAP", "SETUID"],
                 security_opt=["no-new-privileges"],
                 network_mode="none",
                 read_only=True,
@@ -193,10 +204,10 @@ class Engine:
             try:
                 (mounts.spool / "sandbox").write_text(str(container.id))
                 container.start()
-                if form == AGENT:
-                    self._meet(container, mounts.spool)
-                else:
+                if form == SHELL:
                     self._probe(str(container.id))
+                else:
+                    self._meet(container, mounts.spool)
             except (docker.errors.APIError, EngineFailed):
                 container.remove(force=True, v=True)
                 raise
@@ -222,7 +233,7 @@ class Engine:
 
     def relayed(self, container: str, seconds: float) -> Connection | None:
         """A connection to the agent of a container by way of the engine, if it answers; see `exec_stream`."""
-        command = [PYTHON, "-I", "-S", str(SPOOL / "agent"), "relay", str(SPOOL / "spool")]
+        command = [*self.python(container), "-I", "-S", str(SPOOL / "agent"), "relay", str(SPOOL / "spool")]
         api = self._client.api
         with errors(container):
             execution = api.exec_create(container, command, stdin=True, user="0")["Id"]
@@ -238,8 +249,12 @@ class Engine:
         connection.sock.close()
         return None
 
+    def python(self, container: str) -> list[str]:
+        """The command that is Python in a container."""
+        return _COMMANDS.get(self.form(container), _COMMANDS[AGENT])
+
     def form(self, container: str) -> str:
-        """Whether commands are run by the agent in a container (`AGENT`) or by the engine (`SHELL`)."""
+        """Whether commands are run by the agent in a container (`AGENT`, `GUEST`) or by the engine (`SHELL`)."""
         with errors(container):
             found = self._client.containers.get(container)
             return str(found.labels.get(FORM, SHELL))

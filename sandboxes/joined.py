@@ -18,7 +18,7 @@ from sandkeep.events.catalogue import Output
 from sandkeep.projections import Pending, registry
 from sandkeep.sandboxes import agent, command
 from sandkeep.sandboxes.agent import Broken, Refused
-from sandkeep.sandboxes.engine import AGENT
+from sandkeep.sandboxes.engine import AGENT, SHELL
 from sandkeep.sandboxes.errors import EngineFailed, SandboxGone
 from sandkeep.sandboxes.outcome import INTERRUPTED
 from sandkeep.sandboxes.outcome import settle as store
@@ -66,7 +66,7 @@ def settle(
     with Spool(sandbox.spool, asked.intent) as files:
         ended = agent.written(files, asked.intent)
         if ended is None and task.container is not None and (form := _form(keep, sandbox, task.container)) is not None:
-            if form == AGENT:
+            if form != SHELL:
                 ended, runs = _asked(sandbox, files, asked, end, deadline)
                 if runs:
                     return None

@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, final
 from sandkeep.events import Event, SandkeepError
 from sandkeep.events import catalogue as ev
 from sandkeep.projections import TaskState, registry
-from sandkeep.sandboxes import agent, decider, egress, guest, intent, outcome, resources, slot, workspace
+from sandkeep.sandboxes import agent, decider, egress, guest, intent, interpreter, outcome, resources, slot, workspace
 from sandkeep.sandboxes.agent import Broken, Connection, Refused
-from sandkeep.sandboxes.engine import AGENT, INTENT, KEEP, TASK, Mounts
+from sandkeep.sandboxes.engine import INTENT, KEEP, SHELL, TASK, Mounts
 from sandkeep.sandboxes.errors import EngineFailed
 from sandkeep.sandboxes.recorded import Recorded
 from sandkeep.sandboxes.spool import Ended, Spool
@@ -104,7 +104,8 @@ class Sandbox:
         # Only we and the agent come this far; who it is on the host depends on the engine.
         self.spool.chmod(0o777)
         program, way_out = guest.install(self._keep.path / "run"), egress.prepare(self._keep, self.id)
-        mounts = Mounts(self.workspace, self.folder / "memory", self.spool, way_out, program)
+        lent = partial(interpreter.borrowed, self._keep)
+        mounts = Mounts(self.workspace, self.folder / "memory", self.spool, way_out, program, lent)
         labels = {KEEP: self._keep.id, TASK: self.id, INTENT: made}
         return self._keep.engine.start(image_id, mounts, limits, labels)
 
@@ -195,7 +196,7 @@ class Sandbox:
         return agent.greet(self.spool, container, _PATIENCE_SECONDS)
 
     def _connected(self, container: str) -> Connection | None:
-        if self._keep.engine.form(container) != AGENT:
+        if self._keep.engine.form(container) == SHELL:
             return None
         connection = self._greet(container)
         if connection is None:

@@ -1,4 +1,5 @@
-"""Running commands without the agent, in images that have no Python: by the engine, through the image's shell.
+"""Running commands without the agent, in images that have no Python and are lent none: by the engine, through the
+image's shell.
 
 Each command is an exec of the engine and writes its two streams to files that we made and hold open before it starts,
 in the spool folder, so nothing is lost when we read slowly, memory stays bounded, a child that outlives its command
