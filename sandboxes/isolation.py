@@ -67,7 +67,9 @@ def check(keep: Keep, task: Task | None = None) -> Isolation:
 
 def _check(keep: Keep, task: Task) -> Isolation:
     with _Listeners() as listeners:
-        line = ["python3", "-I", "-S", "-c", _PROBE, json.dumps(listeners.asked())]
+        task.start_sandbox()
+        python = keep.engine.python(str(task.state.container))
+        line = [*python, "-I", "-S", "-c", _PROBE, json.dumps(listeners.asked())]
         result = task.execute(line, timeout=_TIMEOUT_SECONDS)
         heard = sorted(listeners.heard)
     said = execution.content(result.stdout, keep.blobs) if result.exit_code == 0 else b""

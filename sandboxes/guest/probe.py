@@ -30,7 +30,7 @@ METADATA = (("169.254.169.254", 80), ("168.63.129.16", 80), ("fd00:ec2::254", 80
 ENGINES = ("docker.sock", "containerd/containerd.sock", "podman/podman.sock", "crio/crio.sock")
 SETTINGS = ("/proc/sys/net/ipv4/ip_forward", "/proc/sys/kernel/core_pattern", "/proc/sysrq-trigger")
 OURS = re.compile(
-    r"/(?:workspace|memory|tmp|proc/.*|proc|sys/.*|sys|dev/.*|dev|run/sandkeep(?:-egress|/spool|/agent)?)?"
+    r"/(?:workspace|memory|tmp|proc/.*|proc|sys/.*|sys|dev/.*|dev|run/sandkeep(?:-egress|-python|/spool|/agent)?)?"
     r"|/etc/(?:resolv\.conf|hostname|hosts)|(?:/usr)?/sbin/docker-init"
 )
 AF_VSOCK = 40

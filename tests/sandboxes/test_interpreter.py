@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from sandkeep.sandboxes import Keep, Task, image, interpreter
+from sandkeep.sandboxes import Keep, Task, image, interpreter, isolation
 from sandkeep.sandboxes.engine import GUEST, SHELL
 from sandkeep.sandboxes.errors import CommandNotFound
 from sandkeep.sandboxes.execution import TIMED_OUT
@@ -50,6 +50,11 @@ def test_it_has_a_way_out_too(keep: Keep, small: Task) -> None:
     keep.network(small.id).set("allow", allow=["allowed.example:80"])
     said = shell(small, "wget -O- http://other.example/ 2>&1; true")
     assert "403" in said
+
+
+def test_its_isolation_can_be_checked(keep: Keep, small: Task) -> None:
+    found = isolation.check(keep, small)
+    assert [each.way for each in found.attempts if each.open] == []
 
 
 def test_the_sandbox_cannot_change_it(small: Task) -> None:
