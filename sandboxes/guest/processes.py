@@ -5,8 +5,12 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import fcntl
 import os
 import signal
+import struct
+import sys
+import termios
 import time
 from collections.abc import Callable
 
@@ -35,14 +39,8 @@ def descendants(root: int, spare: set[int]) -> set[int]:
     children: dict[int, list[int]] = {}
     for name in os.listdir("/proc"):
         if name.isdigit():
-            try:
-                file = os.open(f"/proc/{name}/stat", os.O_RDONLY)
-            except OSError:
-                continue
             with contextlib.suppress(OSError):
-                parent = int(os.read(file, 512).rpartition(b")")[2].split(None, 2)[1])
-                children.setdefault(parent, []).append(int(name))
-            os.close(file)
+                children.setdefault(int(_stat(name)[1]), []).append(int(name))
     found: set[int] = set()
     left = [root]
     while left:
@@ -51,6 +49,22 @@ def descendants(root: int, spare: set[int]) -> set[int]:
                 found.add(pid)
                 left.append(pid)
     return found
+
+
+def _stat(pid: str) -> list[bytes]:
+    """The state of a process and its parent, as /proc has them. Raises `OSError`."""
+    file = os.open(f"/proc/{pid}/stat", os.O_RDONLY)
+    try:
+        return os.read(file, 512).rpartition(b")")[2].split(None, 2)[:2]
+    finally:
+        os.close(file)
+
+
+def stopped(pid: int) -> bool:
+    """Whether a process was sent SIGSTOP or the like, and stands still."""
+    with contextlib.suppress(OSError):
+        return _stat(str(pid))[0] == b"T"
+    return False
 
 
 def sweep(root: int, spare: set[int], reap: Callable[[], object], user: int) -> bool:
@@ -107,6 +121,19 @@ def execute(argv: list[str], environment: dict[str, str]) -> str:
     return failure
 
 
+def yield_memory() -> None:
+    """Let the kernel end us before those who start us, if there is not enough memory."""
+    with contextlib.suppress(OSError):
+        file = os.open("/proc/self/oom_score_adj", os.O_WRONLY)
+        os.write(file, b"500")
+        os.close(file)
+
+
+def resize(terminal: int, window: tuple[int, int]) -> None:
+    """Give a terminal its rows and columns."""
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", *window, 0, 0))
+
+
 def oom_counter() -> int:
     """The kernel's file, open, that counts the processes killed for want of memory; -1 if there is none."""
     for path in _OOM_COUNTERS:
@@ -120,6 +147,13 @@ def oom_kills(counter: int) -> int:
     if counter < 0:
         return 0
     return int((os.pread(counter, 4096, 0).partition(b"oom_kill ")[2].split(None, 1) or [b"0"])[0])
+
+
+def waiting(pipe: int) -> int:
+    """How many bytes of a pipe nobody has read yet."""
+    size = bytearray(4)
+    fcntl.ioctl(pipe, termios.FIONREAD, size)
+    return int.from_bytes(size, sys.byteorder)
 
 
 def woken() -> int:

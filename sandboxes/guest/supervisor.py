@@ -27,16 +27,20 @@ from sandkeep.sandboxes.guest.processes import (
     execute,
     oom_counter,
     oom_kills,
+    resize,
+    stopped,
     sweep,
+    waiting,
     woken,
+    yield_memory,
 )
-from sandkeep.sandboxes.guest.wire import CHUNK, DATA, MOST_FRAME, MOST_REQUEST, Channel, write_record
+from sandkeep.sandboxes.guest.wire import CHUNK, DATA, MOST_FRAME, Channel, created, received, write_record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # typing is large, and every fork copies it
     from typing import Any, NoReturn
 
-NICE = 19
+NICE, HELD_SECONDS = 19, 0.05
 PIPE, SETPIPE_SZ = 1 << 16, 1031
 
 
@@ -56,39 +60,37 @@ class Supervisor:
         self.sizes = {"out": 0, "err": 0}
         self.full: set[str] = set()
         self.grown: set[int] = set()
-        self.input = -1
-        self.typed, self.typed_all = b"", False
+        self.input, self.typed, self.typed_all = -1, b"", False
         self.status: int | None = None
         self.alone, self.killed, self.swept, self.done = True, False, True, False
-        self.reason = self.id = ""
-        self.pid = 0
+        self.reason, self.id, self.pid = "", "", 0
         self.counter = oom_counter()
         gc.disable()
         self.prepare()
 
     def serve(self) -> None:
         """Wait for a command, run it, tell what came of it, and stay while anything is left of it."""
-        message, (conn,), _, _ = socket.recv_fds(self.control, MOST_REQUEST, 1)
+        message, (conn,) = received(self.control)
         self.control.setblocking(False)
         job = json.loads(message)
         self.id, self.alone = job["id"], job["alone"]
         self.giver = caller = Channel(socket.socket(fileno=conn))
         self.callers.append(caller)
-        ready = select.poll()
-        ready.register(conn, select.POLLIN)
         until = time.monotonic() + SETTLE_SECONDS
-        frame = caller.read(MOST_FRAME)
-        while frame is None:
-            if time.monotonic() > until:
-                raise ValueError("the caller does not say what to run")
-            ready.poll(1000)
-            frame = caller.read(MOST_FRAME)
+        try:
+            while (frame := caller.read(MOST_FRAME)) is None:
+                if time.monotonic() > until:
+                    raise TimeoutError("the caller does not say what to run")
+                select.select([conn], [], [], 1)
+        except (OSError, ValueError):  # it left, and nothing was begun
+            self.report("ended")
+            return
         spec = json.loads(frame[1])
         self.limit, self.terminal, caller.follow = spec["limit"], spec.get("window"), spec.get("follow", False)
         oom, begun = oom_kills(self.counter), time.monotonic()
         failure = self.start(spec)
         if failure:
-            self.report()
+            self.report("ended")
             self.tell(event="failed", code=failure)
             return
         self.tell(event="started", pid=self.pid)
@@ -127,7 +129,7 @@ class Supervisor:
         if self.input >= 0:
             os.close(self.input)
             self.input = -1
-        self.report()
+        self.report("ended")
         self.reason = ""
         while self.reap():  # what it left running goes on, and what that writes is dropped
             self.turn(3600)
@@ -156,12 +158,14 @@ class Supervisor:
     def start(self, spec: dict[str, Any]) -> str:
         """Start the command. Returns why it could not be, or nothing."""
         until = time.monotonic() + 2
+        self.reap()
+        if self.status is not None:  # the kernel ended it while it waited
+            self.pid, self.status, self.killed = 0, None, False
         while not self.pid and not self.prepare():
             if time.monotonic() > until:
                 return "no-process"
-            with contextlib.suppress(OSError):
-                self.control.send(b'{"event": "starved"}')
-            time.sleep(0.02)
+            self.report("starved")
+            time.sleep(HELD_SECONDS)
         shown: list[int] = []
         if self.terminal:
             for fd in (*self.readers, self.input):
@@ -170,7 +174,7 @@ class Supervisor:
             os.seteuid(self.setting["uid"])
             master, slave = os.openpty()
             os.seteuid(0)
-            self.resize(master)
+            resize(master, self.terminal)
             shown = [slave]
             self.readers, self.input = {master: "out"}, os.dup(master)
         elif not spec["stdin"]:
@@ -182,9 +186,17 @@ class Supervisor:
         try:
             socket.send_fds(self.go, [struct.pack("I", len(message))], shown)
             self.go.sendall(message)
-            failure = self.go.recv(64).decode()
-        except OSError:  # it was killed
-            failure = "no-process"
+            while not select.select([self.go], [], [], HELD_SECONDS)[0] and not self.reason:
+                if stopped(self.pid):  # before it was the program: what ended commands left running gives way
+                    self.report("starved")
+                    time.sleep(HELD_SECONDS)
+                    os.kill(self.pid, signal.SIGCONT)
+                self.heed()
+                if time.monotonic() > until + spec["timeout"]:
+                    self.reason = "timeout"
+            failure = "" if self.reason else self.go.recv(64).decode()
+        except OSError:  # it was killed, which only the kernel could do
+            failure = "no-memory"
         self.go.close()
         for fd in shown:
             os.close(fd)
@@ -195,10 +207,7 @@ class Supervisor:
         failure = "no-process"
         try:
             os.setsid()
-            with contextlib.suppress(OSError):
-                file = os.open("/proc/self/oom_score_adj", os.O_WRONLY)
-                os.write(file, b"500")
-                os.close(file)
+            yield_memory()
             os.nice(NICE)
             signal.set_wakeup_fd(-1)
             for caught in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT, signal.SIGCHLD):
@@ -232,9 +241,9 @@ class Supervisor:
         ready = select.poll()
         for fd in (self.wake, self.control.fileno(), *self.readers):
             ready.register(fd, select.POLLIN)
-        for each in self.callers:
-            # Who types faster than the command reads has to wait.
-            ready.register(each.sock.fileno(), select.POLLIN if len(self.typed) < CHUNK else 0)
+        if len(self.typed) < CHUNK:  # who types faster than the command reads has to wait, one who has left too
+            for each in self.callers:
+                ready.register(each.sock.fileno(), select.POLLIN)
         if self.input >= 0 and self.typed:
             ready.register(self.input, select.POLLOUT)
         for fd, _ in ready.poll(min(seconds, 3600) * 1000 + 1):
@@ -254,7 +263,7 @@ class Supervisor:
         """Do what the agent says."""
         while True:
             try:
-                message, conns, _, _ = socket.recv_fds(self.control, MOST_REQUEST, 1)
+                message, conns = received(self.control)
             except BlockingIOError:
                 return
             if not message:
@@ -295,7 +304,7 @@ class Supervisor:
                     self.reason = said["reason"]
                 elif said["op"] == "window" and self.terminal:
                     self.terminal = said["window"]
-                    self.resize(self.input)
+                    resize(self.input, self.terminal)
         except (OSError, ValueError, LookupError, TypeError, RecursionError):
             caller.sock.close()
             self.callers.remove(caller)
@@ -339,12 +348,10 @@ class Supervisor:
                 fcntl.fcntl(fd, SETPIPE_SZ, 1 << 20)
         try:
             if name not in self.files:
-                self.files[name] = os.open(
-                    f"{self.setting['folder']}/{self.id}.{name}", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644
-                )
+                self.files[name] = created(f"{self.setting['folder']}/{self.id}.{name}")
             kept = data[: self.limit - self.sizes[name]]
-            self.sizes[name] += os.write(self.files[name], kept)
-            full = len(kept) < len(data)
+            self.sizes[name] += (written := os.write(self.files[name], kept))  # less, if there is no more room
+            full = written < len(data)
         except OSError:  # the disk is full
             full = True
         if full:
@@ -362,16 +369,9 @@ class Supervisor:
                 while select.select([fd], [], [], 0.02)[0] and self.take(fd, CHUNK):
                     pass
                 continue
-            left = bytearray(4)
-            fcntl.ioctl(fd, termios.FIONREAD, left)
-            (size,) = struct.unpack("i", left)
+            size = waiting(fd)
             while size > 0 and fd in self.readers:
                 size -= self.take(fd, min(size, CHUNK)) or size
-
-    def resize(self, terminal: int) -> None:
-        """Give a terminal its size."""
-        rows, columns = self.terminal
-        fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
 
     def reap(self) -> bool:
         """Bury the dead. False if nothing is left below us."""
@@ -388,10 +388,10 @@ class Supervisor:
                 self.status = status
                 self.killed = self.killed or (os.WIFEXITED(status) and os.WEXITSTATUS(status) == 137)
 
-    def report(self) -> None:
-        """Tell the agent that there is nothing more to come of the command."""
+    def report(self, event: str) -> None:
+        """Tell the agent that the command has "ended", or is "starved" of processes."""
         with contextlib.suppress(OSError):
-            self.control.send(b'{"event": "ended"}')
+            self.control.send(json.dumps({"event": event}).encode())
 
     def tell(self, **message: Any) -> None:
         """Tell all callers."""

@@ -1,0 +1,162 @@
+"""Attacks on the agent from inside: by what a command leaves running, uses up, or has the agent do at a bad moment."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from sandkeep.sandboxes import Keep, Task, agent
+from sandkeep.sandboxes.execution import TIMED_OUT
+from sandkeep.sandboxes.guest.wire import DATA
+from sandkeep.sandboxes.limits import LIMITS
+from sandkeep.sandboxes.spool import Ended
+
+from .support import container_of, engine, eventually, left, shell
+
+pytestmark = pytest.mark.engine
+
+PYTHON = ["python3", "-c"]
+FILES = "import os\nprint(*sorted(os.listdir('/proc/self/fd'), key=int))"
+
+
+def ours(task: Task, columns: str = "ppid") -> list[list[str]]:
+    """The agent and what it consists of: these columns of each process."""
+    with engine() as client:
+        found = client.api.top(container_of(task), ps_args=f"-eo pid,{columns},args")["Processes"]
+    return [line[:-1] for line in found if "/run/sandkeep/agent" in line[-1]]
+
+
+def connected(task: Task) -> agent.Connection:
+    """A connection to the task's agent."""
+    found = agent.greet(task.sandbox.spool, container_of(task), 30)
+    assert found is not None
+    return found
+
+
+# ---- what a command is given
+
+
+def test_a_command_that_had_to_wait_for_a_process_inherits_nothing(keep: Keep, task: Task) -> None:
+    container = container_of(task)
+
+    def allow(processes: int) -> None:
+        keep.engine.limit(container, msgspec.structs.replace(keep.engine.fit(LIMITS), pids=processes))
+
+    eventually(lambda: len(ours(task)) == 5)  # the agent, and two supervisors with the process of a command each
+    allow(6)
+    started = [task.start(["sleep", "1000"]) for _ in range(2)]
+    eventually(lambda: len(ours(task)) == 4)  # one of them has no such process, and there is none to be had
+    beside = connected(task)
+    with beside:
+        beside.run("ab12", agent.Spec((*PYTHON, FILES), "/workspace", {}, 10, 1000))
+        assert beside.next(0.2) is None
+        allow(100)
+        assert isinstance(beside.next(30), agent.Message)
+        ended = beside.next(30)
+    assert isinstance(ended, Ended)
+    assert ended.exit == 0
+    # The last is the folder that it reads. One more was the caller's connection, on which it could speak as the agent.
+    assert (task.sandbox.spool / "ab12.out").read_text() == "0 1 2 3\n"
+    task.sandbox.forget("ab12")
+    for each in started:
+        each.stop()
+    assert left(task) == []
+
+
+# ---- what a command leaves running
+
+KILLER = """
+import os, time
+if os.fork() == 0:
+    os.setsid()
+    while not os.path.exists('go'):
+        time.sleep(0.01)
+    while True:
+        try:
+            os.kill(-1, 19)
+        except OSError:
+            pass
+"""
+
+
+def test_what_stops_all_that_begins_gives_way_and_outlasts_no_timeout(task: Task) -> None:
+    container = container_of(task)
+    shell(task, "touch /tmp/kept")
+    assert task.execute([*PYTHON, KILLER]).exit_code == 0
+    (task.workspace / "go").touch()
+    # It takes long to find its program, and is stopped meanwhile.
+    result = task.execute(["true"], env={"PATH": "/a:" * 8000 + "/bin"}, timeout=5)
+    assert result.exit_code in (0, TIMED_OUT)
+    assert result.duration_s < 10
+    assert shell(task, "ls /tmp; echo alive") == "kept\nalive\n"  # nothing was restarted
+    assert container_of(task) == container
+    assert left(task) == []
+
+
+def test_an_agent_waits_for_no_supervisor_that_does_not_listen(task: Task) -> None:
+    started = task.start(["sleep", "1000"])
+    supervisor = parent_of(task, "sleep 1000")
+    os.kill(supervisor, signal.SIGSTOP)
+    try:
+        for _ in range(600):
+            with connected(task) as asking:
+                asking.attach(started.id)
+        assert shell(task, "echo alive") == "alive\n"
+    finally:
+        os.kill(supervisor, signal.SIGCONT)
+    assert started.stop().exit_code == 137
+
+
+def parent_of(task: Task, command: str) -> int:
+    """The parent of the process with this command line, as the host numbers it."""
+    with engine() as client:
+        found = client.api.top(container_of(task), ps_args="-eo pid,ppid,args")["Processes"]
+    (parent,) = (int(parent) for _, parent, line in found if line == command)
+    return parent
+
+
+# ---- input
+
+
+def test_a_caller_that_leaves_while_nobody_reads_its_input_costs_nothing(task: Task) -> None:
+    with connected(task) as giving:
+        giving.run("ab12", agent.Spec(("sleep", "1000"), "/workspace", {}, 60, 1000, stdin=True))
+        assert isinstance(giving.next(30), agent.Message)
+        giving.send(bytes(1 << 19), DATA)
+        giving.send(bytes(1 << 19), DATA)
+        assert giving.next(0.5) is None
+        supervisor = parent_of(task, "sleep 1000")
+    before = ticks(supervisor)
+    time.sleep(1)
+    assert ticks(supervisor) - before < 20
+    with connected(task) as ending:
+        ending.end("ab12", "stopped")
+        assert isinstance(ending.next(30), Ended)
+    task.sandbox.forget("ab12")
+
+
+def ticks(process: int) -> int:
+    """The hundredths of a second that a process of the host has run."""
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return int(fields[11]) + int(fields[12])
+
+
+def test_a_caller_that_leaves_before_it_said_what_to_run_has_run_nothing(task: Task) -> None:
+    with connected(task) as leaving:
+        leaving.say(version=1, op="run", id="ab12", sandbox=container_of(task))
+
+    def said() -> object:
+        with connected(task) as asking:
+            asking.attach("ab12")
+            try:
+                return asking.next(30)
+            except agent.Broken:  # who was to run it was just about to end
+                return None
+
+    assert eventually(said) == agent.Message("unknown")
+    assert left(task) == []
