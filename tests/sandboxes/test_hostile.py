@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import time
@@ -10,13 +11,15 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from sandkeep.events import LimitReached
+from sandkeep.events import catalogue as ev
 from sandkeep.sandboxes import Keep, Task, agent
 from sandkeep.sandboxes.execution import TIMED_OUT
 from sandkeep.sandboxes.guest.wire import DATA
 from sandkeep.sandboxes.limits import LIMITS
 from sandkeep.sandboxes.spool import Ended
 
-from .support import container_of, engine, eventually, left, shell
+from .support import container_of, engine, eventually, left, shell, text
 
 pytestmark = pytest.mark.engine
 
@@ -160,3 +163,46 @@ def test_a_caller_that_leaves_before_it_said_what_to_run_has_run_nothing(task: T
 
     assert eventually(said) == agent.Message("unknown")
     assert left(task) == []
+
+
+# ---- memory that ends with no process
+
+
+def test_files_in_memory_leave_room_for_the_next_command(keep: Keep) -> None:
+    task = keep.create_task("fills its memory", limits={"memory": "128MiB"})
+    fill = "cat /dev/zero >/tmp/x; cat /dev/zero >/dev/shm/x; df --output=used /tmp /dev/shm"
+    used = text(task.execute(["sh", "-c", fill], timeout=60)).split()
+    assert used == ["Used", str(64 << 10), str(16 << 10)]
+    container = container_of(task)
+    assert shell(task, "echo alive") == "alive\n"
+    assert container_of(task) == container
+
+
+SEGMENTS = """
+import ctypes
+c = ctypes.CDLL(None)
+c.shmat.restype = ctypes.c_void_p
+while True:
+    address = c.shmat(c.shmget(0, 1 << 20, 0o1666), None, 0)
+    ctypes.memset(ctypes.c_void_p(address), 1, 1 << 20)
+    c.shmdt(ctypes.c_void_p(address))
+"""
+
+
+def test_a_sandbox_in_which_nothing_can_begin_for_want_of_memory_is_followed_by_another(keep: Keep) -> None:
+    task = keep.create_task("fills its memory", limits={"memory": "128MiB"})
+
+    def begins(*argv: str) -> bool:
+        try:
+            task.execute(argv, timeout=60)
+        except LimitReached as error:
+            assert "memory is full" in str(error)  # noqa: PT017 - it need not be raised
+            return False
+        return True
+
+    began = [begins(*PYTHON, SEGMENTS) for _ in range(3)] + [begins("true") for _ in range(2)]
+    assert (False, False) not in itertools.pairwise(began)
+    assert (began[0], began[-1]) == (True, True)
+    lost = [record.event.reason for record in task.history() if isinstance(record.event, ev.SandboxLost)]
+    assert len(lost) >= began.count(False)
+    assert task.state.pending == ()
