@@ -128,6 +128,7 @@ def carry_out(
             raise  # it may run on: what becomes of it is found by its id, and recorded then
         code, message = words(error)
         settle(keep, sandbox.id, ev.CommandFailed(made, code, asked.hidden.text(message)))
+        sandbox.forget(made)
         if isinstance(error, EngineUnreachable | EngineFailed):
             # It may still run, unwatched: the next command gets a new sandbox, which ends this one.
             sandbox.give_up("the engine failed while a command ran in it")
@@ -137,6 +138,7 @@ def carry_out(
             if place.connection is None or sandbox.end(made, "interrupted") is None:
                 place.end_all()
             settle(keep, sandbox.id, ev.CommandFailed(made, "interrupted", "the caller ended it"))
+            sandbox.forget(made)
         raise
     news = conflict.end(keep, sandbox.id, made)
     settle(keep, sandbox.id, event)

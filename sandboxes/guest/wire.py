@@ -81,12 +81,15 @@ def created(path: str) -> int:
 
 def write_record(folder: str, record: dict[str, Any]) -> None:
     """Write down what became of a command, so that it is there completely or not at all."""
-    path = f"{folder}/{record['id']}"
+    path, body = f"{folder}/{record['id']}", json.dumps(record).encode()
     with contextlib.suppress(OSError):
         file = created(f"{path}.new")
-        os.write(file, json.dumps(record).encode())
-        os.close(file)
-        os.rename(f"{path}.new", f"{path}.end")
+        try:
+            complete = os.write(file, body) == len(body)
+        finally:
+            os.close(file)
+        if complete:
+            os.rename(f"{path}.new", f"{path}.end")
 
 
 def check_id(name: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import os
 import signal
@@ -11,12 +12,13 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from sandkeep.events import LimitReached
+from sandkeep.events import BlobStore, LimitReached
 from sandkeep.events import catalogue as ev
-from sandkeep.sandboxes import Keep, Task, agent
+from sandkeep.sandboxes import Keep, Task, agent, command
 from sandkeep.sandboxes.execution import TIMED_OUT
 from sandkeep.sandboxes.guest.wire import DATA
 from sandkeep.sandboxes.limits import LIMITS
+from sandkeep.sandboxes.outcome import settle
 from sandkeep.sandboxes.spool import Ended
 
 from .support import container_of, engine, eventually, left, shell, text
@@ -115,11 +117,11 @@ def test_an_agent_waits_for_no_supervisor_that_does_not_listen(task: Task) -> No
     assert started.stop().exit_code == 137
 
 
-def parent_of(task: Task, command: str) -> int:
+def parent_of(task: Task, wanted: str) -> int:
     """The parent of the process with this command line, as the host numbers it."""
     with engine() as client:
         found = client.api.top(container_of(task), ps_args="-eo pid,ppid,args")["Processes"]
-    (parent,) = (int(parent) for _, parent, line in found if line == command)
+    (parent,) = (int(parent) for _, parent, line in found if line == wanted)
     return parent
 
 
@@ -206,3 +208,31 @@ def test_a_sandbox_in_which_nothing_can_begin_for_want_of_memory_is_followed_by_
     lost = [record.event.reason for record in task.history() if isinstance(record.event, ev.SandboxLost)]
     assert len(lost) >= began.count(False)
     assert task.state.pending == ()
+
+
+# ---- a full disk
+
+
+def test_output_that_finds_no_room_is_lost_and_the_outcome_is_not(
+    task: Task, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    held: list[list[str]] = []
+
+    def full(self: BlobStore, *arguments: object, **options: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def settling(keep: Keep, task_id: str, outcome: ev.Outcome) -> None:
+        held.append(left(task))
+        settle(keep, task_id, outcome)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(BlobStore, "put_stream", full)
+        patch.setattr(command, "settle", settling)
+        result = task.execute(["sh", "-c", "head -c 1000000 /dev/zero; echo small >&2; exit 3"])
+    lost = ev.Output(size=0, data=b"", truncated=True)
+    assert (result.exit_code, result.stdout, result.stderr.data) == (3, lost, b"small\n")
+    assert "could not be stored" in caplog.text
+    # A full disk has room for the outcome only once the output is gone from it.
+    assert held == [[f"{result.command}.end", f"{result.command}.err"]]
+    assert left(task) == []
+    assert shell(task, "echo alive") == "alive\n"
