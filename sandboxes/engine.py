@@ -297,8 +297,7 @@ class Engine:
         with errors():
             found = self._find(container)
             if found is not None:
-                with contextlib.suppress(docker.errors.NotFound):
-                    found.remove(force=True, v=True)
+                engine_use.remove(found)
 
     def containers(self, keep: str) -> list[Found]:
         """Every container of the keep with this id, running or not."""
