@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 import signal
 import subprocess
 from collections.abc import Callable
@@ -153,6 +154,25 @@ def test_a_creation_cut_off_leaves_no_half_made_task(keep: Keep, source: Path, s
         assert task.state is TaskState.CLEANED
     else:
         assert shell(keep.task(task.id), "./run") == "ran\n"
+    assert_agreement(keep)
+
+
+def test_a_creation_cut_off_is_left_alone_while_its_git_still_writes(
+    keep: Keep, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "bin").mkdir()
+    slow = "case \"$*\" in *' clone '*) touch begun; while ! [ -e go ]; do sleep 0.02; done;; esac"
+    (tmp_path / "bin" / "git").write_text(f'#!/bin/sh\ncd {tmp_path}; {slow}\nexec {shutil.which("git")} "$@"\n')
+    (tmp_path / "bin" / "git").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    with subprocess.Popen([SCRIPT, "create-task", "--keep", keep.path, "--source", source, "t"]) as process:
+        eventually((tmp_path / "begun").exists)
+        process.kill()
+    assert later(keep) == []
+    (tmp_path / "go").touch()
+    eventually(lambda: later(keep))
+    (task,) = keep.tasks(*TaskState)
+    assert task.state is TaskState.CLEANED
     assert_agreement(keep)
 
 
