@@ -293,6 +293,23 @@ def test_the_output_of_a_command_whose_secrets_died_is_not_stored(keep: Keep, ta
     assert_agreement(keep)
 
 
+CHECKPOINT = ("before:snapshot.take", "after:snapshot.take", "before:keep.decide", "after:keep.decide")
+
+
+@pytest.mark.parametrize("step", CHECKPOINT)
+def test_a_checkpoint_cut_off_is_there_or_not(keep: Keep, task: Task, step: str) -> None:
+    shell(task, "echo one >file")
+    killed_at(step, "checkpoint", keep, task.id)
+    assert later(keep) == []
+    made = task.checkpoints()
+    assert len(made) == (step == CHECKPOINT[-1])
+    checkpoint = made[0] if made else task.checkpoint()
+    shell(task, "echo two >file")
+    task.restore_checkpoint(checkpoint.id)
+    assert shell(task, "cat file") == "one\n"
+    assert_agreement(keep)
+
+
 RESTORE = (
     "after:task._checkpoint",
     "after:locks.act",
