@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, final
 
 from sandkeep.events import BadInput, Record
 from sandkeep.events import catalogue as ev
-from sandkeep.sandboxes import command, joined
+from sandkeep.sandboxes import command, intent, joined
 from sandkeep.sandboxes.errors import SandboxGone, TaskRefused
 from sandkeep.sandboxes.execution import Result
 from sandkeep.sandboxes.recorded import Recorded
@@ -26,6 +26,7 @@ STOPPED = "stopped"
 """Why a command was ended that somebody stopped."""
 
 _MANY_SECONDS = 10**6
+_LOOK_SECONDS = 0.02
 
 
 @final
@@ -68,6 +69,10 @@ class Running:
 
     def _settled(self, deadline: float, end: str) -> Result | None:
         asked = self.request
+        while not intent.abandoned(self._keep.intents, self.id):  # who starts it has not given it to the agent yet
+            if time.monotonic() >= deadline:
+                return None
+            time.sleep(_LOOK_SECONDS)
         state = Recorded(self._keep, self._task).state
         if any(pending.intent == self.id for pending in state.pending):
             with contextlib.suppress(TaskRefused):  # somebody else was first

@@ -128,6 +128,7 @@ def carry_out(
             raise  # it may run on: what becomes of it is found by its id, and recorded then
         code, message = words(error)
         settle(keep, sandbox.id, ev.CommandFailed(made, code, asked.hidden.text(message)))
+        sandbox.forget(made)
         if isinstance(error, EngineUnreachable | EngineFailed):
             # It may still run, unwatched: the next command gets a new sandbox, which ends this one.
             sandbox.give_up("the engine failed while a command ran in it")
@@ -137,6 +138,7 @@ def carry_out(
             if place.connection is None or sandbox.end(made, "interrupted") is None:
                 place.end_all()
             settle(keep, sandbox.id, ev.CommandFailed(made, "interrupted", "the caller ended it"))
+            sandbox.forget(made)
         raise
     news = conflict.end(keep, sandbox.id, made)
     settle(keep, sandbox.id, event)
@@ -168,7 +170,7 @@ def launch(keep: Keep, sandbox: Sandbox, place: Place, made: str, asked: Asked) 
         if message is None:
             raise EngineFailed("the sandbox's agent does not start the command; run it again in a new sandbox")
     except Refused as refused:
-        error = refusal(refused, asked.argv, asked.folder)
+        error = refusal(sandbox, refused, asked)
         settle(keep, sandbox.id, ev.CommandFailed(made, *words(error)))
         raise error from refused
     except SandkeepError as failure:
@@ -192,7 +194,7 @@ def _by_agent(
             patience = asked.timeout + PATIENCE_SECONDS
             ended = agent.wait(connection, files, made, patience, pump, sandbox.reconnect, asked.window)
         except Refused as refused:
-            raise refusal(refused, asked.argv, asked.folder) from refused
+            raise refusal(sandbox, refused, asked) from refused
         if ended is None or not ended.swept:
             place.end_all()
         if ended is None:
@@ -238,13 +240,16 @@ def executed(command: str, ended: Ended, stdout: Output, stderr: Output) -> ev.C
     return ev.CommandExecuted(command, code, *times, stdout, stderr, ended.cpu_ns, ended.oom, reason)
 
 
-def refusal(refused: Refused, argv: tuple[str, ...], folder: str) -> SandkeepError:
-    """What the agent refused, as the error that it stands for."""
+def refusal(sandbox: Sandbox, refused: Refused, asked: Asked) -> SandkeepError:
+    """What the agent refused, as the error that it stands for. A sandbox that nothing can begin in is given up."""
     match refused.code:
         case "command-not-found":
-            return shell.not_found(argv[0])
+            return shell.not_found(asked.argv[0])
         case "no-such-folder":
-            return shell.no_folder(folder)
+            return shell.no_folder(asked.folder)
+        case "no-memory":
+            sandbox.give_up("its memory is full")
+            return LimitReached("the sandbox's memory is full, and nothing can begin there; run it again, in a new one")
         case "no-process":
             return LimitReached("the sandbox has as many processes as it may; end some, or wait until they have ended")
         case "other-sandbox":

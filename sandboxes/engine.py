@@ -55,6 +55,7 @@ Helpers = Sequence[Sequence[str]]
 """Programs that the agent starts beside itself, and again when they end: their command lines."""
 
 _ANSWER_SECONDS = 60
+_SHM_BYTES = 64 << 20
 _logger = logging.getLogger(__name__)
 _SETTLE_SECONDS = 10.0
 _LOOK_SECONDS = 0.5
@@ -156,7 +157,8 @@ class Engine:
             docker.types.Mount("/memory", str(mounts.memory), type="bind", read_only=True),
             docker.types.Mount(forwarder.FOLDER, str(mounts.egress), type="bind", read_only=True),
         ]
-        tmpfs = {"/tmp": f"size={limits.tmp_bytes},mode=1777,exec"}
+        # Files there are memory, which ends with no process: without a bound they would leave none to begin one with.
+        tmpfs = {"/tmp": f"size={min(limits.tmp_bytes, limits.memory_bytes // 2)},mode=1777,exec"}
         if form == GUEST:
             lent = mounts.python()
             if lent is None:
@@ -188,6 +190,7 @@ class Engine:
                 network_mode="none",
                 read_only=True,
                 tmpfs=tmpfs,
+                shm_size=min(_SHM_BYTES, limits.memory_bytes // 8),
                 mem_limit=limits.memory_bytes,
                 memswap_limit=limits.memory_bytes + limits.swap_bytes,
                 nano_cpus=limits.nano_cpus,
@@ -309,8 +312,7 @@ class Engine:
         with errors():
             found = self._find(container)
             if found is not None:
-                with contextlib.suppress(docker.errors.NotFound):
-                    found.remove(force=True, v=True)
+                engine_use.remove(found)
 
     def containers(self, keep: str) -> list[Found]:
         """Every container of the keep with this id, running or not."""

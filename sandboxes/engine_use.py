@@ -1,15 +1,20 @@
-"""What an engine is told of a container's limits, and what it says of their use. Its errors leave as the SDK raises
-them."""
+"""What an engine is told of a container's limits and of its end, and what it says of its use. Its errors leave as the
+SDK raises them."""
 
 from __future__ import annotations
+
+import contextlib
 
 import docker
 import docker.errors
 import docker.types
 import requests
+from docker.models.containers import Container
 
 from sandkeep.events.catalogue import Limits
 from sandkeep.sandboxes.cgroup import Sample
+
+_REMOVAL_SECONDS = 60
 
 
 def ulimits(limits: Limits) -> list[docker.types.Ulimit]:
@@ -18,6 +23,17 @@ def ulimits(limits: Limits) -> list[docker.types.Ulimit]:
     file = max(limits.disk_bytes, limits.tmp_bytes, limits.output_bytes) if limits.disk_bytes else 0
     found = {"nofile": limits.open_files, "fsize": file}
     return [docker.types.Ulimit(name=name, soft=most, hard=most) for name, most in found.items() if most]
+
+
+def remove(container: Container) -> None:
+    """Remove a container with all its processes, or wait until another has who does so already."""
+    with contextlib.suppress(docker.errors.NotFound):
+        try:
+            container.remove(force=True, v=True)
+        except docker.errors.APIError as error:
+            if error.status_code != 409:
+                raise
+            container.wait(timeout=_REMOVAL_SECONDS, condition="removed")
 
 
 def update(client: docker.DockerClient, container: str, limits: Limits) -> None:

@@ -2,7 +2,8 @@
 
 A process that stores an intent holds a `flock` on a file named like it until the outcome is stored. The kernel
 releases the lock when the process ends, however it ends, so an intent whose file can be locked, or is gone, was
-abandoned. Process ids are not used: they are reused.
+abandoned. Process ids are not used: they are reused. A program that is started to do a part of the work inherits the
+lock (`inherited`), for it goes on when who started it is killed, and nothing it still works on may be settled.
 """
 
 from __future__ import annotations
@@ -11,9 +12,12 @@ import contextlib
 import fcntl
 import os
 import secrets
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+
+_mine = threading.local()
 
 
 @contextlib.contextmanager
@@ -24,10 +28,20 @@ def held(folder: Path) -> Iterator[str]:
     descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield intent
+        before = inherited()
+        _mine.descriptors = (*before, descriptor)
+        try:
+            yield intent
+        finally:
+            _mine.descriptors = before
     finally:
         path.unlink(missing_ok=True)
         os.close(descriptor)
+
+
+def inherited() -> tuple[int, ...]:
+    """The locks of the intents that this thread is in the block of: for a program that does a part of their work."""
+    return getattr(_mine, "descriptors", ())
 
 
 def abandoned(folder: Path, intent: str) -> bool:

@@ -104,14 +104,14 @@ def _asked(
         if connection is None:
             return None, False
         with connection:
+            patience = PATIENCE_SECONDS
             if end:
                 connection.end(asked.intent, end)
             else:
                 runs = any(left.id == asked.intent and not left.ended for left in connection.commands())
-                if runs and deadline <= time.monotonic():
+                if runs and (patience := deadline - time.monotonic()) <= 0:
                     return None, True
                 connection.attach(asked.intent)
-            patience = PATIENCE_SECONDS if end else max(deadline - time.monotonic(), 0)
             ended = agent.wait(connection, files, asked.intent, patience, None, sandbox.reconnect)
             if ended is None and not end:
                 return None, True

@@ -21,7 +21,7 @@ from sandkeep.projections import TaskState, registry
 from sandkeep.sandboxes import agent, decider, egress, guest, intent, interpreter, outcome, resources, slot, workspace
 from sandkeep.sandboxes.agent import Broken, Connection, Refused
 from sandkeep.sandboxes.engine import INTENT, KEEP, SHELL, TASK, Mounts
-from sandkeep.sandboxes.errors import EngineFailed
+from sandkeep.sandboxes.errors import EngineFailed, SandboxGone
 from sandkeep.sandboxes.recorded import Recorded
 from sandkeep.sandboxes.spool import Ended, Spool
 
@@ -71,7 +71,7 @@ class Sandbox:
         Without `wait` it waits for no memory that others hold.
 
         The caller is `working` on the task. Raises `ImageNotFound`, `BudgetExhausted`, `BadSettings`,
-        `EngineFailed` and `EngineUnreachable`.
+        `EngineFailed`, `EngineUnreachable`, and `SandboxGone` if what was just started does not answer.
         """
         engine, task = self._keep.engine, self._state()
         if task.container is not None:
@@ -83,9 +83,12 @@ class Sandbox:
             if status == "paused" and task.state is not TaskState.PAUSED:
                 engine.unpause(task.container)  # left behind by a restore that was cut off
                 status = "running"
+            reason = f"it was found {status or 'removed'}"
             if status in ("running", "paused"):
-                return self._place(task.container, self._connected(task.container))
-            self._lose(task.container, f"it was found {status or 'removed'}")
+                with contextlib.suppress(SandboxGone):
+                    return self._place(task.container, self._connected(task.container))
+                reason = "its agent does not answer"
+            self._lose(task.container, reason)
         with intent.held(self._keep.intents) as made:
             image_id = self._keep.images.resolve(task.image, progress)[1]
             limits = resources.allot(self._keep, task, image_id, made, wait=wait)
@@ -200,8 +203,7 @@ class Sandbox:
             return None
         connection = self._greet(container)
         if connection is None:
-            self._lose(container, "its agent does not answer")
-            raise EngineFailed("the sandbox's agent does not answer; run the command again, in a new sandbox")
+            raise SandboxGone("the sandbox's agent does not answer; run the command again, in a new sandbox")
         return connection
 
     def _place(self, container: str, connection: Connection | None) -> Place:

@@ -10,6 +10,7 @@ What lies here is the sandbox's word: names are opened without following links, 
 
 from __future__ import annotations
 
+import logging
 import os
 import stat
 from pathlib import Path
@@ -26,6 +27,7 @@ OUTPUT_BYTES = 1 << 30
 
 STREAMS = {"stdout": "out", "stderr": "err"}
 
+_logger = logging.getLogger(__name__)
 _CHUNK = 1 << 18
 _MOST_RECORD = 4096
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -84,15 +86,25 @@ class Spool:
         return b"" if file is None else os.pread(file, most, after)
 
     def output(self, name: str, blobs: BlobStore, secrets: Secrets, ended: Ended) -> Output:
-        """Stream `name` of a command that has ended, without `secrets`; see `captured`."""
+        """Stream `name` of a command that has ended, without `secrets`; see `captured`.
+
+        If it cannot be stored it is lost, cut to nothing, and that is logged. What it took of a full disk is given back
+        at once, or the outcome could not be stored either.
+        """
         file = self._open(name)
         if file is None:
             return Output(size=0, data=b"", truncated=name in ended.full)
-        return captured(file, name in ended.full, blobs, secrets)
+        try:
+            return captured(file, name in ended.full, blobs, secrets)
+        except OSError as error:
+            _logger.warning("the output of command %s could not be stored: %s", self._command, error)
+            remove(f"{self._command}.{name}", self._folder)
+            os.close(self._files.pop(name))
+            return Output(size=0, data=b"", truncated=True)
 
     def remove(self) -> None:
         """Remove the files: their content is stored."""
-        for name in (*STREAMS.values(), "end"):
+        for name in (*STREAMS.values(), "new", "end"):
             remove(f"{self._command}.{name}", self._folder)
 
     def _open(self, name: str) -> int | None:

@@ -185,8 +185,10 @@ def _remove_orphans(keep: Keep, found: list[Found]) -> list[str]:
 
 def _sweep(keep: Keep) -> None:
     """Remove the output of commands whose outcome is stored. The names in a spool are the sandbox's, so not trusted."""
+    # Before the log is read: what a command begun since then writes is not among them.
+    paths = list((keep.path / "run" / "spool").glob("*/*"))
     waited = {pending.intent for task in busy(keep) for pending in task.pending}
-    for path in (keep.path / "run" / "spool").glob("*/*"):
+    for path in paths:
         found = _SPOOLED.fullmatch(path.name)
         if found and found[1] not in waited and abandoned(keep.intents, found[1]):
             with contextlib.suppress(FileNotFoundError, IsADirectoryError):

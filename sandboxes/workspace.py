@@ -17,6 +17,7 @@ import subprocess
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
+from sandkeep.sandboxes import intent
 from sandkeep.sandboxes.errors import NotARepository, OutsideWorkspace
 
 MOUNT = PurePosixPath("/workspace")
@@ -78,7 +79,8 @@ def give(folder: Path) -> None:
     uid, gid = owner()
     os.chown(folder, uid, gid, follow_symlinks=False)
     if os.listdir(folder):
-        subprocess.run(("chown", "-hR", f"{uid}:{gid}", "--", os.fspath(folder)), check=True)
+        command = ("chown", "-hR", f"{uid}:{gid}", "--", os.fspath(folder))
+        subprocess.run(command, check=True, pass_fds=intent.inherited())
 
 
 def remove(folder: Path) -> None:
@@ -191,4 +193,5 @@ def _git(*arguments: str, source: Path) -> subprocess.CompletedProcess[str]:
         text=True,
         errors="replace",
         check=False,
+        pass_fds=intent.inherited(),
     )

@@ -122,6 +122,7 @@ class Agent:
     def fork(self) -> Job | None:
         """Another supervisor, unless there are as many processes as there may be."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ours.setblocking(False)  # nobody waits for a supervisor that does not listen
         try:
             pid = os.fork()
         except OSError:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import json
 import os
@@ -11,7 +10,7 @@ import socket
 import struct
 import termios
 
-from sandkeep.sandboxes.guest.processes import execute
+from sandkeep.sandboxes.guest.processes import execute, yield_memory
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # typing is large, and every fork copies it
@@ -48,18 +47,18 @@ class Child:
             os.close(fd)
         return cls(pid, go, given[1], out[0], err[0])
 
-    def start(self, spec: dict[str, Any], shown: list[int]) -> str:
-        """Have it become a command, on the terminal that is `shown` if there is one. Returns why it could not, or
-        nothing."""
+    def tell(self, spec: dict[str, Any], shown: list[int]) -> None:
+        """Have it become a command, on the terminal that is `shown` if there is one. `go` then ends, or says why it
+        could not. Raises `OSError` if it was killed."""
         message = json.dumps([spec["argv"], spec["cwd"], spec["env"], spec["stdin"]]).encode()
-        try:
-            socket.send_fds(self.go, [struct.pack("I", len(message))], shown)
-            self.go.sendall(message)
-            return self.go.recv(64).decode()
-        except OSError:  # it was killed
-            return "no-process"
-        finally:
-            self.go.close()
+        socket.send_fds(self.go, [struct.pack("I", len(message))], shown)
+        self.go.sendall(message)
+
+    def close(self) -> None:
+        """Let go of one that was killed while it waited."""
+        self.go.close()
+        for fd in (self.input, self.out, self.err):
+            os.close(fd)
 
 
 def _become(ready: socket.socket, shown: list[int], setting: dict[str, Any], environment: dict[str, str]) -> NoReturn:
@@ -67,10 +66,7 @@ def _become(ready: socket.socket, shown: list[int], setting: dict[str, Any], env
     failure = "no-process"
     try:
         os.setsid()
-        with contextlib.suppress(OSError):
-            file = os.open("/proc/self/oom_score_adj", os.O_WRONLY)
-            os.write(file, b"500")
-            os.close(file)
+        yield_memory()
         os.nice(NICE)
         signal.set_wakeup_fd(-1)
         for caught in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT, signal.SIGCHLD):

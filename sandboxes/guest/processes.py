@@ -5,9 +5,13 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import fcntl
 import os
 import resource
 import signal
+import struct
+import sys
+import termios
 import time
 from collections.abc import Callable
 
@@ -36,14 +40,8 @@ def descendants(root: int, spare: set[int]) -> set[int]:
     children: dict[int, list[int]] = {}
     for name in os.listdir("/proc"):
         if name.isdigit():
-            try:
-                file = os.open(f"/proc/{name}/stat", os.O_RDONLY)
-            except OSError:
-                continue
             with contextlib.suppress(OSError):
-                parent = int(os.read(file, 512).rpartition(b")")[2].split(None, 2)[1])
-                children.setdefault(parent, []).append(int(name))
-            os.close(file)
+                children.setdefault(int(_stat(name)[1]), []).append(int(name))
     found: set[int] = set()
     left = [root]
     while left:
@@ -52,6 +50,22 @@ def descendants(root: int, spare: set[int]) -> set[int]:
                 found.add(pid)
                 left.append(pid)
     return found
+
+
+def _stat(pid: str) -> list[bytes]:
+    """The state of a process and its parent, as /proc has them. Raises `OSError`."""
+    file = os.open(f"/proc/{pid}/stat", os.O_RDONLY)
+    try:
+        return os.read(file, 512).rpartition(b")")[2].split(None, 2)[:2]
+    finally:
+        os.close(file)
+
+
+def stopped(pid: int) -> bool:
+    """Whether a process was sent SIGSTOP or the like, and stands still."""
+    with contextlib.suppress(OSError):
+        return _stat(str(pid))[0] == b"T"
+    return False
 
 
 def sweep(root: int, spare: set[int], reap: Callable[[], object], user: int) -> bool:
@@ -108,6 +122,19 @@ def execute(argv: list[str], environment: dict[str, str]) -> str:
     return failure
 
 
+def yield_memory() -> None:
+    """Let the kernel end us before those who start us, if there is not enough memory."""
+    with contextlib.suppress(OSError):
+        file = os.open("/proc/self/oom_score_adj", os.O_WRONLY)
+        os.write(file, b"500")
+        os.close(file)
+
+
+def resize(terminal: int, window: tuple[int, int]) -> None:
+    """Give a terminal its rows and columns."""
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", *window, 0, 0))
+
+
 def oom_counter() -> int:
     """The kernel's file, open, that counts the processes killed for want of memory; -1 if there is none."""
     for path in _OOM_COUNTERS:
@@ -127,6 +154,13 @@ def cpu_ns() -> int:
     """The processor time of all children that were buried so far, in nanoseconds."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return int((used.ru_utime + used.ru_stime) * 1e9)
+
+
+def waiting(pipe: int) -> int:
+    """How many bytes of a pipe nobody has read yet."""
+    size = bytearray(4)
+    fcntl.ioctl(pipe, termios.FIONREAD, size)
+    return int.from_bytes(size, sys.byteorder)
 
 
 def woken() -> int:

@@ -17,8 +17,6 @@ import os
 import select
 import signal
 import socket
-import struct
-import termios
 import time
 
 from sandkeep.sandboxes.guest.child import Child
@@ -29,15 +27,19 @@ from sandkeep.sandboxes.guest.processes import (
     emptied,
     oom_counter,
     oom_kills,
+    resize,
+    stopped,
     sweep,
+    waiting,
     woken,
 )
-from sandkeep.sandboxes.guest.wire import CHUNK, DATA, MOST_FRAME, MOST_REQUEST, Channel, write_record
+from sandkeep.sandboxes.guest.wire import CHUNK, DATA, MOST_FRAME, Channel, created, received, write_record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # typing is large, and every fork copies it
     from typing import Any, NoReturn
 
+HELD_SECONDS = 0.05
 PIPE, SETPIPE_SZ = 1 << 16, 1031
 
 
@@ -55,12 +57,10 @@ class Supervisor:
         self.sizes = {"out": 0, "err": 0}
         self.full: set[str] = set()
         self.grown: set[int] = set()
-        self.input = -1
-        self.typed, self.typed_all = b"", False
+        self.input, self.typed, self.typed_all = -1, b"", False
         self.status: int | None = None
         self.alone, self.killed, self.swept, self.done = True, False, True, False
-        self.reason = self.id = ""
-        self.pid = 0
+        self.reason, self.id, self.pid = "", "", 0
         self.child: Child | None = None
         self.ended: dict[str, Any] = {"event": "unknown"}
         self.prepare()
@@ -68,21 +68,10 @@ class Supervisor:
     def serve(self, last: dict[str, Any], counter: int) -> None:
         """Wait for a command, run it, tell what came of it, and stay while anything is left of it. Who still asks for
         the one before is told the `last` that came of it."""
-        job, caller = self.given(last)
-        self.id, self.alone = job["id"], job["alone"]
-        self.giver = caller
-        self.callers.append(caller)
-        ready = select.poll()
-        ready.register(caller.sock.fileno(), select.POLLIN)
-        until = time.monotonic() + SETTLE_SECONDS
-        frame = caller.read(MOST_FRAME)
-        while frame is None:
-            if time.monotonic() > until:
-                raise ValueError("the caller does not say what to run")
-            ready.poll(1000)
-            frame = caller.read(MOST_FRAME)
-        spec = json.loads(frame[1])
-        self.limit, self.terminal, caller.follow = spec["limit"], spec.get("window"), spec.get("follow", False)
+        while (spec := self.asked(last)) is None:
+            self.report("ended")
+            self.report("free")
+        self.limit, self.terminal, self.giver.follow = spec["limit"], spec.get("window"), spec.get("follow", False)
         oom, cpu, begun = oom_kills(counter), cpu_ns(), time.monotonic()
         failure = self.start(spec)
         if failure:
@@ -135,50 +124,67 @@ class Supervisor:
         for fd in self.readers:
             os.close(fd)
 
-    def given(self, last: dict[str, Any]) -> tuple[dict[str, Any], Channel]:
-        """The next command that the agent hands over, and its caller."""
+    def asked(self, last: dict[str, Any]) -> dict[str, Any] | None:
+        """The next command that the agent hands over, as its caller describes it; None if that one left."""
         self.control.setblocking(True)
         while True:
-            message, conns, _, _ = socket.recv_fds(self.control, MOST_REQUEST, 1)
+            message, conns = received(self.control)
             if not message:
                 os._exit(0)
             job = json.loads(message)
             callers = [Channel(socket.socket(fileno=conn)) for conn in conns]
             if job["op"] == "run":
-                self.control.setblocking(False)
-                return job, callers[0]
+                break
             for each in callers:
                 each.say(**last)
                 each.sock.close()
+        self.control.setblocking(False)
+        self.id, self.alone = job["id"], job["alone"]
+        self.callers = callers
+        (self.giver,) = callers
+        until = time.monotonic() + SETTLE_SECONDS
+        try:
+            while (frame := self.giver.read(MOST_FRAME)) is None:
+                if time.monotonic() > until:
+                    raise TimeoutError("the caller does not say what to run")
+                select.select([self.giver.sock], [], [], 1)
+            spec: dict[str, Any] = json.loads(frame[1])
+        except (OSError, ValueError):  # it left, and nothing was begun
+            self.giver.sock.close()
+            self.callers = []
+            return None
+        return spec
 
     def dismiss(self) -> None:
         """The command has ended: leave its callers and its input, and say so to the agent."""
         for each in self.callers:
             each.sock.close()
         self.callers = []
-        if self.input >= 0:
-            os.close(self.input)
-            self.input = -1
-        for file in self.files.values():
-            os.close(file)
+        for fd in (*self.files.values(), *([self.input] if self.input >= 0 else [])):
+            os.close(fd)
+        self.input = -1
         self.report("ended")
 
     def prepare(self) -> bool:
         """Fork the process that will become the command; false if there are too many processes."""
         self.child = Child.forked(self.setting, self.environment)
+        self.pid = self.child.pid if self.child is not None else 0
         return self.child is not None
 
     def start(self, spec: dict[str, Any]) -> str:
         """Start the command. Returns why it could not be, or nothing."""
         until = time.monotonic() + 2
+        self.reap()
+        if self.child is not None and self.status is not None:  # the kernel ended it while it waited
+            self.child.close()
+            self.child, self.status, self.killed = None, None, False
         while self.child is None and not self.prepare():
             if time.monotonic() > until:
                 return "no-process"
             self.report("starved")
-            time.sleep(0.02)
+            time.sleep(HELD_SECONDS)
         child = self.child
         assert child is not None
-        self.pid = child.pid
         shown: list[int] = []
         if self.terminal:
             for fd in (child.input, child.out, child.err):
@@ -187,7 +193,7 @@ class Supervisor:
             os.seteuid(self.setting["uid"])
             master, slave = os.openpty()
             os.seteuid(0)
-            self.resize(master)
+            resize(master, self.terminal)
             shown = [slave]
             self.readers, self.input = {master: "out"}, os.dup(master)
         else:
@@ -198,7 +204,20 @@ class Supervisor:
                 os.close(child.input)
         for fd in (*self.readers, *([self.input] if self.input >= 0 else [])):
             os.set_blocking(fd, False)
-        failure = child.start(spec, shown)
+        try:
+            child.tell(spec, shown)
+            while not select.select([child.go], [], [], HELD_SECONDS)[0] and not self.reason:
+                if stopped(self.pid):  # before it was the program: what ended commands left running gives way
+                    self.report("starved")
+                    time.sleep(HELD_SECONDS)
+                    os.kill(self.pid, signal.SIGCONT)
+                self.heed()
+                if time.monotonic() > until + spec["timeout"]:
+                    self.reason = "timeout"
+            failure = "" if self.reason else child.go.recv(64).decode()
+        except OSError:  # it was killed, which only the kernel could do
+            failure = "no-memory"
+        child.go.close()
         for fd in shown:
             os.close(fd)
         return failure
@@ -208,9 +227,9 @@ class Supervisor:
         ready = select.poll()
         for fd in (self.wake, self.control.fileno(), *self.readers):
             ready.register(fd, select.POLLIN)
-        for each in self.callers:
-            # Who types faster than the command reads has to wait.
-            ready.register(each.sock.fileno(), select.POLLIN if len(self.typed) < CHUNK else 0)
+        if len(self.typed) < CHUNK:  # who types faster than the command reads has to wait, one who has left too
+            for each in self.callers:
+                ready.register(each.sock.fileno(), select.POLLIN)
         if self.input >= 0 and self.typed:
             ready.register(self.input, select.POLLOUT)
         for fd, _ in ready.poll(min(seconds, 3600) * 1000 + 1):
@@ -230,7 +249,7 @@ class Supervisor:
         """Do what the agent says."""
         while True:
             try:
-                message, conns, _, _ = socket.recv_fds(self.control, MOST_REQUEST, 1)
+                message, conns = received(self.control)
             except BlockingIOError:
                 return
             if not message:
@@ -271,7 +290,7 @@ class Supervisor:
                     self.reason = said["reason"]
                 elif said["op"] == "window" and self.terminal:
                     self.terminal = said["window"]
-                    self.resize(self.input)
+                    resize(self.input, self.terminal)
         except (OSError, ValueError, LookupError, TypeError, RecursionError):
             caller.sock.close()
             self.callers.remove(caller)
@@ -315,12 +334,10 @@ class Supervisor:
                 fcntl.fcntl(fd, SETPIPE_SZ, 1 << 20)
         try:
             if name not in self.files:
-                self.files[name] = os.open(
-                    f"{self.setting['folder']}/{self.id}.{name}", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644
-                )
+                self.files[name] = created(f"{self.setting['folder']}/{self.id}.{name}")
             kept = data[: self.limit - self.sizes[name]]
-            self.sizes[name] += os.write(self.files[name], kept)
-            full = len(kept) < len(data)
+            self.sizes[name] += (written := os.write(self.files[name], kept))  # less, if there is no more room
+            full = written < len(data)
         except OSError:  # the disk is full
             full = True
         if full:
@@ -338,16 +355,9 @@ class Supervisor:
                 while select.select([fd], [], [], 0.02)[0] and self.take(fd, CHUNK):
                     pass
                 continue
-            left = bytearray(4)
-            fcntl.ioctl(fd, termios.FIONREAD, left)
-            (size,) = struct.unpack("i", left)
+            size = waiting(fd)
             while size > 0 and fd in self.readers:
                 size -= self.take(fd, min(size, CHUNK)) or size
-
-    def resize(self, terminal: int) -> None:
-        """Give a terminal its size."""
-        rows, columns = self.terminal
-        fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
 
     def reap(self) -> bool:
         """Bury the dead. False if nothing is left below us."""
@@ -365,7 +375,7 @@ class Supervisor:
                 self.killed = self.killed or (os.WIFEXITED(status) and os.WEXITSTATUS(status) == 137)
 
     def report(self, event: str) -> None:
-        """Tell the agent how far the command is."""
+        """Tell the agent that the command has "ended", is "starved" of processes, or that we are "free" for another."""
         with contextlib.suppress(OSError):
             self.control.send(json.dumps({"event": event}).encode())
 

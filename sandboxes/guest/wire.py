@@ -66,14 +66,30 @@ class Channel:
             self.say(event="grew")
 
 
+def received(control: socket.socket) -> tuple[bytes, list[int]]:
+    """A message with the descriptors that came along, which no program is to inherit. Raises `OSError`."""
+    message, found, _, _ = socket.recv_fds(control, MOST_REQUEST, 1)
+    for each in found:
+        os.set_inheritable(each, False)  # `recv_fds` passes on no flag that would do so at once
+    return message, found
+
+
+def created(path: str) -> int:
+    """A new file to write to. Raises `OSError`, also if there is one."""
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+
+
 def write_record(folder: str, record: dict[str, Any]) -> None:
     """Write down what became of a command, so that it is there completely or not at all."""
-    path = f"{folder}/{record['id']}"
+    path, body = f"{folder}/{record['id']}", json.dumps(record).encode()
     with contextlib.suppress(OSError):
-        file = os.open(f"{path}.new", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
-        os.write(file, json.dumps(record).encode())
-        os.close(file)
-        os.rename(f"{path}.new", f"{path}.end")
+        file = created(f"{path}.new")
+        try:
+            complete = os.write(file, body) == len(body)
+        finally:
+            os.close(file)
+        if complete:
+            os.rename(f"{path}.new", f"{path}.end")
 
 
 def check_id(name: Any) -> str:

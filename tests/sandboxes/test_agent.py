@@ -547,14 +547,15 @@ def test_who_asks_a_supervisor_for_what_it_served_before_gets_no_other_command(
     ours.send(b'{"op": "end", "reason": "starved"}')
     channel.sock.close()
     giver, given = socket.socketpair()
+    Channel(giver).say(argv=["true"])
     socket.send_fds(ours, [b'{"op": "run", "id": "next", "alone": true}'], [given.fileno()])
     given.close()
     command = Supervisor(theirs, {"uid": 1000, "gid": 1000}, {}, 0)
-    job, conn = command.given({"event": "ended", "id": "last"})
-    assert (job["id"], conn.sock.fileno() > 0) == ("next", True)
+    assert command.asked({"event": "ended", "id": "last"}) == {"argv": ["true"]}
+    assert command.id == "next"
     assert caller.recv(100).endswith(b'{"event": "ended", "id": "last"}')
     assert caller.recv(100) == b""
-    for each in (ours, theirs, caller, giver, conn.sock):
+    for each in (ours, theirs, caller, giver, command.giver.sock):
         each.close()
 
 

@@ -9,6 +9,7 @@ import socket
 import tarfile
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -303,3 +304,10 @@ def test_containers_that_are_gone_have_no_status_and_are_removed_already() -> No
     assert found.status("0" * 64) is None
     found.remove("0" * 64)
     assert found.containers("0" * 16) == []
+
+
+def test_several_may_remove_a_container_at_once(keep: Keep, task: Task) -> None:
+    container = container_of(task)
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(keep.engine.remove, [container] * 4))
+    assert keep.engine.status(container) is None

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from sandkeep.sandboxes.intent import abandoned, exclusive, held
+from sandkeep.sandboxes.intent import abandoned, exclusive, held, inherited
+
+from .support import eventually
 
 HOLD = """
 import sys, time
@@ -49,6 +51,27 @@ def test_an_intent_is_abandoned_as_soon_as_its_process_is_killed(tmp_path: Path)
         process.wait()
         assert (tmp_path / intent).exists()
         assert abandoned(tmp_path, intent)
+
+
+def test_an_intent_is_held_by_a_program_that_does_a_part_of_it(tmp_path: Path) -> None:
+    hold = HOLD.replace("time.sleep(600)", "subprocess.run(['cat'], pass_fds=inherited())").replace(
+        "import held", "import held, inherited; import subprocess"
+    )
+    command = [sys.executable, "-P", "-c", hold, str(tmp_path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        intent = process.stdout.readline().strip()
+        process.stdin.write("x")
+        process.stdin.flush()
+        assert process.stdout.read(1) == "x"
+        process.kill()
+        process.wait()
+        assert not abandoned(tmp_path, intent)
+        process.stdin.close()
+        assert process.stdout.read() == ""
+    eventually(lambda: abandoned(tmp_path, intent))
+    assert inherited() == ()
 
 
 def test_looking_at_an_intent_does_not_take_it_away(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 import signal
 import subprocess
 from collections.abc import Callable
@@ -156,6 +157,25 @@ def test_a_creation_cut_off_leaves_no_half_made_task(keep: Keep, source: Path, s
     assert_agreement(keep)
 
 
+def test_a_creation_cut_off_is_left_alone_while_its_git_still_writes(
+    keep: Keep, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "bin").mkdir()
+    slow = "case \"$*\" in *' clone '*) touch begun; while ! [ -e go ]; do sleep 0.02; done;; esac"
+    (tmp_path / "bin" / "git").write_text(f'#!/bin/sh\ncd {tmp_path}; {slow}\nexec {shutil.which("git")} "$@"\n')
+    (tmp_path / "bin" / "git").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    with subprocess.Popen([SCRIPT, "create-task", "--keep", keep.path, "--source", source, "t"]) as process:
+        eventually((tmp_path / "begun").exists)
+        process.kill()
+    assert later(keep) == []
+    (tmp_path / "go").touch()
+    eventually(lambda: later(keep))
+    (task,) = keep.tasks(*TaskState)
+    assert task.state is TaskState.CLEANED
+    assert_agreement(keep)
+
+
 FIRST_START = ("after:resources.allot", "before:engine.start", "after:engine.start", "after:keep.decide")
 
 
@@ -270,6 +290,23 @@ def test_the_output_of_a_command_whose_secrets_died_is_not_stored(keep: Keep, ta
     assert ended.event.stdout == ended.event.stderr == ev.Output(size=0, data=b"", truncated=True)
     assert "sesame" not in str([record.event for record in task.history()])
     assert left(task) == []
+    assert_agreement(keep)
+
+
+CHECKPOINT = ("before:snapshot.take", "after:snapshot.take", "before:keep.decide", "after:keep.decide")
+
+
+@pytest.mark.parametrize("step", CHECKPOINT)
+def test_a_checkpoint_cut_off_is_there_or_not(keep: Keep, task: Task, step: str) -> None:
+    shell(task, "echo one >file")
+    killed_at(step, "checkpoint", keep, task.id)
+    assert later(keep) == []
+    made = task.checkpoints()
+    assert len(made) == (step == CHECKPOINT[-1])
+    checkpoint = made[0] if made else task.checkpoint()
+    shell(task, "echo two >file")
+    task.restore_checkpoint(checkpoint.id)
+    assert shell(task, "cat file") == "one\n"
     assert_agreement(keep)
 
 

@@ -117,6 +117,8 @@ def act(keep: Keep, action: str, arguments: list[str]) -> None:
     task = keep.task(arguments[0])
     if action == "execute":
         task.execute(arguments[1:], timeout=60)
+    elif action == "start":
+        task.start(arguments[1:])
     elif action == "limit":
         keep.resources(task.id).set({"memory": arguments[1]})
     elif action == "restore":
