@@ -149,6 +149,7 @@ class Engine:
             docker.types.Mount(str(workspace.MOUNT), str(mounts.workspace), type="bind"),
             docker.types.Mount("/memory", str(mounts.memory), type="bind", read_only=True),
             docker.types.Mount(forwarder.FOLDER, str(mounts.egress), type="bind", read_only=True),
+            docker.types.Mount("/etc/hosts", str(mounts.egress / "hosts"), type="bind", read_only=True),
         ]
         tmpfs = {"/tmp": f"size={limits.tmp_bytes},mode=1777,exec"}
         if form == AGENT:

@@ -8,6 +8,7 @@
     [network]
     open = true                             # tasks may ask for the whole public internet
     private = ["127.0.0.1:8080"]            # and for these, which the public internet does not reach
+    containers = ["pg:5432"]                # and for these containers of the engine, as services
 
 Only people write there, so that no agent grants itself anything. Read again whenever it is asked for, so that a change
 takes effect at once.
@@ -41,6 +42,7 @@ class NetworkGrants(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     open: bool = False
     private: tuple[str, ...] = ()
+    containers: tuple[str, ...] = ()
 
 
 class Settings(msgspec.Struct, frozen=True):
