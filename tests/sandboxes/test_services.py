@@ -34,7 +34,7 @@ class Handler(socketserver.BaseRequestHandler):
 
 class Server(socketserver.ThreadingTCPServer):
     allow_reuse_address = daemon_threads = True
-    address_family = 10 if ":" in sys.argv[1] else 2
+
 
 server = Server((sys.argv[1], int(sys.argv[2])), Handler)
 open("/tmp/serving", "w").close()
@@ -72,7 +72,8 @@ except OSError:
 def serve(task: Task, port: int, address: str = "127.0.0.1") -> None:
     """Have a server run in the task's sandbox until that is ended, and wait until it listens."""
     started = 'rm -f /tmp/serving; python3 -c "$0" "$@" & until test -e /tmp/serving; do sleep 0.01; done'
-    task.execute(["sh", "-c", f"({started}) >/dev/null 2>&1", SERVER, address, str(port)])
+    done = task.execute(["sh", "-c", f"({started}) >/dev/null 2>&1", SERVER, address, str(port)], timeout=60)
+    assert done.exit_code == 0
 
 
 def talk(task: Task, name: str, port: int, size: int = 10) -> str:
@@ -208,7 +209,7 @@ def test_a_service_that_restarts_is_found_again(shared_keep: Keep) -> None:
     assert talk(task, "db", 5432) == "ConnectionResetError"  # it has no sandbox yet
     server.start_sandbox()
     assert talk(task, "db", 5432) == "ConnectionResetError"  # it has no server yet
-    serve(server, 5432, "::1")
+    serve(server, 5432)
     assert talk(task, "db", 5432) == "greetings"
     first = container_of(server)
     server.stop()
