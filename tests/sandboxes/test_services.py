@@ -271,13 +271,15 @@ def test_a_container_that_the_keep_grants_is_reached(
     before = settings.read_text()
     with engine() as found:
         number = str(found.containers.get(outside).id)
-    granted = [f"{outside}:5432", f"{number[:12]}:5432"]
+    granted = [f"{each}:5432" for each in (outside, number[:12], number[:6])]
     settings.write_text(f"{before}[network]\ncontainers = {granted}\n")
     try:
-        services = [f"pg=container/{outside}:5432", f"same=container/{number[:12]}:5432"]
+        places = {"pg": outside, "same": number[:12], "short": number[:6]}
+        services = [f"{name}=container/{place}:5432" for name, place in places.items()]
         task = shared_keep.create_task("asks a container", network="services", services=services)
         assert talk(task, "pg", 5432) == talk(task, "same", 5432) == "greetings"
         assert {each.address for each in of(task, ev.ConnectionAllowed)} == {f"container/{number}"}
+        assert talk(task, "short", 5432) == "ConnectionResetError"  # which could be the beginning of another's id
         with engine() as found:
             found.containers.get(outside).restart(timeout=0)
         eventually(lambda: talk(task, "pg", 5432) == "greetings")
