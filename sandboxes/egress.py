@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from sandkeep.projections import NetworkMode, network, registry
+from sandkeep.sandboxes import sidecar
 from sandkeep.sandboxes.errors import NetworkUnavailable
 from sandkeep.sandboxes.guest import forwarder
 from sandkeep.sandboxes.intent import abandoned
@@ -43,10 +44,8 @@ _PROXY_LOCK, _PROXY_LOG = "proxy.lock", "proxy.log"
 _logger = logging.getLogger(__name__)
 _WAIT_SECONDS = 20.0
 _LOOK_SECONDS = 1.0
-_ADDRESS = f"http://127.0.0.1:{forwarder.PORT}"
-_VARIABLES = dict.fromkeys(
-    ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "all_proxy"), _ADDRESS
-)
+_LOOPBACK = "127.0.0.1"
+_VARIABLES = ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "all_proxy")
 _NEAR = "localhost,127.0.0.1,::1"
 _FORWARD = ["python3", "-I", "-S", "-c", Path(forwarder.__file__).read_text()]
 _NO_PYTHON = "the image has no python3, which the way out needs; use an image that has it, or the policy 'none'"
@@ -87,6 +86,7 @@ def way_out(keep: Keep, task: str, container: str) -> Iterator[dict[str, str]]:
     Raises `NetworkUnavailable` if it cannot be opened.
     """
     if not is_open(keep, task):
+        close_way(keep, task)
         yield {}
         return
     open_way(keep, task, container)
@@ -138,6 +138,11 @@ def revive(keep: Keep) -> list[str]:
 def open_way(keep: Keep, task: str, container: str) -> None:
     """See that the proxy serves a task and that its sandbox has a forwarder, which knows of its services. The caller is
     `working` on the task."""
+    if sidecar.needed(keep):
+        sidecar.open_way(keep, task, prepare(keep, task), container)
+        revive(keep)  # which reads what the sidecar tells
+        return
+    close_way(keep, task)
     _await_proxy(keep, task)
     started: str | None = None
     deadline = time.monotonic() + _WAIT_SECONDS
@@ -148,6 +153,11 @@ def open_way(keep: Keep, task: str, container: str) -> None:
         if status is not None or time.monotonic() > deadline:
             raise NetworkUnavailable(_NOT_FORWARDED.get(status, f"the forwarder in the sandbox ended with {status}"))
         time.sleep(0.005)
+
+
+def close_way(keep: Keep, task: str) -> None:
+    """End the sidecar that a task's sandbox may have. Our proxy stops to serve it by itself."""
+    sidecar.close_way(keep, task, folder(keep, task))
 
 
 @contextlib.contextmanager
@@ -181,7 +191,9 @@ def _variables(keep: Keep, task: str) -> dict[str, str]:
     with keep.projections.reading() as state:
         names = dict.fromkeys(each.name for each in network.policy(state, task).services)
     near = ",".join((_NEAR, *names))
-    return _VARIABLES | {"no_proxy": near, "NO_PROXY": near}
+    found = sidecar.find(folder(keep, task))
+    proxy = f"http://{_LOOPBACK if found is None else found.address}:{forwarder.PORT}"
+    return dict.fromkeys(_VARIABLES, proxy) | {"no_proxy": near, "NO_PROXY": near}
 
 
 def _write_hosts(path: Path, content: bytes) -> None:

@@ -26,7 +26,7 @@ from typing import final
 from sandkeep.events import Event, SandkeepError
 from sandkeep.events.catalogue import Service
 from sandkeep.projections import TaskState, network, registry
-from sandkeep.sandboxes import egress, network_policy, service_target, settings
+from sandkeep.sandboxes import egress, network_policy, service_target, settings, sidecar
 from sandkeep.sandboxes.egress_proxy import EgressProxy
 from sandkeep.sandboxes.egress_record import EgressRecord
 from sandkeep.sandboxes.keep import Keep
@@ -130,16 +130,27 @@ async def run(keep: Keep, lock: int) -> None:
 
 
 async def _serve_all(keep: Keep, proxy: EgressProxy) -> bool:
-    """Serve the tasks that are to be served and no others; whether there are any."""
+    """Serve the tasks that are to be served and no others, and record what the sidecars of others tell; whether there
+    are any."""
     wanted = egress.wanted(keep)
-    for task in proxy.tasks - wanted:
+    beside = {task for task in wanted if sidecar.find(egress.folder(keep, task)) is not None}
+    for task in proxy.tasks - (wanted - beside):
         proxy.stop(task)
         _remove(keep, task)
-    for task in wanted - proxy.tasks:
+    for task in beside:
+        await asyncio.get_running_loop().run_in_executor(None, _tell, keep, task)
+    for task in wanted - beside - proxy.tasks:
         with contextlib.suppress(FileNotFoundError):  # it is being cleaned up
             await proxy.serve(task, _listen(keep, task))
     proxy.review()
     return bool(wanted)
+
+
+def _tell(keep: Keep, task: str) -> None:
+    try:
+        sidecar.tell(keep, task, egress.folder(keep, task))
+    except SandkeepError as error:
+        _logger.error("what the sidecar of task %s tells is not on record yet: %s", task, error)
 
 
 def _listen(keep: Keep, task: str) -> socket.socket:

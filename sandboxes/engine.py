@@ -34,7 +34,8 @@ from sandkeep.sandboxes.errors import EngineFailed, SandboxGone
 from sandkeep.sandboxes.guest import forwarder
 
 KEEP, TASK, INTENT, FORM = "sandkeep.keep", "sandkeep.task", "sandkeep.intent", "sandkeep.form"
-"""The labels of our containers."""
+BESIDE = "sandkeep.beside"
+"""The labels of our containers. The last is on those that are no sandboxes, and names the one that they belong to."""
 
 SPOOL = PurePosixPath("/run/sandkeep")
 """Where a sandbox without an agent sees its spool folder. With one, it is a folder that only the agent can enter."""
@@ -73,6 +74,7 @@ class Found(msgspec.Struct, frozen=True):
     task: str
     intent: str
     status: str
+    beside: str = ""
 
 
 @final
@@ -176,6 +178,7 @@ class Engine:
                 cap_add=["KILL", "SETGID", "SETPCAP", "SETUID"] if form == AGENT else [],
                 security_opt=["no-new-privileges"],
                 network_mode="none",
+                dns=["127.0.0.1"],  # or a network that it joins would ask the machine's own; see `sidecar`
                 read_only=True,
                 tmpfs=tmpfs,
                 mem_limit=limits.memory_bytes,
@@ -303,8 +306,9 @@ class Engine:
         with errors():
             answer = self._client.api.containers(all=True, filters={"label": f"{KEEP}={keep}"})
         return [
-            Found(each["Id"], each["Labels"].get(TASK, ""), each["Labels"].get(INTENT, ""), each["State"])
+            Found(each["Id"], labels.get(TASK, ""), labels.get(INTENT, ""), each["State"], labels.get(BESIDE, ""))
             for each in answer
+            for labels in (each["Labels"],)
         ]
 
     @contextlib.contextmanager

@@ -11,8 +11,7 @@ import msgspec
 from sandkeep.events import catalogue as ev
 from sandkeep.events.catalogue import Service
 from sandkeep.projections import NetworkMode, NetworkPolicy, Traffic, forks, network, registry
-from sandkeep.sandboxes import decider, egress, settings, view
-from sandkeep.sandboxes.errors import NetworkUnavailable
+from sandkeep.sandboxes import decider, egress, settings, sidecar, view
 from sandkeep.sandboxes.images import quiet
 from sandkeep.sandboxes.network_policy import policy_event, policy_events
 from sandkeep.sandboxes.sandbox import Sandbox
@@ -28,17 +27,16 @@ def check_policy(
     """The policy that is asked for, as it may be set.
 
     Raises `BadInput`, `LimitReached`, `PolicyDenied`, `KeepFormat`, what finding the task of a service does, and
-    `NetworkUnavailable` if the engine is remote.
+    `NetworkUnavailable` for what a sidecar cannot serve, where that is the way out.
     """
     grants = settings.load(keep.path).network
     event = policy_event(mode, allow, private, grants)
     more = services_event(event, services, grants)
-    if event.mode != NetworkMode.NONE and not keep.engine.is_local:
-        raise NetworkUnavailable(
-            "the Docker engine is on another machine, which the way out does not lead to; use the policy 'none'"
-        )
     found = () if more is None else tuple(_identified(keep, each) for each in more.services)
-    return NetworkPolicy(event.mode, event.allow, found)
+    policy = NetworkPolicy(event.mode, event.allow, found)
+    if event.mode != NetworkMode.NONE and sidecar.needed(keep):
+        sidecar.check(policy)
+    return policy
 
 
 def _identified(keep: Keep, service: Service) -> Service:
@@ -124,5 +122,7 @@ class TaskNetwork:
         if found is None or found.container is None:
             return
         egress.prepare(self._keep, task)
-        if not closed and self._keep.engine.status(found.container) == "running":
+        if closed:
+            egress.close_way(self._keep, task)
+        elif self._keep.engine.status(found.container) == "running":
             egress.open_way(self._keep, task, found.container)

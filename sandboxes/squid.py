@@ -1,4 +1,4 @@
-"""Squid as the way out, where the engine's containers cannot share a socket with us: what it is made of, told and tells.
+"""Squid as the way out, where the engine's containers cannot share a socket with us: what it is told and tells.
 
 Its configuration is an allow-list in which names are compared before any is resolved, so that a name that is not
 allowed is not even asked for. It resolves a name that is, and refuses it if any of its addresses is not public; an
@@ -16,11 +16,11 @@ from sandkeep.events import catalogue as ev
 from sandkeep.events.catalogue import Destination
 from sandkeep.projections import NetworkMode, NetworkPolicy
 from sandkeep.sandboxes import network_policy
+from sandkeep.sandboxes.guest import forwarder
 from sandkeep.sandboxes.host import NotAHost, host
-from sandkeep.sandboxes.recipe import Recipe, base_recipe
 from sandkeep.sandboxes.settings import NetworkGrants
 
-PORT = 3128
+PORT = forwarder.PORT
 
 COMMAND = [
     *("/bin/busybox", "sh", "-c"),
@@ -53,7 +53,7 @@ max_filedescriptors 4096
 negative_dns_ttl 60 seconds
 connect_timeout 10 seconds
 read_timeout 5 minutes
-shutdown_lifetime 1 second
+shutdown_lifetime 0 seconds
 forwarded_for delete
 via off
 global_internal_static off
@@ -65,7 +65,6 @@ access_log stdio:/dev/stdout logformat=sandkeep
 cache_log /dev/stderr
 cache_store_log none
 coredump_dir /tmp
-acl never dst {" ".join(NEVER)}
 acl strange proto FTP URN
 http_access deny manager
 http_access deny strange
@@ -86,23 +85,9 @@ class Seen(msgspec.Struct, frozen=True):
     denied: bool
 
 
-def squid_recipe() -> Recipe:
-    """Squid and a shell to start it with, extracted and not installed: it needs no more."""
-    perl = "/usr/bin/perl* /usr/share/perl* /usr/share/perl5 /usr/lib/*/perl* /usr/lib/*/perl5"
-    base = base_recipe()
-    return msgspec.structs.replace(
-        base,
-        name="squid",
-        registry_image="",
-        variant="extract",
-        packages=("base-files", "busybox-static", "squid"),
-        removed=f"{base.removed} {perl}",
-    )
-
-
 def configuration(policy: NetworkPolicy) -> str:
     """The configuration that lets through what a policy allows, but what it lists as private, and services."""
-    lines = []
+    lines = [f"acl never dst {' '.join(NEVER)}"]
     if policy.mode == NetworkMode.OPEN:
         lines.append("http_access allow !never")
     elif policy.mode == NetworkMode.ALLOW:
@@ -120,7 +105,7 @@ def parse(line: bytes) -> Seen | None:
         return None
     name, port = "", 0
     try:
-        name, port = host(found[6].decode("ascii")), int(found[7])
+        name, port = host(_bare(found[6].decode("ascii"))), int(found[7])
     except (NotAHost, ValueError):
         name, port = "", 0
     status = found[4].decode()
@@ -143,6 +128,11 @@ def events(seen: Seen, policy: NetworkPolicy, grants: NetworkGrants, connection:
         ev.ConnectionAllowed(connection, seen.host, seen.port, seen.address),
         ev.ConnectionClosed(connection, seen.host, seen.port, *counts, "ended"),
     ]
+
+
+def _bare(text: str) -> str:
+    """A host as squid tells it: with the brackets of an address of version 6 escaped."""
+    return text.replace("%5B", "[").replace("%5D", "]")
 
 
 def _named(found: Destination) -> str:

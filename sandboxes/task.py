@@ -297,6 +297,7 @@ class Task(Lifecycle):
             self._act(decision)
             monitor.measure(self._keep, self.id)
             container = self.state.container
+            egress.close_way(self._keep, self.id)
             for each in mine:
                 self._keep.engine.remove(each)
             slot.drop(self._keep, self.id)
