@@ -16,7 +16,7 @@ import struct
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO, final
+from typing import Any, BinaryIO, Literal, final
 
 import msgspec
 
@@ -127,6 +127,28 @@ class Connection:
         """Have a command ended, and be told what became of it. One that has not begun never will."""
         self._ask("end", id=command, reason=reason)
 
+    def dial(self, port: int, family: Literal[4, 6], seconds: float) -> socket.socket:
+        """A connection to a port of the sandbox's loopback, made within so many seconds. Raises `Broken`, `Refused` and
+        `OSError`."""
+        self._ask("connect", port=port, family=family)
+        ready = select.poll()
+        ready.register(self.sock, select.POLLIN)
+        if not ready.poll(seconds * 1000):
+            raise Broken("it does not answer")
+        data, given, _, _ = socket.recv_fds(self.sock, CHUNK, 1, socket.MSG_CMSG_CLOEXEC)
+        self._begun += data
+        made = [_adopted(each) for each in given]
+        try:
+            if self._expect("connected", seconds) is None or not made or made[0] is None:
+                raise Broken("it hands over no connection")
+            _await_made(made[0], seconds)
+        except BaseException:
+            for each in made:
+                if each is not None:
+                    each.close()
+            raise
+        return made[0]
+
     def say(self, **message: Any) -> None:
         """Tell the command's supervisor something."""
         self.send(msgspec.json.encode(message))
@@ -207,6 +229,29 @@ class Connection:
         if message is not None and (isinstance(message, Ended) or message.event != event):
             raise Broken("it says something else")
         return message
+
+
+def _adopted(descriptor: int) -> socket.socket | None:
+    """What an agent has handed over, if it is a socket of the kind that it was asked for."""
+    try:
+        given = socket.socket(fileno=descriptor)
+    except OSError:
+        os.close(descriptor)
+        return None
+    if given.family in (socket.AF_INET, socket.AF_INET6) and given.type == socket.SOCK_STREAM:
+        return given
+    given.close()
+    return None
+
+
+def _await_made(connection: socket.socket, seconds: float) -> None:
+    ready = select.poll()
+    ready.register(connection, select.POLLOUT)
+    if not ready.poll(seconds * 1000):
+        raise TimeoutError(errno.ETIMEDOUT, "nobody takes the connection")
+    number = connection.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+    if number:
+        raise OSError(number, os.strerror(number))
 
 
 def _read(body: bytes) -> Message | Ended:

@@ -47,6 +47,7 @@ from sandkeep.sandboxes.options import (
     Output,
     Pids,
     Private,
+    Services,
     Swap,
     TaskId,
     Time,
@@ -99,9 +100,12 @@ def create_task(
     owner: Annotated[str | None, typer.Option(metavar="NAME", help="Whose task it is; by default yours.")] = None,
     tag: Annotated[list[str] | None, typer.Option(metavar="TAG", help="A tag; may be repeated.")] = None,
     parent: Annotated[str | None, typer.Option(metavar="TASK", help="The task that it is a part of.")] = None,
-    network: Annotated[str, typer.Option(metavar="MODE", help="What it may reach: none, allow or open.")] = "none",
+    network: Annotated[
+        str, typer.Option(metavar="MODE", help="What it may reach: none, services, allow or open.")
+    ] = "none",
     allow: Allow = None,
     private: Private = None,
+    services: Services = None,
     memory: Memory = None,
     swap: Swap = None,
     cpus: Cpus = None,
@@ -127,6 +131,7 @@ def create_task(
                 network=network,
                 allow=allow or (),
                 private=private or (),
+                services=services or (),
                 limits=cli_resources.asked_for(memory, swap, cpus, pids, tmp, disk, open_files, output, time),
                 progress=progress,
             )

@@ -6,6 +6,8 @@ events are stored. Each raises a typed refusal, and then nothing is stored.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from sandkeep.events import Event, LimitReached
 from sandkeep.events import catalogue as ev
 from sandkeep.projections import TaskState
@@ -28,16 +30,16 @@ _NEXT = {
 }
 
 
-def create(task: Task | None, event: ev.TaskCreated, network: ev.NetworkPolicySet | None = None) -> list[Event]:
+def create(task: Task | None, event: ev.TaskCreated, network: Sequence[Event] = ()) -> list[Event]:
     """A task begins, with what its sandbox may reach if that is anything."""
     if task is not None:
         raise TaskRefused(f"there is a task {task.id} already; try again, ids are random")
-    return [event] if network is None else [event, network]
+    return [event, *network]
 
 
-def set_network(task: Task | None, event: ev.NetworkPolicySet) -> list[Event]:
-    """What a task's sandbox may reach is set, while it has one or may get one."""
-    return [*_allowed(task, *LIVE), event]
+def set_network(task: Task | None, events: Sequence[Event]) -> list[Event]:
+    """What a task's sandbox may reach, or offers, is set, while it has one or may get one."""
+    return [*_allowed(task, *LIVE), *events]
 
 
 def begin(task: Task | None, intent: ev.Intent) -> list[Event]:

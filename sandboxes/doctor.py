@@ -201,7 +201,7 @@ def _sandboxes(keep: Keep, engine: Engine) -> Iterator[Finding]:
     orphans = [
         each
         for each in containers
-        if each.container not in believed | waiting and intent.abandoned(keep.intents, each.intent)
+        if (each.beside or each.container) not in believed | waiting and intent.abandoned(keep.intents, each.intent)
     ]
     if orphans:
         yield Finding("sandboxes", f"{len(orphans)} containers are nobody's", "run 'sandkeep steward', which ends them")

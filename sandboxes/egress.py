@@ -22,26 +22,31 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from sandkeep.projections import NetworkMode, network, registry
+from sandkeep.sandboxes import sidecar
 from sandkeep.sandboxes.errors import NetworkUnavailable
 from sandkeep.sandboxes.guest import forwarder
 from sandkeep.sandboxes.intent import abandoned
+from sandkeep.sandboxes.service import hosts, places
 
 if TYPE_CHECKING:
     from sandkeep.sandboxes.keep import Keep
 
 SOCKET = Path(forwarder.PROXY).name
 
-_FORWARDER_LOCK = Path(forwarder.FORWARDER).name
+HOSTS = "hosts"
+"""The file of the folder that a sandbox has as its /etc/hosts."""
+
+_FORWARDER_LOCK, _SERVICES = Path(forwarder.FORWARDER).name, Path(forwarder.SERVICES).name
 _PROXY_LOCK, _PROXY_LOG = "proxy.lock", "proxy.log"
 _logger = logging.getLogger(__name__)
 _WAIT_SECONDS = 20.0
 _LOOK_SECONDS = 1.0
-_ADDRESS = f"http://127.0.0.1:{forwarder.PORT}"
-_VARIABLES = {
-    **dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "all_proxy"), _ADDRESS),
-    **dict.fromkeys(("no_proxy", "NO_PROXY"), "localhost,127.0.0.1,::1"),
-}
+_LOOPBACK = "127.0.0.1"
+_VARIABLES = ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "all_proxy")
+_NEAR = "localhost,127.0.0.1,::1"
 _FORWARD = ["-I", "-S", "-c", Path(forwarder.__file__).read_text()]
 _NO_PYTHON = (
     "the image has no python3, which the way out needs; say 'sandkeep build-image base', so that there is one to lend,"
@@ -51,7 +56,7 @@ _NOT_FORWARDED = {
     None: "the forwarder in the sandbox does not come to serve; run the command again",
     126: _NO_PYTHON,
     127: _NO_PYTHON,
-    forwarder.PORT_TAKEN: f"a program in the sandbox has taken port {forwarder.PORT}, which the way out needs; end it",
+    forwarder.PORT_TAKEN: f"a program in the sandbox has taken port {forwarder.PORT}, or that of a service; end it",
 }
 
 
@@ -61,7 +66,9 @@ def folder(keep: Keep, task: str) -> Path:
 
 
 def prepare(keep: Keep, task: str) -> Path:
-    """Make that folder, if it is not there."""
+    """See that the folder is there, and tells the sandbox of the services that its policy names."""
+    with keep.projections.reading() as state:
+        services = network.policy(state, task).services
     made = folder(keep, task)
     made.mkdir(mode=0o755, parents=True, exist_ok=True)
     lock = made / _FORWARDER_LOCK
@@ -69,6 +76,8 @@ def prepare(keep: Keep, task: str) -> Path:
     # Whatever our umask is, what runs in the sandbox has to get there; and only what runs in this one can.
     made.chmod(0o755)
     lock.chmod(0o644)
+    _write_hosts(made / HOSTS, hosts(services).encode())
+    _replace(made / _SERVICES, msgspec.json.encode(places(services)))
     return made
 
 
@@ -80,6 +89,7 @@ def way_out(keep: Keep, task: str, container: str) -> Iterator[dict[str, str]]:
     Raises `NetworkUnavailable` if it cannot be opened.
     """
     if not is_open(keep, task):
+        close_way(keep, task)
         yield {}
         return
     open_way(keep, task, container)
@@ -89,7 +99,7 @@ def way_out(keep: Keep, task: str, container: str) -> Iterator[dict[str, str]]:
 
     number = keep.locking.heartbeat.add(_LOOK_SECONDS, beat)
     try:
-        yield dict(_VARIABLES)
+        yield _variables(keep, task)
     finally:
         keep.locking.heartbeat.remove(number)
 
@@ -129,17 +139,28 @@ def revive(keep: Keep) -> list[str]:
 
 
 def open_way(keep: Keep, task: str, container: str) -> None:
-    """See that the proxy serves a task and that its sandbox has a forwarder. The caller is `working` on the task."""
-    _await_proxy(keep, task)
-    if _is_forwarded(keep, task):
+    """See that the proxy serves a task and that its sandbox has a forwarder, which knows of its services. The caller is
+    `working` on the task."""
+    if sidecar.needed(keep):
+        sidecar.open_way(keep, task, prepare(keep, task), container)
+        revive(keep)  # which reads what the sidecar tells
         return
-    started = keep.engine.detach(container, [*keep.engine.python(container), *_FORWARD])
+    close_way(keep, task)
+    _await_proxy(keep, task)
+    started: str | None = None
     deadline = time.monotonic() + _WAIT_SECONDS
-    while not _is_forwarded(keep, task):
-        status = keep.engine.exit_status(started)
+    while not (forwarded := _is_locked(keep, task, _FORWARDER_LOCK)) or not _is_locked(keep, task, _SERVICES):
+        if started is None and not forwarded:
+            started = keep.engine.detach(container, [*keep.engine.python(container), *_FORWARD])
+        status = None if started is None else keep.engine.exit_status(started)
         if status is not None or time.monotonic() > deadline:
             raise NetworkUnavailable(_NOT_FORWARDED.get(status, f"the forwarder in the sandbox ended with {status}"))
         time.sleep(0.005)
+
+
+def close_way(keep: Keep, task: str) -> None:
+    """End the sidecar that a task's sandbox may have. Our proxy stops to serve it by itself."""
+    sidecar.close_way(keep, task, folder(keep, task))
 
 
 @contextlib.contextmanager
@@ -164,8 +185,38 @@ def _await_proxy(keep: Keep, task: str) -> None:
         time.sleep(0.02)
 
 
-def _is_forwarded(keep: Keep, task: str) -> bool:
-    return not abandoned(folder(keep, task), _FORWARDER_LOCK)
+def _is_locked(keep: Keep, task: str, name: str) -> bool:
+    """Whether the forwarder holds this file of the task's folder."""
+    return not abandoned(folder(keep, task), name)
+
+
+def _variables(keep: Keep, task: str) -> dict[str, str]:
+    with keep.projections.reading() as state:
+        names = dict.fromkeys(each.name for each in network.policy(state, task).services)
+    near = ",".join((_NEAR, *names))
+    found = sidecar.find(folder(keep, task))
+    proxy = f"http://{_LOOPBACK if found is None else found.address}:{forwarder.PORT}"
+    return dict.fromkeys(_VARIABLES, proxy) | {"no_proxy": near, "NO_PROXY": near}
+
+
+def _write_hosts(path: Path, content: bytes) -> None:
+    """Write the file where it is: a container that has it mounted would not see another one of its name."""
+    with open(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644), "r+b", 0) as file:
+        if file.read() != content:
+            os.fchmod(file.fileno(), 0o644)
+            os.pwrite(file.fileno(), content, 0)
+            file.truncate(len(content))
+
+
+def _replace(path: Path, content: bytes) -> None:
+    """See that there is a file of this name with this content: another file than before, if it was another."""
+    with contextlib.suppress(FileNotFoundError):
+        if path.read_bytes() == content:
+            return
+    temporary = path.with_suffix(".new")
+    temporary.write_bytes(content)
+    temporary.chmod(0o644)
+    temporary.rename(path)
 
 
 def _answers(keep: Keep, task: str) -> bool:

@@ -24,8 +24,9 @@ from pathlib import Path
 from typing import final
 
 from sandkeep.events import Event, SandkeepError
+from sandkeep.events.catalogue import Service
 from sandkeep.projections import TaskState, network, registry
-from sandkeep.sandboxes import egress, network_policy, settings
+from sandkeep.sandboxes import egress, network_policy, service_target, settings, sidecar
 from sandkeep.sandboxes.egress_proxy import EgressProxy
 from sandkeep.sandboxes.egress_record import EgressRecord
 from sandkeep.sandboxes.keep import Keep
@@ -57,8 +58,15 @@ class Warden:
     def rule(self, task: str, host: str, port: int) -> Ruling:
         """Whether a task may connect to a host at a port, now."""
         with self._keep.projections.reading() as state:
-            policy = network.policy(state, task)
-        return network_policy.rule(policy, self._settings(), host, port)
+            ruling = network_policy.rule(network.policy(state, task), self._settings(), host, port)
+            service = ruling.service
+            if service is not None and service.task and service.port not in network.offers(state, service.task):
+                return Ruling("not-offered")
+        return ruling
+
+    async def reach(self, service: Service) -> tuple[socket.socket, str]:
+        """A connection to a service, and what it is. Raises `NotReached`."""
+        return await asyncio.get_running_loop().run_in_executor(None, service_target.connect, self._keep, service)
 
     def store(self, task: str, event: Event) -> None:
         """Put an event on the record of a task, unless that was cleaned up."""
@@ -101,7 +109,7 @@ async def run(keep: Keep, lock: int) -> None:
 
     deafen = keep.log.listen(rung)
     warden = Warden(keep)
-    proxy = EgressProxy(warden.rule, EgressRecord(warden.store))
+    proxy = EgressProxy(warden.rule, EgressRecord(warden.store), warden.reach)
     last = time.monotonic()
     try:
         while not ended.is_set() and (keep.path / "keep.toml").exists():
@@ -122,16 +130,27 @@ async def run(keep: Keep, lock: int) -> None:
 
 
 async def _serve_all(keep: Keep, proxy: EgressProxy) -> bool:
-    """Serve the tasks that are to be served and no others; whether there are any."""
+    """Serve the tasks that are to be served and no others, and record what the sidecars of others tell; whether there
+    are any."""
     wanted = egress.wanted(keep)
-    for task in proxy.tasks - wanted:
+    beside = {task for task in wanted if sidecar.find(egress.folder(keep, task)) is not None}
+    for task in proxy.tasks - (wanted - beside):
         proxy.stop(task)
         _remove(keep, task)
-    for task in wanted - proxy.tasks:
+    for task in beside:
+        await asyncio.get_running_loop().run_in_executor(None, _tell, keep, task)
+    for task in wanted - beside - proxy.tasks:
         with contextlib.suppress(FileNotFoundError):  # it is being cleaned up
             await proxy.serve(task, _listen(keep, task))
     proxy.review()
     return bool(wanted)
+
+
+def _tell(keep: Keep, task: str) -> None:
+    try:
+        sidecar.tell(keep, task, egress.folder(keep, task))
+    except SandkeepError as error:
+        _logger.error("what the sidecar of task %s tells is not on record yet: %s", task, error)
 
 
 def _listen(keep: Keep, task: str) -> socket.socket:

@@ -6,6 +6,9 @@ that a second answer changes nothing; it is on record before a byte passes. In a
 if they begin TLS, the server's name in them has to be the one that was asked for; at the ports of the web (443, 80)
 they have to. Heads are bounded in size and time, connections in number, silence in time.
 
+A service (see `service`) is a tunnel or a request to its name: it is connected to by whoever knows where it is now, and
+what it is spoken to in is not looked at.
+
 Runs on one asyncio event loop. `review` cuts what the policy does not allow any more. The sandbox is told why it is
 refused, in a response. No cache, no log of its own: see `egress_record`.
 """
@@ -22,6 +25,7 @@ from typing import final
 
 from sandkeep.events import SandkeepError
 from sandkeep.events import catalogue as ev
+from sandkeep.events.catalogue import Service
 from sandkeep.sandboxes import client_hello, http_request
 from sandkeep.sandboxes.client_hello import NotTls
 from sandkeep.sandboxes.egress_record import EgressRecord
@@ -36,6 +40,11 @@ Rule = Callable[[str, str, int], Ruling]
 Resolve = Callable[[str], Awaitable[list[Address]]]
 """The addresses of a name, best first; empty if it has none. Raises `OSError`."""
 
+Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+
+Reach = Callable[[Service], Awaitable[tuple[socket.socket, str]]]
+"""A connection to a service as it is now, and what that is, for the record. Raises `NotReached`."""
+
 WEB_PORTS = (443, 80)
 """Where a tunnel has to begin with TLS."""
 
@@ -43,6 +52,8 @@ MOST_CONNECTIONS = 128
 """How many a task may have at once."""
 
 HEAD_SECONDS, RESOLVE_SECONDS, CONNECT_SECONDS, IDLE_SECONDS = 10.0, 10.0, 10.0, 300.0
+SERVICE_IDLE_SECONDS = 3600.0
+"""What programs keep open to a database is silent for long."""
 
 _BUFFER = 1 << 16
 _MOST_ADDRESSES = 3
@@ -55,6 +66,7 @@ _STATUS = {
     "not-recorded": "503 Service Unavailable",
     "unresolved": "502 Bad Gateway",
     "unreachable": "502 Bad Gateway",
+    "not-running": "502 Bad Gateway",
 }
 _FORBIDDEN = "403 Forbidden"
 _WORDS = {
@@ -62,6 +74,8 @@ _WORDS = {
     "host-not-listed": "the task's network policy does not list this host",
     "port-not-listed": "the task's network policy does not list this port of the host",
     "not-granted": "the keep's settings grant this no more",
+    "not-offered": "the task that it belongs to does not offer this port",
+    "not-running": "what it belongs to does not run, or is frozen",
     "not-public": "it has no address on the public internet",
     "unresolved": "its name has no address",
     "unreachable": "it does not answer",
@@ -70,6 +84,14 @@ _WORDS = {
     "head-too-long": "the head of the request is too long",
     "not-recorded": "it cannot be put on record",
 }
+
+
+class NotReached(Exception):
+    """A service cannot be connected to; `reason` says why, as in the record."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
 
 
 class _Refused(Exception):
@@ -115,13 +137,14 @@ class EgressProxy:
         self,
         rule: Rule,
         record: EgressRecord,
+        reach: Reach,
         *,
         resolve: Resolve = resolve,
         idle_seconds: float = IDLE_SECONDS,
         head_seconds: float = HEAD_SECONDS,
         web_ports: Collection[int] = WEB_PORTS,
     ) -> None:
-        self._rule, self._record, self._resolve = rule, record, resolve
+        self._rule, self._record, self._reach, self._resolve = rule, record, reach, resolve
         self._idle_seconds, self._head_seconds, self._web_ports = idle_seconds, head_seconds, web_ports
         self._servers: dict[str, asyncio.Server] = {}
         self._open: dict[str, set[_Connection]] = {}
@@ -204,13 +227,24 @@ class EgressProxy:
         if not ruling.allowed:
             raise _Refused(ruling.reason)
         connection.allowed = True
-        server = await _connect(await self._addresses(connection.task, request, ruling), request.port)
+        server, place = await self._connect(connection.task, request, ruling)
         try:
-            place = server[1].get_extra_info("peername")[0]
-            relay = Relay((reader, writer), server, self._idle_seconds)
+            idle_seconds = self._idle_seconds if ruling.service is None else SERVICE_IDLE_SECONDS
+            relay = Relay((reader, writer), server, idle_seconds)
             await self._pass(connection, request, ruling, relay, place)
         finally:
             connection.end(server[1])
+
+    async def _connect(self, task: str, request: Request, ruling: Ruling) -> tuple[Streams, str]:
+        """A connection to where a request goes, and what that is, for the record."""
+        if ruling.service is None:
+            server = await _connect(await self._addresses(task, request, ruling), request.port)
+            return server, server[1].get_extra_info("peername")[0]
+        try:
+            made, place = await self._reach(ruling.service)
+        except NotReached as error:
+            raise _Refused(error.reason) from error
+        return await asyncio.open_connection(sock=made, limit=_BUFFER), place
 
     async def _addresses(self, task: str, request: Request, ruling: Ruling) -> list[Address]:
         """The addresses of the host that may be reached."""
@@ -270,7 +304,7 @@ class EgressProxy:
             raise _Refused("name-mismatch", str(error)) from error
 
 
-async def _connect(addresses: list[Address], port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+async def _connect(addresses: list[Address], port: int) -> Streams:
     for found in addresses[:_MOST_ADDRESSES]:
         with contextlib.suppress(OSError):  # and a timeout, which is one
             async with asyncio.timeout(CONNECT_SECONDS):

@@ -34,7 +34,8 @@ from sandkeep.sandboxes.errors import EngineFailed, SandboxGone
 from sandkeep.sandboxes.guest import forwarder
 
 KEEP, TASK, INTENT, FORM = "sandkeep.keep", "sandkeep.task", "sandkeep.intent", "sandkeep.form"
-"""The labels of our containers."""
+BESIDE = "sandkeep.beside"
+"""The labels of our containers. The last is on those that are no sandboxes, and names the one that they belong to."""
 
 SPOOL = PurePosixPath("/run/sandkeep")
 """Where a sandbox without an agent sees its spool folder. With one, it is a folder that only the agent can enter."""
@@ -80,6 +81,7 @@ class Found(msgspec.Struct, frozen=True):
     task: str
     intent: str
     status: str
+    beside: str = ""
 
 
 @final
@@ -156,6 +158,7 @@ class Engine:
             docker.types.Mount(str(workspace.MOUNT), str(mounts.workspace), type="bind"),
             docker.types.Mount("/memory", str(mounts.memory), type="bind", read_only=True),
             docker.types.Mount(forwarder.FOLDER, str(mounts.egress), type="bind", read_only=True),
+            docker.types.Mount("/etc/hosts", str(mounts.egress / "hosts"), type="bind", read_only=True),
         ]
         # Files there are memory, which ends with no process: without a bound they would leave none to begin one with.
         tmpfs = {"/tmp": f"size={min(limits.tmp_bytes, limits.memory_bytes // 2)},mode=1777,exec"}
@@ -188,6 +191,7 @@ class Engine:
                 cap_add=[] if form == SHELL else ["KILL", "SETGID", "SETPCAP", "SETUID"],
                 security_opt=["no-new-privileges"],
                 network_mode="none",
+                dns=["127.0.0.1"],  # or a network that it joins would ask the machine's own; see `sidecar`
                 read_only=True,
                 tmpfs=tmpfs,
                 shm_size=min(_SHM_BYTES, limits.memory_bytes // 8),
@@ -319,8 +323,9 @@ class Engine:
         with errors():
             answer = self._client.api.containers(all=True, filters={"label": f"{KEEP}={keep}"})
         return [
-            Found(each["Id"], each["Labels"].get(TASK, ""), each["Labels"].get(INTENT, ""), each["State"])
+            Found(each["Id"], labels.get(TASK, ""), labels.get(INTENT, ""), each["State"], labels.get(BESIDE, ""))
             for each in answer
+            for labels in (each["Labels"],)
         ]
 
     @contextlib.contextmanager

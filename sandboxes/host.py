@@ -66,6 +66,13 @@ def host(text: str) -> str:
     return name
 
 
+def port_number(text: str) -> int | None:
+    """The port that decimal digits name; None if they name none."""
+    if not (text.isascii() and text.isdigit() and len(text) <= 5 and 1 <= int(text) <= 65535):
+        return None
+    return int(text)
+
+
 def address(text: str) -> Address | None:
     """The address that a host in its normal form is; None if it is a name."""
     try:

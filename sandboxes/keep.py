@@ -74,6 +74,7 @@ from sandkeep.sandboxes.identity import FORMAT, default_actor, identify
 from sandkeep.sandboxes.images import ImageStore, quiet
 from sandkeep.sandboxes.locks import LockManager
 from sandkeep.sandboxes.network import TaskNetwork, check_policy
+from sandkeep.sandboxes.network_policy import policy_events
 from sandkeep.sandboxes.own_workspace import OwnWorkspaces
 from sandkeep.sandboxes.task import Task
 from sandkeep.sandboxes.task_resources import TaskResources
@@ -201,6 +202,7 @@ class Keep:
         network: str = NetworkMode.NONE,
         allow: Iterable[str] = (),
         private: Iterable[str] = (),
+        services: Iterable[str] = (),
         limits: Mapping[str, object] | None = None,
         progress: Callable[[str], None] = quiet,
     ) -> Task:
@@ -208,7 +210,7 @@ class Keep:
         sandbox.
 
         Whoever acts owns it unless `owner` names another; `parent` is the id of the task that it is a part of. The
-        sandbox may reach what `network`, `allow` and `private` say; see `TaskNetwork.set`. `limits` are
+        sandbox may reach what `network`, `allow`, `private` and `services` say; see `TaskNetwork.set`. `limits` are
         what it may use, like {"memory": "1GiB", "cpus": 2}; what is not named is as in keep.toml.
 
         The base image is used unless `image` names another (see `images`), and made first if the engine lacks it;
@@ -222,7 +224,7 @@ class Keep:
         origin = None if source is None else workspace.check_source(Path(source))
         parent = None if parent is None else self.task(parent).id
         own = resources.chosen(self, limits or {})
-        policy = check_policy(self, network, allow, private)
+        policy = policy_events(check_policy(self, network, allow, private, services))
         named = None if origin is None else os.fspath(origin)
         with self.images.chosen(image, progress) as name, pool.place(self, name) as task_id:
             task = Task(self, task_id)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from sandkeep.events import BadInput, Event, Receipt
 from sandkeep.events import catalogue as ev
-from sandkeep.projections import registry
+from sandkeep.projections import network, registry
 from sandkeep.sandboxes import decider, intent, memory, monitor, outcome
 from sandkeep.sandboxes.errors import TaskRefused
 from sandkeep.sandboxes.images import quiet
@@ -97,10 +97,12 @@ class Lifecycle(Recorded):
             self._settle(ev.SandboxStopped(made))
 
     def rest(self) -> bool:
-        """Freeze the sandbox until the next command, unless something goes on in the task; true if it was frozen. Waits
-        for nobody."""
+        """Freeze the sandbox until the next command, unless something goes on in the task or it offers ports to others;
+        true if it was frozen. Waits for nobody."""
         with self._keep.attempting(self.id) as mine, intent.held(self._keep.intents) as made:
-            if not mine:
+            with self._keep.projections.reading() as state:
+                offers = network.offers(state, self.id)
+            if not mine or offers:
                 return False
             receipt = self._decide(partial(decider.idle, intent=ev.SandboxPauseRequested(made)))
             if receipt.last < receipt.first:

@@ -11,12 +11,13 @@ from collections.abc import Iterable
 
 import msgspec
 
-from sandkeep.events import BadInput, LimitReached
+from sandkeep.events import BadInput, Event, LimitReached
 from sandkeep.events import catalogue as ev
-from sandkeep.events.catalogue import Destination
+from sandkeep.events.catalogue import Destination, Service
 from sandkeep.projections import NetworkMode, NetworkPolicy
+from sandkeep.sandboxes import service
 from sandkeep.sandboxes.errors import PolicyDenied
-from sandkeep.sandboxes.host import NotAHost, host
+from sandkeep.sandboxes.host import NotAHost, host, port_number
 from sandkeep.sandboxes.settings import NetworkGrants
 
 DEFAULT_PORTS = (443, 80)
@@ -26,11 +27,13 @@ _WILD = "*."
 
 
 class Ruling(msgspec.Struct, frozen=True):
-    """Whether a connection may be made; if not, why; if so, whether it may go where the public internet does not."""
+    """Whether a connection may be made; if not, why; if so, whether it may go where the public internet does not, or to
+    which service."""
 
     reason: str = ""
     private: bool = False
     listed: bool = False
+    service: Service | None = None
 
     @property
     def allowed(self) -> bool:
@@ -40,8 +43,11 @@ class Ruling(msgspec.Struct, frozen=True):
 
 def rule(policy: NetworkPolicy, grants: NetworkGrants, name: str, port: int) -> Ruling:
     """Whether a policy lets a sandbox connect to the host `name`, in its normal form, at `port`."""
-    if policy.mode not in (NetworkMode.ALLOW, NetworkMode.OPEN):
+    if policy.mode not in (NetworkMode.SERVICES, NetworkMode.ALLOW, NetworkMode.OPEN):
         return Ruling("no-network")
+    services = [each for each in policy.services if each.name == name]
+    if services:
+        return _rule_service(services, grants, port)
     found = [each for each in policy.allow if _covers(each, name)]
     if any(each.private and port in each.ports and _granted(each, grants) for each in found):
         return Ruling(private=True, listed=True)
@@ -62,7 +68,7 @@ def policy_event(mode: str, allow: Iterable[str], private: Iterable[str], grants
     beyond = tuple(dict.fromkeys(destination(each, private=True) for each in private))
     if mode == NetworkMode.ALLOW and not (listed or beyond):
         raise BadInput("the policy 'allow' needs a list of what is allowed; name a HOST[:PORT]")
-    if (mode != NetworkMode.ALLOW and listed) or (mode == NetworkMode.NONE and beyond):
+    if (mode != NetworkMode.ALLOW and listed) or (mode in (NetworkMode.NONE, NetworkMode.SERVICES) and beyond):
         raise BadInput(f"the policy {str(mode)!r} takes no such list; use 'allow', or leave the list out")
     if len(listed) + len(beyond) > MAX_DESTINATIONS:
         raise LimitReached(
@@ -76,6 +82,14 @@ def policy_event(mode: str, allow: Iterable[str], private: Iterable[str], grants
                 f"the keep does not grant {show(each)} as private; list it under [network] private in keep.toml"
             )
     return ev.NetworkPolicySet(str(mode), (*listed, *beyond))
+
+
+def policy_events(policy: NetworkPolicy) -> list[Event]:
+    """The events that give this policy to a task that begins; none for that which it begins with, to reach nothing."""
+    if policy.mode == NetworkMode.NONE:
+        return []
+    set_: list[Event] = [ev.NetworkPolicySet(policy.mode, policy.allow)]
+    return [*set_, ev.ServicesSet(policy.services)] if policy.services else set_
 
 
 def destination(text: str, *, private: bool = False) -> Destination:
@@ -103,9 +117,20 @@ def _split(text: str) -> tuple[str, int | None]:
     name, colon, port = text.rpartition(":")
     if not colon or text.endswith("]") or (":" in name and not name.endswith("]")):
         return text, None  # a bare address of version 6 has no port
-    if not (port.isascii() and port.isdigit() and len(port) <= 5 and 1 <= int(port) <= 65535):
+    number = port_number(port)
+    if number is None:
         raise BadInput(f"{text[:80]!r} has no port from 1 to 65535; write it as HOST:PORT")
-    return name, int(port)
+    return name, number
+
+
+def _rule_service(services: list[Service], grants: NetworkGrants, port: int) -> Ruling:
+    """Whether a task has to have offered it too is not known here."""
+    found = next((each for each in services if each.port == port), None)
+    if found is None:
+        return Ruling("port-not-listed")
+    if found.container and not service.granted(found, grants):
+        return Ruling("not-granted")
+    return Ruling(service=found)
 
 
 def _covers(found: Destination, name: str) -> bool:

@@ -25,6 +25,12 @@ Private = Annotated[
     list[str] | None,
     typer.Option(metavar="HOST:PORT", help="One that the internet does not reach; keep.toml has to grant it."),
 ]
+Services = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--service", metavar="NAME=TARGET:PORT", help="Under NAME, port PORT of task/TASK or container/CONTAINER."
+    ),
+]
 
 _LIMITS = "What a sandbox may use"
 

@@ -21,7 +21,6 @@ from sandkeep.projections import (
     Checkpoint,
     Fork,
     Mode,
-    NetworkPolicy,
     StateView,
     checkpoints,
     conflicts,
@@ -39,6 +38,7 @@ from sandkeep.sandboxes.errors import TaskBusy, WorkspaceNotFound
 from sandkeep.sandboxes.execution import Result, Streamed
 from sandkeep.sandboxes.images import quiet
 from sandkeep.sandboxes.merging import Merged
+from sandkeep.sandboxes.network_policy import policy_events
 from sandkeep.sandboxes.restore import Restored
 from sandkeep.sandboxes.task import Task
 
@@ -215,5 +215,4 @@ def _make(keep: Keep, fork: Fork) -> None:
     with keep.images.chosen(parent.image, quiet) as name, keep.working(fork.task):
         limits = resources.of(keep, parent.id).asked
         asked = ev.TaskCreated("", title, None, name, fork.agent, (), parent.id, limits)
-        policy = None if reach == NetworkPolicy() else ev.NetworkPolicySet(reach.mode, reach.allow)
-        Task(keep, fork.task, fork.token).create(asked, policy, quiet, base.digest)
+        Task(keep, fork.task, fork.token).create(asked, policy_events(reach), quiet, base.digest)

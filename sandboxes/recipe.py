@@ -214,6 +214,19 @@ def busybox_recipe() -> Recipe:
     )
 
 
+def squid_recipe() -> Recipe:
+    """Squid, and a shell to start it with, extracted and not installed: the way out of sandboxes needs no more."""
+    base = base_recipe()
+    return msgspec.structs.replace(
+        base,
+        name="squid",
+        registry_image="",
+        variant="extract",
+        packages=("base-files", "busybox-static", "squid"),
+        removed=f"{base.removed} /usr/bin/perl* /usr/share/perl* /usr/lib/*/perl*",
+    )
+
+
 def with_packages(name: str, packages: Sequence[str]) -> Recipe:
     """The base with more packages. Raises `BadInput`."""
     base = base_recipe()
@@ -224,5 +237,6 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     "base": base_recipe,
     "developer": developer_recipe,
     "busybox": busybox_recipe,
+    "squid": squid_recipe,
 }
 """The images that can be made by name. Nothing else may be called like them."""

@@ -162,6 +162,7 @@ class Sandbox:
 
     def remove(self) -> None:
         """Remove all containers of the task, that of a slot too."""
+        egress.close_way(self._keep, self.id)
         for container in self.containers():
             self._keep.engine.remove(container)
         slot.drop(self._keep, self.id)

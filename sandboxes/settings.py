@@ -8,6 +8,8 @@
     [network]
     open = true                             # tasks may ask for the whole public internet
     private = ["127.0.0.1:8080"]            # and for these, which the public internet does not reach
+    containers = ["pg:5432"]                # and for these containers of the engine, as services
+    sidecar = true                          # the way out leads by a sidecar even where a socket of ours could be shared
 
 Only people write there, so that no agent grants itself anything. Read again whenever it is asked for, so that a change
 takes effect at once.
@@ -37,10 +39,12 @@ class SandboxSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class NetworkGrants(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Which network policies may be set."""
+    """Which network policies may be set, and how they are kept."""
 
     open: bool = False
     private: tuple[str, ...] = ()
+    containers: tuple[str, ...] = ()
+    sidecar: bool = False
 
 
 class Settings(msgspec.Struct, frozen=True):

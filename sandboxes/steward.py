@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 from sandkeep.events import SandkeepError
 from sandkeep.events import catalogue as ev
 from sandkeep.projections import Pending, TaskState, registry
-from sandkeep.sandboxes import decider, egress, intent, joined, merging, monitor, resources, settings, slot
+from sandkeep.sandboxes import decider, egress, intent, joined, merging, monitor, resources, settings, sidecar, slot
 from sandkeep.sandboxes.engine import Found
 from sandkeep.sandboxes.incumbent import incumbent
 from sandkeep.sandboxes.intent import abandoned
@@ -105,7 +105,7 @@ def _reconcile(keep: Keep) -> list[str]:
     _sweep(keep)
     monitor.release(keep)
     (keep.path / "run" / _STAMP).touch()
-    return done + egress.revive(keep)
+    return done + sidecar.sweep(keep) + egress.revive(keep)
 
 
 def _lose(keep: Keep, task: registry.Task) -> list[str]:
@@ -171,10 +171,12 @@ def _remove_orphans(keep: Keep, found: list[Found]) -> list[str]:
             continue  # it is no task's yet; see `pool`
         with keep.projections.reading() as state:
             task = registry.find(state, each.task)
-        believed = task is not None and task.container == each.container
+        believed = task is not None and task.container == (each.beside or each.container)
         ended = task is None or task.state in (TaskState.COMPLETED, TaskState.FAILED, TaskState.CLEANED)
         if (believed and not ended) or not abandoned(keep.intents, each.intent):
             continue
+        if each.beside:
+            sidecar.tell(keep, each.task, egress.folder(keep, each.task))
         keep.engine.remove(each.container)
         if task is not None and believed:
             removed = ev.SandboxRemoved(each.container)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import msgspec
 
-from sandkeep.events import BadInput, Receipt, SandkeepError
+from sandkeep.events import BadInput, Event, Receipt, SandkeepError
 from sandkeep.events import catalogue as ev
 from sandkeep.projections import Checkpoint, TaskState, checkpoints
 from sandkeep.sandboxes import (
@@ -59,16 +59,17 @@ if TYPE_CHECKING:
 
 _MAX_LABEL = 200
 _MAX_TORN = 200
-Policy = ev.NetworkPolicySet | None
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class Task(Lifecycle):
     """A task of an open keep. Made by `Keep.create_task` and `Keep.task`."""
 
-    def create(self, asked: ev.TaskCreated, network: Policy, progress: Callable[[str], None], tree: str = "") -> None:
+    def create(
+        self, asked: ev.TaskCreated, network: Sequence[Event], progress: Callable[[str], None], tree: str = ""
+    ) -> None:
         """Make the task that is `asked` for, its workspace from a recorded `tree` if one is given. It is called once,
-        and the caller, who is `working` on it, has checked everything."""
+        and the caller, who is `working` on it, has checked everything; `network` are the events of its policy."""
         progress("preparing the workspace")
         with intent.held(self._keep.intents) as made:
             event = msgspec.structs.replace(asked, intent=made)
@@ -297,6 +298,7 @@ class Task(Lifecycle):
             self._act(decision)
             monitor.measure(self._keep, self.id)
             container = self.state.container
+            egress.close_way(self._keep, self.id)
             for each in mine:
                 self._keep.engine.remove(each)
             slot.drop(self._keep, self.id)

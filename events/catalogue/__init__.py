@@ -55,6 +55,9 @@ from sandkeep.events.catalogue.network import (
     ConnectionsSummarised,
     Destination,
     NetworkPolicySet,
+    PortsOffered,
+    Service,
+    ServicesSet,
 )
 from sandkeep.events.catalogue.resource import (
     ExtensionDenied,
@@ -170,6 +173,7 @@ __all__ = [
     "PathsChanged",
     "PauseFailed",
     "PauseRequested",
+    "PortsOffered",
     "Reference",
     "RestoreFailed",
     "RestoreRequested",
@@ -189,6 +193,8 @@ __all__ = [
     "SandboxStopFailed",
     "SandboxStopRequested",
     "SandboxStopped",
+    "Service",
+    "ServicesSet",
     "Span",
     "TaskCleaned",
     "TaskCompleted",

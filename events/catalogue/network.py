@@ -18,17 +18,43 @@ class Destination(msgspec.Struct, frozen=True):
     private: bool = False
 
 
+class Service(msgspec.Struct, frozen=True):
+    """What a sandbox sees as `name`, at `port`: that port of the sandbox of `task`, or of a `container`."""
+
+    name: str
+    port: int
+    task: str = ""
+    container: str = ""
+
+
 @event(version=1)
 class NetworkPolicySet(Event, frozen=True):
-    """From now on the task's sandbox may reach what `mode` and `allow` say."""
+    """From now on the task's sandbox may reach what `mode` and `allow` say, and no services."""
 
     mode: str
     allow: tuple[Destination, ...]
 
 
 @event(version=1)
+class ServicesSet(Event, frozen=True):
+    """From now on the task's sandbox may also reach these services. Stands right behind `NetworkPolicySet`."""
+
+    services: tuple[Service, ...]
+
+
+@event(version=1)
+class PortsOffered(Event, frozen=True):
+    """From now on other tasks, whose policies say so, may connect to these ports of the task's sandbox only."""
+
+    ports: tuple[int, ...]
+
+
+@event(version=1)
 class ConnectionAllowed(Event, frozen=True):
-    """A connection that the sandbox asked for is about to be let through to `address`, one that `host` stands for."""
+    """A connection that the sandbox asked for is about to be let through to `address`, one that `host` stands for.
+
+    If `host` is a service, it is `task/` and the task's id, or `container/` and the container's.
+    """
 
     connection: str
     host: str

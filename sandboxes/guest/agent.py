@@ -10,6 +10,7 @@ read them.
 from __future__ import annotations
 
 import contextlib
+import errno
 import gc
 import json
 import os
@@ -33,6 +34,7 @@ if TYPE_CHECKING:  # typing is large, and every fork copies it
 SPARES = 2
 BUSY_MS, IDLE_MS = 20, 1000
 NOBODY = 65534
+LOOPBACK = {4: (socket.AF_INET, "127.0.0.1"), 6: (socket.AF_INET6, "::1")}
 
 
 class Job:
@@ -70,6 +72,7 @@ class Agent:
             "run": self.take,
             "attach": self.join,
             "end": self.end,
+            "connect": self.connect,
         }
         self.refused: set[str] = set()
         with open(f"{setting['folder']}/sandbox") as file:
@@ -244,6 +247,19 @@ class Agent:
         self.pass_on(caller, said, {"op": "end", "reason": str(said["reason"])})
         if not any(job.id == said["id"] for job in self.jobs):
             self.refused.add(said["id"])
+
+    def connect(self, caller: Channel, said: dict[str, Any]) -> None:
+        """Hand a caller a connection to a port of our loopback. It may still be in the making: we wait for nothing."""
+        family, address = LOOPBACK[said["family"]]
+        port = said["port"]
+        if not 0 < port < 65536:
+            raise ValueError("no port")
+        with socket.socket(family, socket.SOCK_STREAM) as made:
+            made.setblocking(False)
+            if made.connect_ex((address, port)) in (0, errno.EINPROGRESS):
+                caller.hand(made, event="connected")
+            else:
+                caller.say(event="failed", code="refused")
 
     def pass_on(self, caller: Channel, said: dict[str, Any], message: dict[str, Any]) -> None:
         """Pass a caller on to the supervisor of a command, or tell it what was written down."""

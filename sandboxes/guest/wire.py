@@ -17,7 +17,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:  # typing is large, and every fork copies it
     from typing import Any
 
-VERSION = 1
+VERSION = 2
 HEAD = struct.Struct(">IB")
 JSON, DATA = 0, 1
 MOST_REQUEST, MOST_FRAME = 4096, 1 << 20
@@ -58,6 +58,12 @@ class Channel:
         body = json.dumps(message).encode()
         with contextlib.suppress(OSError):
             self.sock.send(HEAD.pack(len(body), JSON) + body)
+
+    def hand(self, given: socket.socket, **message: Any) -> None:
+        """Send a message, and with it a descriptor."""
+        body = json.dumps(message).encode()
+        with contextlib.suppress(OSError):
+            socket.send_fds(self.sock, [HEAD.pack(len(body), JSON) + body], [given.fileno()])
 
     def say_grown(self, size: int) -> None:
         """Say that there is more output than when that was last said, unless the caller has not asked for more yet."""

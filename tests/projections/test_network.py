@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from sandkeep.events import Event
 from sandkeep.events import catalogue as ev
-from sandkeep.events.catalogue import Destination
+from sandkeep.events.catalogue import Destination, Service
 from sandkeep.projections import NetworkPolicy, Traffic, network
 
 from .support import created, folded
@@ -23,6 +23,28 @@ def test_a_task_may_reach_what_was_set_last_and_nothing_before() -> None:
     state = folded(facts(ALLOW, ev.NetworkPolicySet("none", ())))
     assert network.policy(state, "a") == NetworkPolicy()
     assert list(dict(network.policies(state))) == ["b"]
+
+
+SERVICES = (Service("db", 5432, task="b"), Service("pg", 5432, container="pg"))
+
+
+def test_services_belong_to_the_policy_that_they_were_set_with() -> None:
+    set_ = (ev.NetworkPolicySet("services", ()), ev.ServicesSet(SERVICES))
+    assert network.policy(folded(facts(*set_)), "a") == NetworkPolicy("services", (), SERVICES)
+    assert network.policy(folded(facts(*set_, ALLOW)), "a") == NetworkPolicy("allow", HOSTS)
+    both = folded(facts(*set_, ALLOW, ev.ServicesSet(SERVICES[:1])))
+    assert network.policy(both, "a") == NetworkPolicy("allow", HOSTS, SERVICES[:1])
+    closed = folded(facts(*set_, ev.NetworkPolicySet("none", ()), ev.ServicesSet(SERVICES)))
+    assert network.policy(closed, "a") == NetworkPolicy()
+
+
+def test_what_a_task_offers_is_what_it_offered_last_until_it_ends() -> None:
+    offered = (ev.PortsOffered((80,)), ev.PortsOffered((5432, 8000)))
+    state = folded(facts(*offered))
+    assert (network.offers(state, "a"), network.offers(state, "b")) == ((5432, 8000), ())
+    assert network.offers(folded(facts(*offered, ALLOW)), "a") == (5432, 8000)
+    for end in (ev.PortsOffered(()), ev.TaskCompleted("done"), ev.TaskFailed("given up"), ev.TaskCleaned("intent")):
+        assert network.offers(folded(facts(*offered, end)), "a") == ()
 
 
 def test_a_policy_ends_with_its_task_and_the_totals_stay() -> None:

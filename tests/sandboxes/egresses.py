@@ -20,12 +20,14 @@ from cryptography.x509.oid import NameOID
 
 from sandkeep.events import Event
 from sandkeep.events import catalogue as ev
+from sandkeep.events.catalogue import Service
 from sandkeep.projections import NetworkPolicy
 from sandkeep.sandboxes import network_policy
-from sandkeep.sandboxes.egress_proxy import EgressProxy
+from sandkeep.sandboxes.egress_proxy import EgressProxy, NotReached
 from sandkeep.sandboxes.egress_record import EgressRecord
 from sandkeep.sandboxes.host import Address
 from sandkeep.sandboxes.network_policy import Ruling
+from sandkeep.sandboxes.service import service, target
 from sandkeep.sandboxes.settings import NetworkGrants
 
 P = ParamSpec("P")
@@ -56,12 +58,13 @@ class World:
     def __init__(self, folder: Path, **options: Any) -> None:
         self.policy, self.grants = NetworkPolicy(), NetworkGrants()
         self.names: dict[str, list[str]] = {}
+        self.running: dict[str, int] = {}
         self.resolved: list[str] = []
         self.events: list[Event] = []
         self.most = options.pop("most", 1000)
         self.path = folder / "proxy.sock"
         self.record = EgressRecord(self.store, most=self.most)
-        self.proxy = EgressProxy(self.rule, self.record, resolve=self.resolve, **options)
+        self.proxy = EgressProxy(self.rule, self.record, self.reach, resolve=self.resolve, **options)
 
     def store(self, task: str, event: Event) -> None:
         assert task == TASK
@@ -70,15 +73,22 @@ class World:
     def rule(self, task: str, host: str, port: int) -> Ruling:
         return network_policy.rule(self.policy, self.grants, host, port)
 
+    async def reach(self, service: Service) -> tuple[socket.socket, str]:
+        if service.task not in self.running:
+            raise NotReached("not-running")
+        return socket.create_connection(("127.0.0.1", self.running[service.task])), target(service)
+
     async def resolve(self, name: str) -> list[Address]:
         self.resolved.append(name)
         return [ipaddress.ip_address(each) for each in self.names.get(name, [])]
 
-    def allow(self, *allow: str, private: tuple[str, ...] = (), mode: str = "allow") -> None:
+    def allow(
+        self, *allow: str, private: tuple[str, ...] = (), mode: str = "allow", services: tuple[str, ...] = ()
+    ) -> None:
         """Set the policy, with the grants that it needs."""
         self.grants = NetworkGrants(open=True, private=private)
         event = network_policy.policy_event(mode, allow, private, self.grants)
-        self.policy = NetworkPolicy(event.mode, event.allow)
+        self.policy = NetworkPolicy(event.mode, event.allow, tuple(map(service, services)))
 
     def of(self, kind: type[Event]) -> list[Any]:
         """The events of a type."""

@@ -279,7 +279,7 @@ def test_an_agent_of_another_sandbox_is_not_talked_to(task: Task) -> None:
         b"\x00\x00\x00\x04\x00null",
         b"\x00",
         b"\x00\x00\x0f\xa0\x00" + b"[" * 4000,
-        b'\x00\x00\x00\x20\x00{"version":1,"op":"end","id":"x"}',
+        b'\x00\x00\x00\x20\x00{"version":2,"op":"end","id":"x"}',
         b'\x00\x00\x00\x19\x00{"version":99,"op":"run"}',
     ],
 )

@@ -125,7 +125,7 @@ def test_a_command_reaches_what_the_policy_lists_and_nothing_else(keep: Keep, op
 
 def test_without_a_policy_there_is_no_proxy_and_nothing_that_names_one(keep: Keep, task: Task) -> None:
     assert "proxy" not in shell(task, "env").lower()
-    assert shell(task, "ls -A /run/sandkeep-egress").split() == ["forwarder"]
+    assert shell(task, "ls -A /run/sandkeep-egress").split() == ["forwarder", "hosts", "services"]
     shell(task, "! python3 -c 'import socket; socket.create_connection((\"127.0.0.1\", 3128))' 2>/dev/null")
     assert proxies(keep.path) == []
 
@@ -220,11 +220,13 @@ def test_there_is_one_proxy_however_many_want_it_and_none_when_nobody_does(keep:
 
 def test_a_sandbox_sees_its_own_way_out_only_and_cannot_change_it(open_task: Task) -> None:
     names = shell(open_task, "ls -A /run/sandkeep-egress").split()
-    assert sorted(names) == ["forwarder", "proxy.sock"]
+    assert sorted(names) == ["forwarder", "hosts", "proxy.sock", "services"]
     for line in (
         "rm -f /run/sandkeep-egress/proxy.sock",
         "touch /run/sandkeep-egress/x",
         "echo >/run/sandkeep-egress/forwarder",
+        "echo >/run/sandkeep-egress/hosts",
+        "echo >>/etc/hosts",
     ):
         assert open_task.execute(["sh", "-c", line]).exit_code != 0
 

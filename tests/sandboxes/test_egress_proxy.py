@@ -577,3 +577,68 @@ async def test_a_keep_that_cannot_be_read_lets_nothing_through(tmp_path: Path) -
         here.proxy._rule = unreadable
         assert await here.ask(get("web.example", port)) == b""
         assert seen == []
+
+
+# ---- services
+
+
+SERVICE = f"db=task/{'0' * 12}:443"
+
+
+@scenario
+async def test_a_service_is_spoken_to_in_whatever_it_speaks(tmp_path: Path) -> None:
+    heard: list[bytes] = []
+    async with world(tmp_path) as here, server(keeping(heard, b"first")) as port:
+        here.allow(mode="services", services=(SERVICE,))
+        here.running["0" * 12] = port
+        for said in (b"no TLS at all", hello("other.example")):
+            reader, writer = await here.tunnel("db", 443)
+            assert await reader.readexactly(5) == b"first"
+            writer.write(said)
+            writer.write_eof()
+            assert await reader.read(-1) == b""
+            writer.close()
+            assert heard[-1] == said
+        await here.until(lambda: len(here.of(ev.ConnectionClosed)) == 2)
+        assert {each.address for each in here.of(ev.ConnectionAllowed)} == {f"task/{'0' * 12}"}
+        assert [(each.host, each.received) for each in here.of(ev.ConnectionClosed)] == [("db", 5)] * 2
+        assert here.resolved == []
+
+
+@scenario
+async def test_a_service_is_asked_over_http_too(tmp_path: Path) -> None:
+    seen: list[bytes] = []
+    async with world(tmp_path) as here, server(web(seen)) as port:
+        here.allow("example.org", services=(SERVICE,))
+        here.running["0" * 12] = port
+        assert (await here.ask(get("db", 443))).endswith(b"\r\n\r\nhello")
+        assert (await here.ask(get("db", 80))).startswith(b"HTTP/1.1 403 ")
+        assert here.denied == ["port-not-listed"]
+
+
+@scenario
+async def test_a_service_that_does_not_run_is_denied_on_record(tmp_path: Path) -> None:
+    async with world(tmp_path) as here:
+        here.allow(mode="services", services=(SERVICE,))
+        answer = await here.ask(connect("db", 443))
+        assert answer.startswith(b"HTTP/1.1 502 ")
+        assert b"[not-running]" in answer
+        assert here.denied == ["not-running"]
+
+
+@scenario
+async def test_a_service_that_is_taken_from_the_policy_is_cut(tmp_path: Path) -> None:
+    async with world(tmp_path) as here, server(keeping([])) as port:
+        here.allow(mode="services", services=(SERVICE,))
+        here.running["0" * 12] = port
+        reader, writer = await here.tunnel("db", 443)
+        await here.until(lambda: here.of(ev.ConnectionAllowed))
+        here.proxy.review()
+        await asyncio.sleep(0)
+        assert not reader.at_eof()
+        here.allow("example.org")
+        here.proxy.review()
+        assert await reader.read(-1) == b""
+        writer.close()
+        await here.until(lambda: here.of(ev.ConnectionClosed))
+        assert here.of(ev.ConnectionClosed)[0].reason == "policy-changed"

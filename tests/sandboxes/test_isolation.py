@@ -164,6 +164,8 @@ def test_the_command_lines_verbs(keep: Keep, cli: Cli, monkeypatch: pytest.Monke
         "network": "allow",
         "allow": ["*.example.org"],
         "private": [],
+        "services": [],
+        "offers": [],
         "allowed": 0,
         "denied": 0,
         "sent_bytes": 0,

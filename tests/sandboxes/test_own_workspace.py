@@ -104,7 +104,7 @@ def test_each_sees_only_its_own_work_until_it_is_merged(keep: Keep, shared: Task
 
 
 def test_an_own_workspace_reaches_what_its_task_may_also_when_that_changes(keep: Keep, shared: Task) -> None:
-    keep.network(shared.id).set("allow", allow=["example.org"])
+    keep.network(shared.id).set("allow", allow=["example.org"], services=[f"db=task/{shared.id}:5432"])
     ann = attach(shared, "ann")
     assert "3128" in shell(ann.task, "echo $https_proxy")
     (own,) = keep.own_workspaces(shared.id).list()
