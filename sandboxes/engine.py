@@ -25,7 +25,7 @@ from docker.models.containers import Container
 from docker.types.daemon import CancellableStream
 
 from sandkeep.events.catalogue import Limits
-from sandkeep.sandboxes import agent, engine_facts, engine_use, exec_stream, workspace
+from sandkeep.sandboxes import agent, declared, engine_facts, engine_use, exec_stream, image, workspace
 from sandkeep.sandboxes.agent import Broken, Connection, Refused
 from sandkeep.sandboxes.cgroup import Sample
 from sandkeep.sandboxes.engine_errors import errors, unreachable
@@ -136,13 +136,7 @@ class Engine:
         raise AssertionError("there is always a last form")
 
     def _start(
-        self,
-        form: str,
-        image_id: str,
-        mounts: Mounts,
-        limits: Limits,
-        labels: Mapping[str, str],
-        helpers: Helpers,
+        self, form: str, image_id: str, mounts: Mounts, limits: Limits, labels: Mapping[str, str], helpers: Helpers
     ) -> str:
         uid, gid = workspace.owner()
         binds = [
@@ -163,6 +157,7 @@ class Engine:
             binds.append(docker.types.Mount(str(SPOOL), str(mounts.spool), type="bind"))
             entrypoint = ["tail", "-f", "/dev/null"]
         with errors():
+            tmpfs |= declared.covers(image.inspect(self._client, image_id), binds, tmpfs, limits.tmp_bytes)
             container = self._client.containers.create(
                 image_id,
                 entrypoint=entrypoint,
@@ -186,9 +181,10 @@ class Engine:
                 mounts=binds,
                 labels={**labels, FORM: form},
                 hostname="sandbox",
-                name=f"sandkeep-{labels[TASK]}-{labels[INTENT]}",
+                name=_name(labels),
                 # The proxies of the user's Docker configuration may hold a password.
                 use_config_proxy=False,
+                **declared.SETTLED,
             )
             try:
                 (mounts.spool / "sandbox").write_text(str(container.id))
@@ -298,12 +294,14 @@ class Engine:
                     found.remove(force=True, v=True)
 
     def containers(self, keep: str) -> list[Found]:
-        """Every container of the keep with this id, running or not."""
+        """Every container of the keep with this id, running or not. One that others started from an image with our
+        labels is none of them: it is not called as ours are."""
         with errors():
             answer = self._client.api.containers(all=True, filters={"label": f"{KEEP}={keep}"})
         return [
             Found(each["Id"], each["Labels"].get(TASK, ""), each["Labels"].get(INTENT, ""), each["State"])
             for each in answer
+            if f"/{_name(each['Labels'])}" in (each["Names"] or ())
         ]
 
     @contextlib.contextmanager
@@ -392,3 +390,8 @@ class Engine:
             return self._client.containers.get(container)
         except docker.errors.NotFound:
             return None
+
+
+def _name(labels: Mapping[str, str]) -> str:
+    """What a container with these labels is called."""
+    return f"sandkeep-{labels.get(TASK, '')}-{labels.get(INTENT, '')}"
