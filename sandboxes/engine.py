@@ -25,7 +25,7 @@ from docker.models.containers import Container
 from docker.types.daemon import CancellableStream
 
 from sandkeep.events.catalogue import Limits
-from sandkeep.sandboxes import agent, declared, engine_facts, engine_use, exec_stream, image, workspace
+from sandkeep.sandboxes import agent, caches, declared, engine_facts, engine_use, exec_stream, image, workspace
 from sandkeep.sandboxes.agent import Broken, Connection, Refused
 from sandkeep.sandboxes.cgroup import Sample
 from sandkeep.sandboxes.engine_errors import errors, unreachable
@@ -57,13 +57,14 @@ _LOOK_SECONDS = 0.5
 
 class Mounts(msgspec.Struct, frozen=True):
     """What a sandbox sees of the host: workspace and spool to write to; memory, way out and the agent's program to
-    read."""
+    read; and the caches that its task was given."""
 
     workspace: Path
     memory: Path
     spool: Path
     egress: Path
     agent: Path
+    caches: tuple[caches.Seen, ...] = ()
 
 
 class Found(msgspec.Struct, frozen=True):
@@ -143,6 +144,7 @@ class Engine:
             docker.types.Mount(str(workspace.MOUNT), str(mounts.workspace), type="bind"),
             docker.types.Mount("/memory", str(mounts.memory), type="bind", read_only=True),
             docker.types.Mount(forwarder.FOLDER, str(mounts.egress), type="bind", read_only=True),
+            *caches.mounts(mounts.caches),
         ]
         tmpfs = {"/tmp": f"size={limits.tmp_bytes},mode=1777,exec"}
         if form == AGENT:
@@ -165,7 +167,7 @@ class Engine:
                 init=form == SHELL,
                 user="0:0" if form == AGENT else f"{uid}:{gid}",
                 working_dir=str(workspace.MOUNT),
-                environment={"HOME": "/tmp"},
+                environment={"HOME": "/tmp", **caches.variables(mounts.caches)},
                 cap_drop=["ALL"],
                 cap_add=["KILL", "SETGID", "SETPCAP", "SETUID"] if form == AGENT else [],
                 security_opt=["no-new-privileges"],

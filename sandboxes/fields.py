@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any, final
 
@@ -21,6 +22,7 @@ class Fields:
         self._problems = problems
 
     def take(self, name: str, parse: Callable[[object], float], least: float, most: float, default: float) -> float:
+        """A number from `least` to `most`."""
         if name not in self._left:
             return default
         given = self._left.pop(name)
@@ -41,6 +43,16 @@ class Fields:
         if type(found) is not type(choices[0]) or found not in choices:
             words = " or ".join(msgspec.json.encode(choice).decode() for choice in choices)
             self._problems.append(f"{self._where}{name}: {str(found)[:40]!r} is not {words}")
+        return found
+
+    def match(self, name: str, pattern: re.Pattern[str], default: str) -> str:
+        """A text that fits the pattern."""
+        if name not in self._left:
+            return default
+        found = self._left.pop(name)
+        if not isinstance(found, str) or not pattern.fullmatch(found):
+            self._problems.append(f"{self._where}{name}: {str(found)[:40]!r} does not fit {pattern.pattern}")
+            return default
         return found
 
     def end(self) -> None:

@@ -26,6 +26,12 @@ Private = Annotated[
     typer.Option(metavar="HOST:PORT", help="One that the internet does not reach; keep.toml has to grant it."),
 ]
 
+Caches = Annotated[
+    list[str] | None,
+    typer.Option("--cache", metavar="NAME", help="A cache of the keep, or NAME=read-only; may be repeated."),
+]
+NoCaches = Annotated[bool, typer.Option("--no-caches", help="Not even those that every task has.")]
+
 _LIMITS = "What a sandbox may use"
 
 

@@ -215,5 +215,9 @@ def _make(keep: Keep, fork: Fork) -> None:
     with keep.images.chosen(parent.image, quiet) as name, keep.working(fork.task):
         limits = resources.of(keep, parent.id).asked
         asked = ev.TaskCreated("", title, None, name, fork.agent, (), parent.id, limits)
-        policy = None if reach == NetworkPolicy() else ev.NetworkPolicySet(reach.mode, reach.allow)
-        Task(keep, fork.task, fork.token).create(asked, policy, quiet, base.digest)
+        given: list[Event] = []
+        if reach != NetworkPolicy():
+            given.append(ev.NetworkPolicySet(reach.mode, reach.allow))
+        if chosen := keep.caches.of(parent.id):
+            given.append(ev.CachesChosen(chosen))
+        Task(keep, fork.task, fork.token).create(asked, given, quiet, base.digest)

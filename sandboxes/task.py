@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import msgspec
 
-from sandkeep.events import BadInput, Receipt, SandkeepError
+from sandkeep.events import BadInput, Event, Receipt, SandkeepError
 from sandkeep.events import catalogue as ev
 from sandkeep.projections import Checkpoint, TaskState, checkpoints
 from sandkeep.sandboxes import (
@@ -59,20 +59,21 @@ if TYPE_CHECKING:
 
 _MAX_LABEL = 200
 _MAX_TORN = 200
-Policy = ev.NetworkPolicySet | None
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class Task(Lifecycle):
     """A task of an open keep. Made by `Keep.create_task` and `Keep.task`."""
 
-    def create(self, asked: ev.TaskCreated, network: Policy, progress: Callable[[str], None], tree: str = "") -> None:
-        """Make the task that is `asked` for, its workspace from a recorded `tree` if one is given. It is called once,
-        and the caller, who is `working` on it, has checked everything."""
+    def create(
+        self, asked: ev.TaskCreated, given: Sequence[Event], progress: Callable[[str], None], tree: str = ""
+    ) -> None:
+        """Make the task that is `asked` for, with what it is `given`, its workspace from a recorded `tree` if there is
+        one. It is called once, and the caller, who is `working` on it, has checked everything."""
         progress("preparing the workspace")
         with intent.held(self._keep.intents) as made:
             event = msgspec.structs.replace(asked, intent=made)
-            self._act(partial(decider.create, event=event, network=network))
+            self._act(lambda task: decider.create(task, event, *given))
             try:
                 with failing_as(self._keep, self.id, ev.WorkspaceFailed, made):
                     self.sandbox.prepare_folders()

@@ -128,6 +128,33 @@ def test_a_duty_that_fails_is_told_once_and_stops_no_other(
     assert set(failing(keep)) == {"broken"}
 
 
+def test_a_duty_that_takes_long_holds_up_no_other(
+    keep: Keep, counted: Counted, told: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DOCKER_HOST", "unix:///nonexistent.sock")
+    begun, goes_on = threading.Event(), threading.Event()
+
+    def slow(keep: Keep) -> list[str]:
+        begun.set()
+        assert goes_on.wait(60)
+        raise OSError("no room")
+
+    with Steward(keep, duties=(Duty("slow", 0.01, slow, apart=True), Duty("count", 0.01, counted)), told=told.append):
+        assert begun.wait(30)
+        before = counted.calls
+        eventually(lambda: counted.calls > before + 5)
+        assert failing(keep) == {}
+        goes_on.set()
+        eventually(lambda: failing(keep) == {"slow": "OSError: no room"})
+        eventually(lambda: counted.calls > before + 10)
+    assert [line for line in told if line.startswith("slow")] == ["slow: OSError: no room"]
+    assert [thread for thread in threading.enumerate() if thread.name == "sandkeep-slow"] == []
+
+
+def test_what_looks_at_whole_folders_has_a_thread_of_its_own() -> None:
+    assert {duty.name for duty in duties.DUTIES if duty.apart} == {"disk", "caches"}
+
+
 def test_the_next_takes_over(keep: Keep, working: Steward, counted: Counted) -> None:
     other, said = Counted(), list[str]()
     with Steward(keep, duties=(Duty("count", 0.01, other),), told=said.append) as waiting:
