@@ -43,8 +43,22 @@ _LEAST_NS = 10**9
 _PART = 20
 """A measurement takes one part in so many of the time."""
 
+MEANS = "the kernel limits each file, and 'du' measures the sum: beyond the limit the sandbox is ended"
+"""What holds a workspace to its size. No host has better without being prepared for it."""
+
+MEASURE = "du"
+
 _PATIENCE_SECONDS = 60.0
 _logger = logging.getLogger(__name__)
+
+
+class Share(msgspec.Struct, frozen=True):
+    """What a task may take of the disk, 0 for as much as there is; what was found the last time, if anybody looked; and
+    what holds it to the limit."""
+
+    limit: int
+    bytes: int | None
+    means: str
 
 
 class Measured(msgspec.Struct, frozen=True):
@@ -146,7 +160,7 @@ def measure(keep: Keep, task_id: str) -> Measured:
             return found(0)
         # It complains of files that vanish meanwhile, and its answer is good nevertheless.
         answer = subprocess.run(
-            ("du", "-skxc", "--", *present),
+            (MEASURE, "-skxc", "--", *present),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

@@ -13,6 +13,7 @@ from sandkeep.events import catalogue as ev
 from sandkeep.events.catalogue import CacheChoice
 from sandkeep.sandboxes import Keep, caches, pool, slot, workspace
 from sandkeep.sandboxes.errors import BadSettings, PolicyDenied
+from sandkeep.sandboxes.limits import LIMITS
 
 from .limited import configure, events
 from .support import Cli, container_of, reopened, shell, status, text, types
@@ -189,6 +190,12 @@ def test_the_command_line_lists_and_prunes(cli: Cli) -> None:
     assert (pip["mode"], pip["limit"], pip["variable"], pip["uses"]) == ("read-write", 2 * MIB, "PIP_CACHE_DIR", 1)
     assert pip["bytes"] >= 3000 << 10
     assert b"read-write" in cli("caches").stdout
+    shown = cli("show-task", task.id, "--json").json
+    assert shown["caches"] == [{"name": "npm", "writable": False}, {"name": "pip", "writable": True}]
+    assert (shown["disk"]["limit"], shown["disk"]["bytes"]) == (LIMITS.disk_bytes, None)
+    said = cli("show-task", task.id).stdout.decode()
+    for line in ("disk  not measured yet of 20GiB: the kernel", "cache  npm: read-only", "cache  pip: read-write"):
+        assert line in said
     (done,) = cli("prune-caches", "pip", "--json").json
     assert (done["name"], done["removed"]["files"], done["left"]["bytes"]) == ("pip", 1, 0)
     assert cli("prune-caches", "--all").stdout.startswith(b"pip  removed 0 files")
