@@ -65,13 +65,14 @@ def prune(folder: Path, most: int) -> tuple[Content, Content]:
 def empty(folder: Path) -> tuple[Content, Content]:
     """Remove all that is in the cache; returns that, and what is left of it, because others write to it meanwhile.
     Raises `OSError`."""
-    removed = Content()
+    removed, left = Content(), Content()
     for _ in range(_PASSES):  # what lay too deep is at the top the next time
         more = _remove(folder, math.inf, 0, math.inf)
         removed = Content(removed.files + more.files, removed.bytes + more.bytes)
-        if not os.listdir(folder):
+        left = content(folder)
+        if not left.files:
             break
-    return removed, content(folder)
+    return removed, left
 
 
 def _ages(folder: Path, now: float) -> dict[int, Content]:
@@ -150,9 +151,11 @@ def _enter(name: str, folder: int) -> int:
 
 @contextlib.contextmanager
 def _opened(folder: Path) -> Iterator[int]:
-    # The top is ours by name, and no task can put anything in its place.
-    folder.chmod(0o755)
-    root = os.open(folder, _FOLDER)
+    above = os.open(folder.parent, _FOLDER)
+    try:
+        root = _enter(folder.name, above)
+    finally:
+        os.close(above)
     try:
         yield root
     finally:

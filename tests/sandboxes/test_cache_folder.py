@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -106,26 +109,41 @@ def test_links_are_removed_and_never_followed(cache: Path, outside: Path) -> Non
     assert listing(outside) == before
 
 
-def test_a_folder_that_becomes_a_link_while_it_is_emptied_leads_nowhere(cache: Path, outside: Path) -> None:
+@pytest.mark.parametrize("look", [content, empty, lambda cache: prune(cache, 0)])
+def test_a_folder_that_becomes_a_link_meanwhile_leads_nowhere(
+    cache: Path, outside: Path, look: Callable[[Path], object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, stat = listing(outside), os.stat
+    write(cache / "trap" / "precious", 8)
+
+    def swapped(name: str, **options: Any) -> os.stat_result:
+        found = stat(name, **options)
+        if name == "trap" and not (cache / "trap").is_symlink():
+            (cache / "trap").rename(cache / "aside")
+            (cache / "trap").symlink_to(outside)
+        return found
+
+    monkeypatch.setattr(os, "stat", swapped)
+    look(cache)
+    assert listing(outside) == before
+
+
+def test_a_folder_that_is_swapped_for_a_link_all_the_time_leads_nowhere(cache: Path, outside: Path) -> None:
     before, stop = listing(outside), threading.Event()
 
     def swap() -> None:
         while not stop.is_set():
-            for step in (
-                lambda: (cache / "trap" / "folder").mkdir(parents=True),
-                lambda: (cache / "trap").rename(cache / f"aside-{time.monotonic_ns()}"),
-                lambda: (cache / "trap").symlink_to(outside),
-                lambda: (cache / "trap").unlink(),
-            ):
-                try:
-                    step()
-                except OSError:
-                    continue
+            with contextlib.suppress(OSError):
+                (cache / "trap" / "folder").mkdir(parents=True)
+                (cache / "trap").rename(cache / f"aside-{time.monotonic_ns()}")
+            with contextlib.suppress(OSError):
+                (cache / "trap").symlink_to(outside)
+                (cache / "trap").unlink()
 
     hostile = threading.Thread(target=swap)
     hostile.start()
     try:
-        for _ in range(200):
+        for _ in range(100):
             empty(cache)
             prune(cache, 0)
     finally:

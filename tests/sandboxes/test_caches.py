@@ -281,3 +281,10 @@ def test_a_slot_has_the_caches_that_all_tasks_have_and_who_asks_for_more_takes_n
     assert shell(task, "ls /caches") == "npm\n"
     assert container_of(task) == ready.container
     assert status(task) == "running"
+    pool.fill(keep)
+    later = keep.create_task("takes one")
+    ready = slot.find(keep, later.id)
+    assert ready is not None
+    configure(keep, "")
+    assert shell(later, "ls /").count("caches") == 0
+    assert container_of(later) != ready.container
