@@ -24,7 +24,7 @@ import msgspec
 
 from sandkeep.events import SandkeepError, Subscription
 from sandkeep.projections import TaskState
-from sandkeep.sandboxes import disk, intent, memory, monitor, pool, settings, steward
+from sandkeep.sandboxes import disk, intent, leavings, memory, monitor, pool, settings, steward
 from sandkeep.sandboxes.errors import EngineUnreachable
 from sandkeep.sandboxes.incumbent import Seat, incumbent
 
@@ -71,9 +71,9 @@ def expire(keep: Keep) -> list[str]:
 
 
 def sweep(keep: Keep) -> list[str]:
-    """Remove the files of intents whose processes were killed."""
+    """Remove the files of intents whose processes were killed, and what is left of tasks that are no more."""
     swept = intent.sweep(keep.intents, GRACE_SECONDS)
-    return [f"removed {swept} files of processes that were killed"] if swept else []
+    return [*([f"removed {swept} files of processes that were killed"] if swept else []), *leavings.sweep(keep)]
 
 
 def prune(keep: Keep) -> list[str]:

@@ -31,6 +31,7 @@ from sandkeep.sandboxes import (
     egress,
     execution,
     intent,
+    leavings,
     memory,
     monitor,
     resources,
@@ -286,6 +287,7 @@ class Task(Lifecycle):
                     self.sandbox.remove()
                 self.sandbox.remove_folders()
             self._settle(ev.TaskCleaned(made))
+        leavings.remove(self._keep, self.id)
 
     def _end(self, decision: Decision) -> None:
         self._clear()

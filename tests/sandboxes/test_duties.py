@@ -14,10 +14,11 @@ from pathlib import Path
 import pytest
 
 from sandkeep.events import catalogue as ev
-from sandkeep.sandboxes import Keep, Task, duties, intent, settings, steward
+from sandkeep.sandboxes import Keep, Task, duties, intent, settings, slot, steward
 from sandkeep.sandboxes.duties import Duty, Steward
-from sandkeep.sandboxes.errors import KeepFormat
+from sandkeep.sandboxes.errors import KeepFormat, TaskRefused
 from sandkeep.sandboxes.incumbent import Seat, incumbent
+from sandkeep.sandboxes.limits import LIMITS
 
 from .support import SCRIPT, container_of, containers, engine, eventually, shell, status, stopped_at, types
 
@@ -208,6 +209,52 @@ def test_only_old_files_of_dead_processes_are_swept(keep: Keep) -> None:
         assert duties.sweep(keep) == ["removed 1 files of processes that were killed"]
         assert sorted(path.name for path in keep.intents.iterdir()) == sorted(["1", living])
     assert duties.sweep(keep) == []
+
+
+def leavings(keep: Keep, task: str) -> list[str]:
+    """The files of `run/` that are called after a task."""
+    return sorted(str(path.relative_to(keep.path / "run")) for path in (keep.path / "run").glob(f"*/*{task}*"))
+
+
+def leave(keep: Keep, task: str) -> None:
+    """What commands, a steward, a relief, a fork and somebody who waits leave of a task."""
+    for path in (f"tasks/{task}", f"tasks/{task}-7", f"disk/{task}", f"disk/.{task}-99", f"extensions/{task}"):
+        (keep.path / "run" / path).parent.mkdir(exist_ok=True)
+        (keep.path / "run" / path).touch()
+    (keep.path / "run" / "locks" / task).mkdir(parents=True)
+    (keep.path / "run" / "locks" / task / "99-x").touch()
+
+
+def test_what_is_left_of_a_task_goes_with_it(keep: Keep) -> None:
+    task, other = keep.create_task("t"), keep.create_task("other")
+    for each in (task, other):
+        leave(keep, each.id)
+    task.complete()
+    assert len(leavings(keep, task.id)) == 6 + 1  # and its spool
+    task.clean_up()
+    assert leavings(keep, task.id) == []
+    assert len(leavings(keep, other.id)) == 6 + 1
+    with pytest.raises(TaskRefused):
+        task.clean_up()
+    assert leavings(keep, task.id) == [f"tasks/{task.id}"]  # of who tried to work on it
+    assert duties.sweep(keep) == ["removed what was left of 1 tasks"]
+    assert leavings(keep, task.id) == []
+    assert len(leavings(keep, other.id)) == 6 + 1
+
+
+def test_what_is_left_of_tasks_that_are_no_more_is_swept_unless_somebody_works_on_them(keep: Keep) -> None:
+    for name in ("a" * 12, "b" * 12, "c" * 12):
+        leave(keep, name)
+    slot.write(keep, "b" * 12, slot.Slot("image", "id", LIMITS))
+    (keep.path / "run" / "disk" / "cache-pip").touch()
+    with keep.working("c" * 12):
+        assert duties.sweep(keep) == ["removed what was left of 1 tasks"]
+    assert leavings(keep, "a" * 12) == []
+    assert len(leavings(keep, "b" * 12)) == 6 + 1  # and the slot itself
+    assert len(leavings(keep, "c" * 12)) == 6
+    assert (keep.path / "run" / "disk" / "cache-pip").exists()
+    assert duties.sweep(keep) == ["removed what was left of 1 tasks"]
+    assert leavings(keep, "c" * 12) == []
 
 
 # ---- with an engine
