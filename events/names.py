@@ -10,7 +10,7 @@ import re
 
 from sandkeep.events.errors import BadInput
 
-STREAM_KINDS = ("task", "lock", "image", "subscription")
+STREAM_KINDS = ("task", "lock", "image", "subscription", "cache")
 """What there are streams of, each named `kind/id`. Beside them there is one stream named `keep`."""
 
 _STREAM = re.compile(rf"keep|(?:{'|'.join(STREAM_KINDS)})/[A-Za-z0-9][A-Za-z0-9._:-]{{0,127}}")

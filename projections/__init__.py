@@ -1,5 +1,6 @@
 """What is true now: pure folds over the log, and the store they live in."""
 
+from sandkeep.projections.caches import Caches, CacheUse
 from sandkeep.projections.changes import Change, Changes, compare
 from sandkeep.projections.checkpoints import Checkpoint, Checkpoints
 from sandkeep.projections.conflicts import Conflict, ConflictKind, Conflicts, Strategy
@@ -19,6 +20,8 @@ from sandkeep.projections.summary import Decision, Execution, Stats
 __all__ = [
     "BadCursor",
     "BadMoment",
+    "CacheUse",
+    "Caches",
     "Change",
     "Changes",
     "Checkpoint",

@@ -21,6 +21,7 @@ from sandkeep.events import Record, SandkeepError, recovery
 from sandkeep.events.recovery import Mode
 from sandkeep.sandboxes import (
     cli_audit,
+    cli_caches,
     cli_conflicts,
     cli_execute,
     cli_images,
@@ -39,10 +40,12 @@ from sandkeep.sandboxes.options import (
     HERE,
     Allow,
     AsJson,
+    Caches,
     Cpus,
     Disk,
     KeepPath,
     Memory,
+    NoCaches,
     OpenFiles,
     Output,
     Pids,
@@ -74,6 +77,7 @@ app.add_typer(cli_locks.app)
 app.add_typer(cli_memory.app)
 app.add_typer(cli_conflicts.app)
 app.add_typer(cli_images.app)
+app.add_typer(cli_caches.app)
 app.add_typer(cli_network.app)
 app.add_typer(cli_processes.app)
 app.add_typer(cli_resources.app)
@@ -115,6 +119,8 @@ def create_task(
     open_files: OpenFiles = None,
     output: Output = None,
     time: Time = None,
+    cache: Caches = None,
+    no_caches: NoCaches = False,
     keep: KeepPath = HERE,
     json: AsJson = False,
 ) -> None:
@@ -133,6 +139,7 @@ def create_task(
                 private=private or (),
                 services=services or (),
                 limits=cli_resources.asked_for(memory, swap, cpus, pids, tmp, disk, open_files, output, time),
+                caches=None if no_caches else cache or (),
                 progress=progress,
             )
         if json:

@@ -5,12 +5,14 @@ Each takes `--as-of`: a position of the log, or a time.
 
 from __future__ import annotations
 
+import contextlib
 from typing import Annotated
 
 import typer
 
 from sandkeep.projections import Filter, Sort, TaskState
-from sandkeep.sandboxes import render, render_forks, view
+from sandkeep.sandboxes import render, render_forks, render_resources, view
+from sandkeep.sandboxes.errors import BadSettings
 from sandkeep.sandboxes.keep import Keep
 from sandkeep.sandboxes.options import HERE, AsJson, KeepPath, TaskId
 
@@ -90,13 +92,18 @@ def show_task(task: TaskId, as_of: AsOf = None, keep: KeepPath = HERE, json: AsJ
         own = then.own_workspaces(state.id)
         folder = opened.task(state.id).workspace
         workspace = str(folder) if as_of is None and folder.exists() else None
+        share, caches = None, opened.caches.of(state.id) if workspace is not None else ()
+        if workspace is not None:
+            with contextlib.suppress(BadSettings):  # which 'doctor' says, and no question about a task is about
+                share = opened.resources(state.id).disk
     if json:
         listed = [render.checkpoint_document(each) for each in checkpoints]
         forked = [render_forks.fork_document(each) for each in own]
         document = render.task_document(state) | {"workspace": workspace, "checkpoints": listed}
-        render.print_json(document | {"own_workspaces": forked})
+        render.print_json(document | {"own_workspaces": forked, "disk": share, "caches": caches})
     else:
         render.print_task(state, checkpoints, workspace)
+        render_resources.print_shares(share, caches)
         render_forks.print_forks(own)
 
 

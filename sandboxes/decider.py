@@ -30,11 +30,11 @@ _NEXT = {
 }
 
 
-def create(task: Task | None, event: ev.TaskCreated, network: Sequence[Event] = ()) -> list[Event]:
-    """A task begins, with what its sandbox may reach if that is anything."""
+def create(task: Task | None, event: ev.TaskCreated, given: Sequence[Event] = ()) -> list[Event]:
+    """A task begins, with what it is `given`: what its sandbox may reach, and which caches it sees."""
     if task is not None:
         raise TaskRefused(f"there is a task {task.id} already; try again, ids are random")
-    return [event, *network]
+    return [event, *given]
 
 
 def set_network(task: Task | None, events: Sequence[Event]) -> list[Event]:

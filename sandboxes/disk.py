@@ -17,6 +17,7 @@ import logging
 import os
 import subprocess
 import time
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -42,8 +43,22 @@ _LEAST_NS = 10**9
 _PART = 20
 """A measurement takes one part in so many of the time."""
 
+MEANS = "the kernel limits each file, and 'du' measures the sum: beyond the limit the sandbox is ended"
+"""What holds a workspace to its size. No host has better without being prepared for it."""
+
+MEASURE = "du"
+
 _PATIENCE_SECONDS = 60.0
 _logger = logging.getLogger(__name__)
+
+
+class Share(msgspec.Struct, frozen=True):
+    """What a task may take of the disk, 0 for as much as there is; what was found the last time, if anybody looked; and
+    what holds it to the limit."""
+
+    limit: int
+    bytes: int | None
+    means: str
 
 
 class Measured(msgspec.Struct, frozen=True):
@@ -114,48 +129,62 @@ def judge(use: Use, used: int, limit: int, now_ns: int) -> list[Event]:
 
 def due(keep: Keep, use: Use, now: BootTime) -> bool:
     """Whether it is time to measure a task again."""
-    last = remembered(keep, use.task)
+    return is_due(keep, use.task, 0 if use.limits is None else use.limits.disk_bytes, now)
+
+
+def is_due(keep: Keep, name: str, limit: int, now: BootTime) -> bool:
+    """Whether it is time to measure again what is remembered by this name."""
+    last = remembered(keep, name)
     if last is None or last.boot != now.boot:
         return True
     since = now.ns - last.at_ns
     if since < max(_LEAST_NS, last.took_ns * _PART):
         return False
-    limit = 0 if use.limits is None else use.limits.disk_bytes
     gone = last.free_bytes - _free(keep)
     return since >= _REST_NS or gone * 10 >= limit - last.bytes
 
 
-def remembered(keep: Keep, task_id: str) -> Measured | None:
+def remembered(keep: Keep, name: str) -> Measured | None:
     """What was found the last time, if it is known."""
     with contextlib.suppress(OSError, msgspec.DecodeError):
-        return msgspec.msgpack.decode(_file(keep, task_id).read_bytes(), type=Measured)
+        return msgspec.msgpack.decode((_folder(keep) / name).read_bytes(), type=Measured)
     return None
 
 
 def measure(keep: Keep, task_id: str) -> Measured:
     """What a task takes of the disk now, remembered. Raises `OSError` and `subprocess.SubprocessError`."""
-    now, free = boot_clock()(), _free(keep)
     folders = [keep.path / "tasks" / task_id / "workspace", keep.path / "run" / "spool" / task_id]
     present = [os.fspath(folder) for folder in folders if folder.is_dir()]
-    size = 0
-    if present:
+    with measuring(keep, task_id) as found:
+        if not present:
+            return found(0)
         # It complains of files that vanish meanwhile, and its answer is good nevertheless.
         answer = subprocess.run(
-            ("du", "-skxc", "--", *present),
+            (MEASURE, "-skxc", "--", *present),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             timeout=_PATIENCE_SECONDS,
             check=False,
         )
-        size = int(answer.stdout.split()[-2]) * 1024
-    found = Measured(size, now.boot, now.ns, boot_clock()().ns - now.ns, free)
-    path = _file(keep, task_id)
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    temporary = path.with_name(f".{task_id}-{os.getpid()}")
-    temporary.write_bytes(msgspec.msgpack.encode(found))
-    temporary.replace(path)
-    return found
+        return found(int(answer.stdout.split()[-2]) * 1024)
+
+
+@contextlib.contextmanager
+def measuring(keep: Keep, name: str) -> Iterator[Callable[[int], Measured]]:
+    """While something is measured; what is given is called with how many bytes were found, to remember it."""
+    now, free = boot_clock()(), _free(keep)
+
+    def found(size: int) -> Measured:
+        measured = Measured(size, now.boot, now.ns, boot_clock()().ns - now.ns, free)
+        folder = _folder(keep)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        temporary = folder / f".{name}-{os.getpid()}"
+        temporary.write_bytes(msgspec.msgpack.encode(measured))
+        temporary.replace(folder / name)
+        return measured
+
+    yield found
 
 
 def _free(keep: Keep) -> int:
@@ -163,5 +192,5 @@ def _free(keep: Keep) -> int:
     return found.f_bfree * found.f_frsize
 
 
-def _file(keep: Keep, task_id: str) -> Path:
-    return keep.path / "run" / "disk" / task_id
+def _folder(keep: Keep) -> Path:
+    return keep.path / "run" / "disk"

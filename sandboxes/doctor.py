@@ -13,7 +13,8 @@ from pathlib import Path
 import msgspec
 
 from sandkeep.events import SandkeepError
-from sandkeep.sandboxes import intent, settings, slot, steward
+from sandkeep.events.mounts import kind_of
+from sandkeep.sandboxes import caches, disk, intent, quantity, settings, slot, steward
 from sandkeep.sandboxes.engine import Engine
 from sandkeep.sandboxes.engine_facts import Facts
 from sandkeep.sandboxes.errors import EngineUnreachable
@@ -165,9 +166,29 @@ def _keep(keep: Keep) -> Iterator[Finding]:
     free = shutil.disk_usage(keep.path).free
     short = free < LEAST_BYTES
     yield Finding("disk", f"{free >> 20} MiB are free for the keep", "make room for it" if short else "", short)
+    yield from _disk(keep)
     if steward.abandoned_work(keep):
         advice = "run 'sandkeep steward', or any command in the task"
         yield Finding("keep", "something was cut off by a crash, and is not settled yet", advice)
+
+
+def _disk(keep: Keep) -> Iterator[Finding]:
+    where = kind_of(keep.path / "tasks") or "an unknown file system"
+    if shutil.which(disk.MEASURE) is None:
+        yield Finding("disk", "there is no du, so no workspace is held to its size", "install coreutils", True)
+    else:
+        yield Finding("disk", f"workspaces, on {where}: {disk.MEANS}")
+    try:
+        declared = caches.load(keep.path)
+    except SandkeepError as error:
+        yield Finding("caches", str(error), "correct keep.toml", True)
+        return
+    for name, each in sorted(declared.items()):
+        taken = keep.caches.remembered(name)
+        size = "not measured yet" if taken is None else quantity.show_size(taken)
+        over = taken is not None and taken > each.size
+        may = f"{caches.WRITE if each.writable else caches.READ}, {size} of {quantity.show_size(each.size)}"
+        yield Finding("caches", f"{name}: {may}", "run 'sandkeep prune-caches'" if over else "")
 
 
 def _steward(keep: Keep) -> Iterator[Finding]:

@@ -1,9 +1,10 @@
 """The running steward: what is done for a keep all the time, by one process of all that share it.
 
-Each *duty* is called again and again, a period after it was last done, all on one thread: none is long, and none at the
-same time as another. A duty that raises is logged, stands in the lock's file for `doctor` to show, and is tried again
-after its period. The engine's event stream only makes the next reconciliation come sooner: it loses events, and ends
-without a word when the engine does.
+Each *duty* is called again and again, a period after it was last done. All are done on one thread, none at the same
+time as another, since none is long; but for those that look at whole folders, which have a thread each. A duty that
+raises is logged, stands in the lock's file for `doctor` to show, and is tried again after its period. The engine's
+event stream only makes the next reconciliation come sooner: it loses events, and ends without a word when the engine
+does.
 
 Any number of stewards may be started for a keep; one works (see `incumbent`), the others wait to take over.
 """
@@ -23,7 +24,7 @@ import msgspec
 
 from sandkeep.events import SandkeepError, Subscription
 from sandkeep.projections import TaskState
-from sandkeep.sandboxes import disk, intent, memory, monitor, pool, settings, steward
+from sandkeep.sandboxes import disk, intent, leavings, memory, monitor, pool, settings, steward
 from sandkeep.sandboxes.errors import EngineUnreachable
 from sandkeep.sandboxes.incumbent import Seat, incumbent
 
@@ -46,6 +47,8 @@ class Duty(msgspec.Struct, frozen=True):
     name: str
     period: float
     act: Callable[[Keep], Iterable[str]]
+    apart: bool = False
+    """Whether it may take long, and is done on a thread of its own."""
 
 
 def rest(keep: Keep) -> list[str]:
@@ -68,9 +71,14 @@ def expire(keep: Keep) -> list[str]:
 
 
 def sweep(keep: Keep) -> list[str]:
-    """Remove the files of intents whose processes were killed."""
+    """Remove the files of intents whose processes were killed, and what is left of tasks that are no more."""
     swept = intent.sweep(keep.intents, GRACE_SECONDS)
-    return [f"removed {swept} files of processes that were killed"] if swept else []
+    return [*([f"removed {swept} files of processes that were killed"] if swept else []), *leavings.sweep(keep)]
+
+
+def prune(keep: Keep) -> list[str]:
+    """Bring the caches that tasks share to their sizes."""
+    return keep.caches.tick()
 
 
 DUTIES = (
@@ -79,7 +87,8 @@ DUTIES = (
     Duty("rest", 5.0, rest),
     Duty("pool", 2.0, pool.fill),
     Duty("monitor", 1.0, monitor.tick),
-    Duty("disk", 2.0, disk.tick),
+    Duty("disk", 2.0, disk.tick, apart=True),
+    Duty("caches", 2.0, prune, apart=True),
     Duty("sweep", 300.0, sweep),
 )
 """What every steward does. The memory folders follow the log beside this."""
@@ -92,11 +101,15 @@ class Steward:
     def __init__(
         self, keep: Keep, *, duties: Iterable[Duty] = DUTIES, told: Callable[[str], None] = lambda line: None
     ) -> None:
-        """Use `Keep.steward`. `told` is called with a line for everything that is done, and what fails."""
+        """Use `Keep.steward`. `told` is called with a line for everything that is done, and what fails; one at a time,
+        though not always on the same thread."""
         self._keep = keep
         self._told = told
-        self._duties = {duty.name: duty for duty in duties}
+        found = tuple(duties)
+        self._duties = {duty.name: duty for duty in found if not duty.apart}
+        self._apart = tuple(duty for duty in found if duty.apart)
         self._due = dict.fromkeys(self._duties, 0.0)
+        self._saying = threading.Lock()
         self._failing: dict[str, str] = {}
         self._seat = Seat(keep.path)
         self._stopping = threading.Event()
@@ -153,6 +166,7 @@ class Steward:
             with contextlib.ExitStack() as stack:
                 stack.callback(self._follow().stop, _JOIN_SECONDS)
                 stack.enter_context(_Hints(self._keep, self.hurry))
+                stack.callback(self._await, [self._begin(duty) for duty in self._apart])
                 self.working.set()
                 while not self._stopping.is_set():
                     self._round()
@@ -178,6 +192,23 @@ class Steward:
             self._fail("memory", error)
         return trailing
 
+    def _begin(self, duty: Duty) -> threading.Thread:
+        """Do a duty on a thread of its own, until the end."""
+
+        def run() -> None:
+            while not self._stopping.is_set():
+                self._do(duty)
+                self._stopping.wait(duty.period)
+
+        thread = threading.Thread(target=run, name=f"sandkeep-{duty.name}", daemon=True)
+        thread.start()
+        return thread
+
+    def _await(self, threads: list[threading.Thread]) -> None:
+        self._stopping.set()  # also when it is an error that ends us
+        for thread in threads:
+            thread.join(_JOIN_SECONDS)
+
     def _round(self) -> None:
         """Do what is due, and wait for the next that will be."""
         self._woken.clear()
@@ -189,18 +220,29 @@ class Steward:
 
     def _do(self, duty: Duty) -> None:
         try:
-            for line in duty.act(self._keep):
-                self._told(line)
+            lines = list(duty.act(self._keep))
         except Exception as error:  # noqa: BLE001 - one duty's failure is no other's, whatever it is
-            self._fail(duty.name, error)
-        else:
+            if not self._over(duty):
+                self._fail(duty.name, error)
+            return
+        if self._over(duty):
+            return
+        with self._saying:
+            for line in lines:
+                self._told(line)
             if self._failing.pop(duty.name, None) is not None:
                 self._told(f"{duty.name}: works again")
                 self._seat.say(self._failing)
 
+    def _over(self, duty: Duty) -> bool:
+        """Whether nobody waits for this any more: the keep may be closed by now."""
+        return duty.apart and self._stopping.is_set()
+
     def _fail(self, name: str, error: Exception) -> None:
         words = f"{type(error).__name__}: {error}"
-        if self._failing.get(name) != words:
+        with self._saying:
+            if self._failing.get(name) == words:
+                return
             unexpected = not isinstance(error, SandkeepError | OSError)
             _logger.warning("the steward's duty %r fails: %s", name, words, exc_info=unexpected)
             self._told(f"{name}: {words}")

@@ -25,7 +25,7 @@ from docker.models.containers import Container
 from docker.types.daemon import CancellableStream
 
 from sandkeep.events.catalogue import Limits
-from sandkeep.sandboxes import agent, engine_facts, engine_use, exec_stream, workspace
+from sandkeep.sandboxes import agent, caches, declared, engine_facts, engine_use, exec_stream, image, workspace
 from sandkeep.sandboxes.agent import Broken, Connection, Refused
 from sandkeep.sandboxes.cgroup import Sample
 from sandkeep.sandboxes.engine_errors import errors, unreachable
@@ -64,7 +64,7 @@ _LOOK_SECONDS = 0.5
 
 class Mounts(msgspec.Struct, frozen=True):
     """What a sandbox sees of the host: workspace and spool to write to; memory, way out and the agent's program to
-    read; and a Python, if it needs one and there is one to lend."""
+    read; a Python, if it needs one and there is one to lend; and the caches that its task was given."""
 
     workspace: Path
     memory: Path
@@ -72,6 +72,7 @@ class Mounts(msgspec.Struct, frozen=True):
     egress: Path
     agent: Path
     python: Callable[[], Path | None]
+    caches: tuple[caches.Seen, ...] = ()
 
 
 class Found(msgspec.Struct, frozen=True):
@@ -145,13 +146,7 @@ class Engine:
         raise AssertionError("there is always a last form")
 
     def _start(
-        self,
-        form: str,
-        image_id: str,
-        mounts: Mounts,
-        limits: Limits,
-        labels: Mapping[str, str],
-        helpers: Helpers,
+        self, form: str, image_id: str, mounts: Mounts, limits: Limits, labels: Mapping[str, str], helpers: Helpers
     ) -> str:
         uid, gid = workspace.owner()
         binds = [
@@ -159,6 +154,7 @@ class Engine:
             docker.types.Mount("/memory", str(mounts.memory), type="bind", read_only=True),
             docker.types.Mount(forwarder.FOLDER, str(mounts.egress), type="bind", read_only=True),
             docker.types.Mount("/etc/hosts", str(mounts.egress / "hosts"), type="bind", read_only=True),
+            *caches.mounts(mounts.caches),
         ]
         # Files there are memory, which ends with no process: without a bound they would leave none to begin one with.
         tmpfs = {"/tmp": f"size={min(limits.tmp_bytes, limits.memory_bytes // 2)},mode=1777,exec"}
@@ -179,6 +175,7 @@ class Engine:
             binds.append(docker.types.Mount(str(SPOOL), str(mounts.spool), type="bind"))
             entrypoint = ["tail", "-f", "/dev/null"]
         with errors():
+            tmpfs |= declared.covers(image.inspect(self._client, image_id), binds, tmpfs, limits.tmp_bytes)
             container = self._client.containers.create(
                 image_id,
                 entrypoint=entrypoint,
@@ -186,7 +183,7 @@ class Engine:
                 init=form == SHELL,
                 user=f"{uid}:{gid}" if form == SHELL else "0:0",
                 working_dir=str(workspace.MOUNT),
-                environment={"HOME": "/tmp"},
+                environment={"HOME": "/tmp", **caches.variables(mounts.caches)},
                 cap_drop=["ALL"],
                 cap_add=[] if form == SHELL else ["KILL", "SETGID", "SETPCAP", "SETUID"],
                 security_opt=["no-new-privileges"],
@@ -204,9 +201,10 @@ class Engine:
                 mounts=binds,
                 labels={**labels, FORM: form},
                 hostname="sandbox",
-                name=f"sandkeep-{labels[TASK]}-{labels[INTENT]}",
+                name=_name(labels),
                 # The proxies of the user's Docker configuration may hold a password.
                 use_config_proxy=False,
+                **declared.SETTLED,
             )
             try:
                 (mounts.spool / "sandbox").write_text(str(container.id))
@@ -319,13 +317,15 @@ class Engine:
                 engine_use.remove(found)
 
     def containers(self, keep: str) -> list[Found]:
-        """Every container of the keep with this id, running or not."""
+        """Every container of the keep with this id, running or not. One that others started from an image with our
+        labels is none of them: it is not called as ours are."""
         with errors():
             answer = self._client.api.containers(all=True, filters={"label": f"{KEEP}={keep}"})
         return [
             Found(each["Id"], labels.get(TASK, ""), labels.get(INTENT, ""), each["State"], labels.get(BESIDE, ""))
             for each in answer
             for labels in (each["Labels"],)
+            if f"/{_name(labels)}" in (each["Names"] or ())
         ]
 
     @contextlib.contextmanager
@@ -414,3 +414,8 @@ class Engine:
             return self._client.containers.get(container)
         except docker.errors.NotFound:
             return None
+
+
+def _name(labels: Mapping[str, str]) -> str:
+    """What a container with these labels is called."""
+    return f"sandkeep-{labels.get(TASK, '')}-{labels.get(INTENT, '')}"

@@ -61,22 +61,40 @@ def abandoned(folder: Path, intent: str) -> bool:
 
 @contextlib.contextmanager
 def exclusive(path: Path) -> Iterator[None]:
-    """Hold the lock file `path` alone, among all threads and processes; waits for it."""
-    with open(path, "ab") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    """Hold the lock file `path` alone, among all threads and processes; waits for it. Who holds it may remove it, as
+    the last thing that is done in the block: others who wait for it then make another."""
+    with _locked(path, fcntl.LOCK_EX):
         yield
 
 
 @contextlib.contextmanager
 def attempted(path: Path) -> Iterator[bool]:
     """As `exclusive`, without waiting: false if somebody else holds it."""
-    with open(path, "ab") as file:
+    with contextlib.ExitStack() as stack:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            stack.enter_context(_locked(path, fcntl.LOCK_EX | fcntl.LOCK_NB))
         except BlockingIOError:
             yield False
         else:
             yield True
+
+
+@contextlib.contextmanager
+def _locked(path: Path, how: int) -> Iterator[None]:
+    while True:
+        with open(path, "ab") as file:
+            fcntl.flock(file, how)
+            if _is_at(file.fileno(), path):
+                yield
+                return
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
+    """Whether it is still this file: who held it may have removed it, and others may hold a new one by that name."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.stat(path))
+    except FileNotFoundError:
+        return False
 
 
 def sweep(folder: Path, grace_seconds: float) -> int:

@@ -70,6 +70,7 @@ def _copy(keep: Keep, base: str, folder: Path) -> None:
             pids_limit=64,
             mounts=[docker.types.Mount(_TARGET, str(made), type="bind")],
             labels={KEEP: keep.id, TASK: "python", INTENT: held},
+            name=f"sandkeep-python-{held}",
             use_config_proxy=False,
         )
         try:

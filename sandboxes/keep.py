@@ -4,6 +4,7 @@
     log/           the log: the truth                   run/     locks and spools of what is under way
     projections/   a cache of what is true now          tasks/   workspaces and memory folders
     blobs/         content by digest                    subscriptions/  how far each has come
+    caches/        what tasks share, as keep.toml says
 
 A `Keep` may be used by several threads, and any number of processes may open the same keep; one process opens it once.
 It must be closed. A forked child may only close it, and open it anew. The Docker engine is only asked for when
@@ -43,6 +44,7 @@ from sandkeep.events.names import check_actor
 from sandkeep.events.note import VerifierKey
 from sandkeep.events.subscription import Handler
 from sandkeep.projections import (
+    Caches,
     Changes,
     Checkpoints,
     Conflict,
@@ -65,6 +67,7 @@ from sandkeep.projections import (
 )
 from sandkeep.sandboxes import audit, intent, own_workspace, pool, resources, steward, view, workspace
 from sandkeep.sandboxes.audit import Exported
+from sandkeep.sandboxes.cache_store import CacheStore
 from sandkeep.sandboxes.conflict import TaskConflicts
 from sandkeep.sandboxes.description import check_tags, check_title
 from sandkeep.sandboxes.duties import Steward
@@ -101,12 +104,15 @@ class Keep:
         self.actor = actor or default_actor()
         self.engine = Engine()
         self.images = ImageStore(self)
+        self.caches = CacheStore(self)
         self.blobs = BlobStore(path / "blobs")
         self.intents = path / "run" / "intents"
         self._works = path / "run" / "tasks"
         for folder in (self.intents, self._works):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        projections = (*(Registry(), Checkpoints(), Locks(), Conflicts(), Forks(), Images(), Networks(), Resources()),)
+        projections = (
+            *(Registry(), Checkpoints(), Locks(), Conflicts(), Forks(), Images(), Networks(), Resources(), Caches()),
+        )
         self.projections = ProjectionStore(path / "projections", projections)
         self.log: LmdbLog[StateView] = LmdbLog(
             path / "log", follower=self.projections, journal=path / "journal", doorbells=path / "run" / "doorbells"
@@ -204,6 +210,7 @@ class Keep:
         private: Iterable[str] = (),
         services: Iterable[str] = (),
         limits: Mapping[str, object] | None = None,
+        caches: Iterable[str] | None = (),
         progress: Callable[[str], None] = quiet,
     ) -> Task:
         """A new task; its workspace is a clone of the git repository `source`, or empty. Its first command starts its
@@ -215,20 +222,22 @@ class Keep:
 
         The base image is used unless `image` names another (see `images`), and made first if the engine lacks it;
         while no engine answers a recipe's image is left to the first command. `progress` is called with what takes
-        long. Raises `BadInput`, `NotARepository`, `ImageNotFound` and, for other images, `EngineUnreachable` before
-        anything is stored of the task; if the workspace cannot be prepared the task is failed and cleaned up, and the
-        error raised.
+        long. Raises `BadInput`, `PolicyDenied`, `NotARepository`, `ImageNotFound` and, for other images,
+        `EngineUnreachable` before anything is stored of the task; if the workspace cannot be prepared the task is
+        failed and cleaned up, and the error raised.
         """
         title, tags = check_title(title), check_tags(tags)
         owner = None if owner is None else check_actor(owner)
         origin = None if source is None else workspace.check_source(Path(source))
         parent = None if parent is None else self.task(parent).id
         own = resources.chosen(self, limits or {})
-        policy = policy_events(check_policy(self, network, allow, private, services))
+        chosen = self.caches.chosen(caches)
+        given = list(policy_events(check_policy(self, network, allow, private, services)))
+        given += [ev.CachesChosen(chosen)] if chosen else []
         named = None if origin is None else os.fspath(origin)
-        with self.images.chosen(image, progress) as name, pool.place(self, name) as task_id:
+        with self.images.chosen(image, progress) as name, pool.place(self, name, chosen) as task_id:
             task = Task(self, task_id)
-            task.create(ev.TaskCreated("", title, named, name, owner, tags, parent, own), policy, progress)
+            task.create(ev.TaskCreated("", title, named, name, owner, tags, parent, own), given, progress)
         return task
 
     def task(self, task_id: str, fence: int | None = None) -> Task:

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 
 from sandkeep.events import BadInput, Event, Receipt
 from sandkeep.events import catalogue as ev
-from sandkeep.projections import network, registry
+from sandkeep.projections import StateView, network, registry
+from sandkeep.projections import resources as uses
 from sandkeep.sandboxes import decider, intent, memory, monitor, outcome
 from sandkeep.sandboxes.errors import TaskRefused
 from sandkeep.sandboxes.images import quiet
@@ -97,14 +98,21 @@ class Lifecycle(Recorded):
             self._settle(ev.SandboxStopped(made))
 
     def rest(self) -> bool:
-        """Freeze the sandbox until the next command, unless something goes on in the task or it offers ports to others;
-        true if it was frozen. Waits for nobody."""
+        """Freeze the sandbox until the next command, unless something goes on in the task, it offers ports to others,
+        or it stands still already for want of memory; true if it was frozen. Waits for nobody."""
+
+        def decide(state: StateView) -> list[Event]:
+            use = uses.find(state, self.id)
+            if use is not None and use.extension is not None:
+                return []
+            return decider.idle(registry.find(state, self.id), ev.SandboxPauseRequested(made))
+
         with self._keep.attempting(self.id) as mine, intent.held(self._keep.intents) as made:
             with self._keep.projections.reading() as state:
                 offers = network.offers(state, self.id)
             if not mine or offers:
                 return False
-            receipt = self._decide(partial(decider.idle, intent=ev.SandboxPauseRequested(made)))
+            receipt = self._keep.log.decide(registry.STREAM + self.id, decide, actor=self._keep.actor)
             if receipt.last < receipt.first:
                 return False
             with failing_as(self._keep, self.id, ev.SandboxPauseFailed, made):

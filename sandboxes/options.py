@@ -32,6 +32,12 @@ Services = Annotated[
     ),
 ]
 
+Caches = Annotated[
+    list[str] | None,
+    typer.Option("--cache", metavar="NAME", help="A cache of the keep, or NAME=read-only; may be repeated."),
+]
+NoCaches = Annotated[bool, typer.Option("--no-caches", help="Not even those that every task has.")]
+
 _LIMITS = "What a sandbox may use"
 
 

@@ -215,4 +215,7 @@ def _make(keep: Keep, fork: Fork) -> None:
     with keep.images.chosen(parent.image, quiet) as name, keep.working(fork.task):
         limits = resources.of(keep, parent.id).asked
         asked = ev.TaskCreated("", title, None, name, fork.agent, (), parent.id, limits)
-        Task(keep, fork.task, fork.token).create(asked, policy_events(reach), quiet, base.digest)
+        given = list(policy_events(reach))
+        if chosen := keep.caches.of(parent.id):
+            given.append(ev.CachesChosen(chosen))
+        Task(keep, fork.task, fork.token).create(asked, given, quiet, base.digest)

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from sandkeep.events.catalogue import CacheChoice
 from sandkeep.projections import registry
 from sandkeep.sandboxes import decider, intent, limits, settings, slot, workspace
 from sandkeep.sandboxes.sandbox import Sandbox
@@ -29,12 +30,14 @@ if TYPE_CHECKING:
 
 
 @contextlib.contextmanager
-def place(keep: Keep, image: str) -> Iterator[str]:
-    """The id for a new task: that of a slot with this image, if there is one. The block is `Keep.working` on it."""
+def place(keep: Keep, image: str, caches: tuple[CacheChoice, ...] = ()) -> Iterator[str]:
+    """The id for a new task: that of a slot with this image and these caches, if there is one. The block is
+    `Keep.working` on it."""
     for name in slot.names(keep):
         with keep.attempting(name) as mine:
             found = slot.find(keep, name) if mine else None
-            if found is not None and found.image == image and found.container and _task(keep, name) is None:
+            fits = found is not None and found.container and (found.image, found.caches) == (image, caches)
+            if fits and _task(keep, name) is None:
                 yield name
                 return
     name = secrets.token_hex(6)
@@ -55,7 +58,8 @@ def fill(keep: Keep) -> list[str]:
     fitting = None
     if wanted:
         image, image_id = keep.images.resolve()
-        fitting = Slot(image, image_id, keep.engine.fit(limits.load(keep.path).limits))
+        most = keep.engine.fit(limits.load(keep.path).limits)
+        fitting = Slot(image, image_id, most, caches=keep.caches.chosen(()))
     good, done = 0, []
     for name in names:
         with keep.attempting(name) as mine:
@@ -80,7 +84,7 @@ def _make(keep: Keep, fitting: Slot) -> str:
         sandbox = Sandbox(keep, name)
         sandbox.prepare_folders()
         workspace.prepare(sandbox.workspace, None)
-        container = sandbox.launch(fitting.image_id, fitting.limits, made)
+        container = sandbox.launch(fitting.image_id, fitting.limits, made, fitting.caches)
         slot.write(keep, name, msgspec.structs.replace(fitting, container=container))
     return name
 

@@ -87,6 +87,7 @@ def task_document(task: registry.Task) -> Document:
         "commit": task.commit,
         "image": task.image,
         "container": task.container,
+        "idle": task.idle,
         "reason": task.reason,
         "owner": task.owner,
         "tags": task.tags,
@@ -228,7 +229,7 @@ def print_task(task: registry.Task, checkpoints: list[Checkpoint], workspace: st
         "commit": plain(task.commit or ""),
         "workspace": plain(workspace or ""),
         "image": plain(task.image),
-        "sandbox": plain((task.container or "")[:12]),
+        "sandbox": plain((task.container or "")[:12] + (", frozen until the next command" if task.idle else "")),
         "runs": Text(f"{task.executions}, of which failed {task.failures}; {task.bytes} bytes of output"),
         "pending": Text(", ".join(f"{each.kind} since {moment(each.time_ns)}" for each in task.pending), "yellow"),
     }

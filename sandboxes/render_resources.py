@@ -6,8 +6,10 @@ from collections.abc import Iterable, Sequence
 
 from rich.text import Text
 
+from sandkeep.events.catalogue import CacheChoice
 from sandkeep.projections import Use
 from sandkeep.sandboxes.cgroup import Sample
+from sandkeep.sandboxes.disk import Share
 from sandkeep.sandboxes.monitor import LEVELS, Watched
 from sandkeep.sandboxes.quantity import show_size
 from sandkeep.sandboxes.render import Document, print_rows
@@ -42,6 +44,15 @@ def print_use(use: Use) -> None:
     memory = show_size(use.memory_bytes)
     used = f"at most {memory} of memory and {use.pids} processes; {found['cpu_s']} s of processors"
     print(f"used  {used}, {found['throttled_s']} s throttled; {found['oom_kills']} killed for want of memory")
+
+
+def print_shares(disk: Share | None, caches: Iterable[CacheChoice]) -> None:
+    """What a task may take of the disk, and which caches it has."""
+    if disk is not None:
+        taken = "not measured yet" if disk.bytes is None else show_size(disk.bytes)
+        print(f"disk  {taken} of {show_size(disk.limit)}: {disk.means}" if disk.limit else f"disk  {taken}, no limit")
+    for each in caches:
+        print(f"cache  {each.name}: {'read-write' if each.writable else 'read-only'}")
 
 
 def print_top(found: Iterable[Watched], budget: int) -> None:

@@ -93,22 +93,24 @@ class Sandbox:
             image_id = self._keep.images.resolve(task.image, progress)[1]
             limits = resources.allot(self._keep, task, image_id, made, wait=wait)
             with outcome.failing_as(self._keep, self.id, ev.SandboxFailed, made):
-                container = slot.adopt(self._keep, self.id, image_id, limits)
+                caches = self._keep.caches.granted(self._keep.caches.of(self.id))
+                container = slot.adopt(self._keep, self.id, image_id, limits, caches)
                 if container is None:
                     progress("starting the sandbox")
                     self.remove()
-                    container = self.launch(image_id, limits, made)
+                    container = self.launch(image_id, limits, made, caches)
             outcome.settle(self._keep, self.id, ev.SandboxStarted(made, container))
             slot.drop(self._keep, self.id)
         return self._place(container, self._connected(container))
 
-    def launch(self, image_id: str, limits: ev.Limits, made: str) -> str:
-        """Start a container on the task's folders, for the intent `made`."""
+    def launch(self, image_id: str, limits: ev.Limits, made: str, caches: tuple[ev.CacheChoice, ...]) -> str:
+        """Start a container on the task's folders and these caches, for the intent `made`."""
         # Only we and the agent come this far; who it is on the host depends on the engine.
         self.spool.chmod(0o777)
         program, way_out = guest.install(self._keep.path / "run"), egress.prepare(self._keep, self.id)
+        folders = (self.workspace, self.folder / "memory", self.spool, way_out, program)
         lent = partial(interpreter.borrowed, self._keep)
-        mounts = Mounts(self.workspace, self.folder / "memory", self.spool, way_out, program, lent)
+        mounts = Mounts(*folders, lent, self._keep.caches.show(caches))
         labels = {KEEP: self._keep.id, TASK: self.id, INTENT: made}
         return self._keep.engine.start(image_id, mounts, limits, labels)
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from sandkeep.events.catalogue import Limits
+from sandkeep.events.catalogue import CacheChoice, Limits
 
 if TYPE_CHECKING:
     from sandkeep.sandboxes.keep import Keep
@@ -25,6 +25,7 @@ class Slot(msgspec.Struct, frozen=True):
     image_id: str
     limits: Limits
     container: str = ""
+    caches: tuple[CacheChoice, ...] = ()
 
 
 def find(keep: Keep, name: str) -> Slot | None:
@@ -35,10 +36,12 @@ def find(keep: Keep, name: str) -> Slot | None:
         return None
 
 
-def adopt(keep: Keep, name: str, image_id: str, limits: Limits) -> str | None:
+def adopt(keep: Keep, name: str, image_id: str, limits: Limits, caches: tuple[CacheChoice, ...]) -> str | None:
     """The container of the slot that became the task `name`, if it runs and is what would be started for it."""
     slot = find(keep, name)
-    if slot is None or not slot.container or (slot.image_id, slot.limits) != (image_id, limits):
+    if slot is None or not slot.container:
+        return None
+    if (slot.image_id, slot.limits, slot.caches) != (image_id, limits, caches):
         return None
     return slot.container if keep.engine.status(slot.container) == "running" else None
 

@@ -31,6 +31,7 @@ from sandkeep.sandboxes import (
     egress,
     execution,
     intent,
+    leavings,
     memory,
     monitor,
     resources,
@@ -66,14 +67,14 @@ class Task(Lifecycle):
     """A task of an open keep. Made by `Keep.create_task` and `Keep.task`."""
 
     def create(
-        self, asked: ev.TaskCreated, network: Sequence[Event], progress: Callable[[str], None], tree: str = ""
+        self, asked: ev.TaskCreated, given: Sequence[Event], progress: Callable[[str], None], tree: str = ""
     ) -> None:
-        """Make the task that is `asked` for, its workspace from a recorded `tree` if one is given. It is called once,
-        and the caller, who is `working` on it, has checked everything; `network` are the events of its policy."""
+        """Make the task that is `asked` for, with what it is `given`, its workspace from a recorded `tree` if there is
+        one. It is called once, and the caller, who is `working` on it, has checked everything."""
         progress("preparing the workspace")
         with intent.held(self._keep.intents) as made:
             event = msgspec.structs.replace(asked, intent=made)
-            self._act(partial(decider.create, event=event, network=network))
+            self._act(lambda task: decider.create(task, event, given))
             try:
                 with failing_as(self._keep, self.id, ev.WorkspaceFailed, made):
                     self.sandbox.prepare_folders()
@@ -287,6 +288,7 @@ class Task(Lifecycle):
                     self.sandbox.remove()
                 self.sandbox.remove_folders()
             self._settle(ev.TaskCleaned(made))
+        leavings.remove(self._keep, self.id)
 
     def _end(self, decision: Decision) -> None:
         self._clear()

@@ -9,7 +9,7 @@ from sandkeep.events import BadInput
 from sandkeep.events import catalogue as ev
 from sandkeep.events.catalogue import Limits
 from sandkeep.projections import Extension, Use
-from sandkeep.sandboxes import limits, monitor, pressure, resources
+from sandkeep.sandboxes import disk, limits, monitor, pressure, resources
 from sandkeep.sandboxes.cgroup import Sample
 from sandkeep.sandboxes.errors import BadLimits
 
@@ -39,6 +39,12 @@ class TaskResources:
         """What its sandbox may use: the one that lives, or else the next."""
         use = self.use
         return use.limits or use.asked or limits.load(self._keep.path).limits
+
+    @property
+    def disk(self) -> disk.Share:
+        """What it may take of the disk, and takes."""
+        found, limit = disk.remembered(self._keep, self.id), self.limits.disk_bytes
+        return disk.Share(limit, None if found is None else found.bytes, disk.MEANS if limit else "nothing")
 
     def sample(self) -> Sample | None:
         """What its sandbox uses now; None if none lives, or nobody can tell."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
+from sandkeep.events.catalogue.cache import CacheChoice, CachePruned, CachesChosen
 from sandkeep.events.catalogue.common import INLINE_BYTES, Failure, Intent, Limits, Outcome, Output, Span
 from sandkeep.events.catalogue.conflict import (
     Change,
@@ -115,6 +116,9 @@ from sandkeep.events.schema import Event
 
 __all__ = [
     "INLINE_BYTES",
+    "CacheChoice",
+    "CachePruned",
+    "CachesChosen",
     "Change",
     "CheckpointCreated",
     "CheckpointRestored",

@@ -14,6 +14,7 @@ import msgspec
 from sandkeep.events import Event, LmdbLog, Receipt, Record, schema
 from sandkeep.events import catalogue as ev
 from sandkeep.projections import (
+    Caches,
     Checkpoints,
     Conflicts,
     Forks,
@@ -43,6 +44,7 @@ PROJECTIONS: tuple[Projection, ...] = (
     Images(),
     Networks(),
     Resources(),
+    Caches(),
 )
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from sandkeep.events import Event, LmdbLog
 from sandkeep.events import catalogue as ev
 from sandkeep.projections import (
+    Caches,
     Checkpoints,
     Conflicts,
     Forks,
@@ -31,7 +32,9 @@ from sandkeep.projections.registry import find
 
 def main() -> None:
     verb, folder, argument = sys.argv[1:]
-    projections = (Registry(), Checkpoints(), Locks(), Conflicts(), Forks(), Images(), Networks(), Resources())
+    projections = (
+        *(Registry(), Checkpoints(), Locks(), Conflicts(), Forks(), Images(), Networks(), Resources(), Caches()),
+    )
     store = ProjectionStore(Path(folder) / "projections", projections, "boot")
     with contextlib.closing(LmdbLog[StateView](Path(folder) / "log", follower=store)) as log, contextlib.closing(store):
         store.open(log)

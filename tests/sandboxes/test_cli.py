@@ -69,7 +69,7 @@ def test_a_task_is_listed_and_shown(described: str, cli: Cli) -> None:
     assert listed["counts"] == counts
     shown = cli("show-task", described[:4], "--json").json
     assert listed.items() <= shown.items()
-    assert shown["workspace"] is None
+    assert (shown["workspace"], shown["idle"], shown["disk"], shown["caches"]) == (None, False, None, [])
     (checkpoint,) = shown["checkpoints"]
     assert {"id": "c" * 12, "digest": "d" * 64, "files": 1, "bytes": 2, "label": "label"}.items() <= checkpoint.items()
     for arguments in (["list-tasks"], ["list-tasks", "--state", "created"], ["show-task", described]):

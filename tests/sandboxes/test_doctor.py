@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from sandkeep.events.catalogue import CacheChoice
 from sandkeep.sandboxes import Keep, Task, doctor
 from sandkeep.sandboxes.doctor import Finding, examine, healthy
 from sandkeep.sandboxes.engine import Engine
@@ -101,8 +102,25 @@ def test_a_full_disk_missing_tools_and_bad_settings_need_something(keep: Keep, m
         file.write("[sandboxes]\npool = -1\n")
     found = examine(keep.path, Engine())
     assert [each.act for each in of("host", found)] == [True, False]
-    assert [each.act for each in of("disk", found)] == [True]
+    assert [each.act for each in of("disk", found)] == [True, True]
     assert [each.advice for each in of("keep", found) if each.act] == ["correct keep.toml"]
+
+
+def test_what_holds_workspaces_to_their_size_and_what_caches_take_is_said(keep: Keep) -> None:
+    with (keep.path / "keep.toml").open("a") as file:
+        file.write('[caches]\nnpm = {}\npip = { mode = "read-write", size = "1MiB" }\n')
+    keep.caches.show((CacheChoice("pip", True),))
+    keep.caches.tick()
+    keep.close()
+    found = examine(keep.path, Engine())
+    free, means = of("disk", found)
+    assert "free" in free.what
+    assert "the kernel limits each file, and 'du' measures the sum" in means.what
+    npm, pip = of("caches", found)
+    assert (npm.what, pip.what) == ("npm: read-only, not measured yet of 5GiB", "pip: read-write, 0B of 1MiB")
+    (keep.path / "keep.toml").write_text((keep.path / "keep.toml").read_text() + "one = 1\n")
+    (wrong,) = of("caches", examine(keep.path, Engine()))
+    assert (wrong.act, "one is no table" in wrong.what) == (True, True)
 
 
 def test_a_steward_and_its_failing_duties_are_shown(keep: Keep) -> None:

@@ -14,10 +14,12 @@ from pathlib import Path
 import pytest
 
 from sandkeep.events import catalogue as ev
-from sandkeep.sandboxes import Keep, Task, duties, intent, settings, steward
+from sandkeep.sandboxes import Keep, Task, duties, intent, settings, slot, steward
+from sandkeep.sandboxes.clock import boot_clock
 from sandkeep.sandboxes.duties import Duty, Steward
-from sandkeep.sandboxes.errors import KeepFormat
+from sandkeep.sandboxes.errors import KeepFormat, TaskRefused
 from sandkeep.sandboxes.incumbent import Seat, incumbent
+from sandkeep.sandboxes.limits import LIMITS
 
 from .support import SCRIPT, container_of, containers, engine, eventually, shell, status, stopped_at, types
 
@@ -128,6 +130,33 @@ def test_a_duty_that_fails_is_told_once_and_stops_no_other(
     assert set(failing(keep)) == {"broken"}
 
 
+def test_a_duty_that_takes_long_holds_up_no_other(
+    keep: Keep, counted: Counted, told: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DOCKER_HOST", "unix:///nonexistent.sock")
+    begun, goes_on = threading.Event(), threading.Event()
+
+    def slow(keep: Keep) -> list[str]:
+        begun.set()
+        assert goes_on.wait(60)
+        raise OSError("no room")
+
+    with Steward(keep, duties=(Duty("slow", 0.01, slow, apart=True), Duty("count", 0.01, counted)), told=told.append):
+        assert begun.wait(30)
+        before = counted.calls
+        eventually(lambda: counted.calls > before + 5)
+        assert failing(keep) == {}
+        goes_on.set()
+        eventually(lambda: failing(keep) == {"slow": "OSError: no room"})
+        eventually(lambda: counted.calls > before + 10)
+    assert [line for line in told if line.startswith("slow")] == ["slow: OSError: no room"]
+    assert [thread for thread in threading.enumerate() if thread.name == "sandkeep-slow"] == []
+
+
+def test_what_looks_at_whole_folders_has_a_thread_of_its_own() -> None:
+    assert {duty.name for duty in duties.DUTIES if duty.apart} == {"disk", "caches"}
+
+
 def test_the_next_takes_over(keep: Keep, working: Steward, counted: Counted) -> None:
     other, said = Counted(), list[str]()
     with Steward(keep, duties=(Duty("count", 0.01, other),), told=said.append) as waiting:
@@ -183,6 +212,52 @@ def test_only_old_files_of_dead_processes_are_swept(keep: Keep) -> None:
     assert duties.sweep(keep) == []
 
 
+def leavings(keep: Keep, task: str) -> list[str]:
+    """The files of `run/` that are called after a task."""
+    return sorted(str(path.relative_to(keep.path / "run")) for path in (keep.path / "run").glob(f"*/*{task}*"))
+
+
+def leave(keep: Keep, task: str) -> None:
+    """What commands, a steward, a relief, a fork and somebody who waits leave of a task."""
+    for path in (f"tasks/{task}", f"tasks/{task}-7", f"disk/{task}", f"disk/.{task}-99", f"extensions/{task}"):
+        (keep.path / "run" / path).parent.mkdir(exist_ok=True)
+        (keep.path / "run" / path).touch()
+    (keep.path / "run" / "locks" / task).mkdir(parents=True)
+    (keep.path / "run" / "locks" / task / "99-x").touch()
+
+
+def test_what_is_left_of_a_task_goes_with_it(keep: Keep) -> None:
+    task, other = keep.create_task("t"), keep.create_task("other")
+    for each in (task, other):
+        leave(keep, each.id)
+    task.complete()
+    assert len(leavings(keep, task.id)) == 6 + 1  # and its spool
+    task.clean_up()
+    assert leavings(keep, task.id) == []
+    assert len(leavings(keep, other.id)) == 6 + 1
+    with pytest.raises(TaskRefused):
+        task.clean_up()
+    assert leavings(keep, task.id) == [f"tasks/{task.id}"]  # of who tried to work on it
+    assert duties.sweep(keep) == ["removed what was left of 1 tasks"]
+    assert leavings(keep, task.id) == []
+    assert len(leavings(keep, other.id)) == 6 + 1
+
+
+def test_what_is_left_of_tasks_that_are_no_more_is_swept_unless_somebody_works_on_them(keep: Keep) -> None:
+    for name in ("a" * 12, "b" * 12, "c" * 12):
+        leave(keep, name)
+    slot.write(keep, "b" * 12, slot.Slot("image", "id", LIMITS))
+    (keep.path / "run" / "disk" / "cache-pip").touch()
+    with keep.working("c" * 12):
+        assert duties.sweep(keep) == ["removed what was left of 1 tasks"]
+    assert leavings(keep, "a" * 12) == []
+    assert len(leavings(keep, "b" * 12)) == 6 + 1  # and the slot itself
+    assert len(leavings(keep, "c" * 12)) == 6
+    assert (keep.path / "run" / "disk" / "cache-pip").exists()
+    assert duties.sweep(keep) == ["removed what was left of 1 tasks"]
+    assert leavings(keep, "c" * 12) == []
+
+
 # ---- with an engine
 
 
@@ -211,6 +286,23 @@ def test_never_frozen_if_the_settings_say_so(keep: Keep, task: Task) -> None:
     set_sandboxes(keep, idle_pause_s=0.001)
     assert len(duties.rest(keep)) == 1
     assert duties.rest(keep) == []
+
+
+@pytest.mark.engine
+def test_what_works_in_the_background_or_waits_for_memory_is_not_idle(keep: Keep, task: Task) -> None:
+    set_sandboxes(keep, idle_pause_s=0.001)
+    running = task.start(["sleep", "1000"])
+    assert duties.rest(keep) == []
+    running.stop()
+    asked = ev.ExtensionRequested("e", container_of(task), 1, 1, 2, boot_clock()().lease(10**12))
+    before = len(types(task.history()))
+    keep.decide(task.id, lambda found: [asked])
+    assert duties.rest(keep) == []
+    assert len(types(task.history())) == before + 1
+    assert (status(task), task.state.idle) == ("running", False)
+    keep.decide(task.id, lambda found: [ev.ExtensionEnded("e", "resumed")])
+    assert len(duties.rest(keep)) == 1
+    assert (status(task), task.state.idle) == ("paused", True)
 
 
 @pytest.mark.engine

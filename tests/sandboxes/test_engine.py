@@ -18,7 +18,7 @@ import pytest
 
 from sandkeep.projections import TaskState
 from sandkeep.sandboxes import Keep, Task, guest, workspace
-from sandkeep.sandboxes.engine import INTENT, KEEP, TASK, Engine
+from sandkeep.sandboxes.engine import FORM, INTENT, KEEP, TASK, Engine
 from sandkeep.sandboxes.errors import EngineFailed, EngineUnreachable, ImageNotFound
 from sandkeep.sandboxes.limits import LIMITS
 
@@ -210,9 +210,22 @@ def import_image(client: docker.DockerClient, tag: str, *changes: str, base: str
 @pytest.fixture
 def odd_image(client: docker.DockerClient, shared_task: Task) -> Iterator[str]:
     """An image with settings of its own for everything that we set."""
-    changes = ("VOLUME /data", "USER root", 'ENTRYPOINT ["false"]', 'CMD ["x"]', "WORKDIR /etc", "STOPSIGNAL SIGUSR1")
+    changes: tuple[str, ...] = (
+        "USER root",
+        'ENTRYPOINT ["false"]',
+        'CMD ["x"]',
+        "WORKDIR /etc",
+        "STOPSIGNAL SIGUSR1",
+        "EXPOSE 80",
+    )
+    changes = (*changes, "VOLUME /data /run /tmp /workspace /var/lib/x/../y", "ONBUILD RUN false", "ENV PYTHONPATH=/x")
+    changes = (
+        *changes,
+        "HEALTHCHECK --interval=1s CMD id -u >>/workspace/health",
+        f"LABEL {KEEP}=other {TASK}=x {FORM}=shell",
+    )
     tag = "sandkeep-test/odd:1"
-    import_image(client, tag, *changes, f"LABEL {KEEP}=other", "ENV PYTHONPATH=/x", base=shared_task.state.image)
+    import_image(client, tag, *changes, base=shared_task.state.image)
     yield tag
     client.images.remove(tag, force=True)
 
@@ -229,9 +242,56 @@ def test_what_an_image_says_does_not_loosen_the_defaults(
     assert task.state.image == odd_image
     assert shell(task, "id -u; pwd; echo $PYTHONPATH").split() == [str(workspace.owner()[0]), "/workspace", "/x"]
     assert len(containers(keep.id)) == 1
+    told = client.api.inspect_container(container_of(task))
+    assert {mount["Type"] for mount in told["Mounts"]} == {"bind"}
+    assert set(told["HostConfig"]["Tmpfs"]) == {"/tmp", "/run/sandkeep", "/data", "/run", "/var/lib/y"}
+    assert told["Config"]["Healthcheck"]["Test"] == ["NONE"]
+    assert "Health" not in told["State"]
+    assert told["Config"]["StopSignal"] == "SIGTERM"
+    assert told["HostConfig"]["PortBindings"] in (None, {})
+    assert [found.task for found in keep.engine.containers(keep.id)] == [task.id]
+    assert shell(task, "touch /data/x /run/x /var/lib/y/x && df -k /data | awk 'END { print $2 * 1024 }'").split() == [
+        str(LIMITS.tmp_bytes)
+    ]
     task.complete()
     task.clean_up()
     assert volumes(client) == before
+
+
+@pytest.mark.parametrize(
+    ("volumes", "words"),
+    [("/workspace/inner", "inside of what"), (" ".join(f"/v{each}" for each in range(40)), "declares 40 volumes")],
+)
+def test_an_image_whose_volumes_would_be_folders_of_the_host_is_refused(
+    keep: Keep, client: docker.DockerClient, shared_task: Task, volumes: str, words: str
+) -> None:
+    tag = "sandkeep-test/volumes:1"
+    import_image(client, tag, f"VOLUME {volumes}", base=shared_task.state.image)
+    try:
+        task = keep.create_task("t", image=tag)
+        with pytest.raises(EngineFailed, match=words):
+            task.execute(["true"])
+    finally:
+        client.images.remove(tag, force=True)
+    assert list(task.workspace.iterdir()) == []
+    assert containers(keep.id) == []
+
+
+def test_a_container_of_others_that_pretends_to_be_ours_is_left_alone(
+    keep: Keep, client: docker.DockerClient, shared_task: Task
+) -> None:
+    tag = "sandkeep-test/pretends:1"
+    labels = f"LABEL {KEEP}={keep.id} {TASK}={'f' * 12} {INTENT}={'0' * 16}"
+    import_image(client, tag, labels, base=shared_task.state.image)
+    theirs = client.containers.create(tag, ["true"], network_mode="none")
+    try:
+        assert containers(keep.id) == [theirs.id]
+        assert keep.engine.containers(keep.id) == []
+        assert keep.reconcile(again=True) == []
+        assert containers(keep.id) == [theirs.id]
+    finally:
+        theirs.remove()
+        client.images.remove(tag, force=True)
 
 
 def test_an_image_that_cannot_run_a_sandbox_makes_none(keep: Keep, client: docker.DockerClient) -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import fcntl
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from sandkeep.sandboxes.intent import abandoned, exclusive, held, inherited
+from sandkeep.sandboxes.intent import abandoned, attempted, exclusive, held, inherited
 
 from .support import eventually
 
@@ -97,3 +99,33 @@ def test_a_lock_file_is_held_alone_until_the_end_of_its_block(tmp_path: Path) ->
     with pytest.raises(ValueError, match="inside"), exclusive(path):
         raise ValueError("inside")
     assert free()
+
+
+def test_a_lock_file_that_its_holder_removes_is_still_held_alone(tmp_path: Path) -> None:
+    path, inside, most = tmp_path / "lock", [0], [0]
+
+    def take(number: int) -> None:
+        for turn in range(200):
+            with exclusive(path):
+                inside[0] += 1
+                most[0] = max(most[0], inside[0])
+                time.sleep(0)
+                inside[0] -= 1
+                if (turn + number) % 2:
+                    path.unlink()
+
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(take, range(4)))
+    assert most == [1]
+    with exclusive(path):
+        path.unlink(missing_ok=True)
+        with attempted(path) as mine:  # a new one
+            assert mine
+            with attempted(path) as again:
+                assert not again
+
+
+def test_what_the_block_misses_is_not_taken_for_the_lock_file(tmp_path: Path) -> None:
+    for lock in (exclusive, attempted):
+        with pytest.raises(FileNotFoundError, match="nowhere"), lock(tmp_path / "lock"):
+            (tmp_path / "nowhere").read_bytes()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import secrets
 import shutil
 import signal
 import subprocess
@@ -104,8 +105,10 @@ def test_a_lost_container_is_noticed_without_a_command(keep: Keep, task: Task) -
 
 
 def an_orphan(client: docker.DockerClient, image: str, keep: str, task: str) -> str:
-    labels = {KEEP: keep, TASK: task, INTENT: "0" * 16}
-    return str(client.containers.run(image, ["sleep", "1000"], detach=True, network_mode="none", labels=labels).id)
+    made = secrets.token_hex(8)
+    labels, name = {KEEP: keep, TASK: task, INTENT: made}, f"sandkeep-{task}-{made}"
+    command = ["sleep", "1000"]
+    return str(client.containers.run(image, command, detach=True, network_mode="none", labels=labels, name=name).id)
 
 
 def test_only_this_keeps_orphans_are_removed(keep: Keep, task: Task, tmp_path: Path) -> None:
