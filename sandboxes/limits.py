@@ -5,7 +5,7 @@
     memory_max = "4GiB"       # up to here a sandbox is given more by itself when it runs short
     when_full = "ask"         # or "kill": what follows when it may not be given more
     [budget]
-    memory = "16GiB"          # what all live sandboxes together may be promised
+    memory = "16GiB"          # what all live sandboxes of the keep together may be promised
 
 Read again whenever it is asked for, so that a change takes effect with the next sandbox. Everything that is wrong is
 named at once.
@@ -16,7 +16,7 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -38,6 +38,7 @@ LIMITS = Limits(
 """What a sandbox may use when nobody says otherwise, on a machine that has as much. Open files are limited as the
 engine limits them: it may not be allowed to give more than it has."""
 
+_Read = TypeVar("_Read")
 _MIB, _TIB = 1 << 20, 1 << 40
 
 
@@ -104,11 +105,19 @@ class Adapting(msgspec.Struct, frozen=True):
 
 
 class Budget(msgspec.Struct, frozen=True):
-    """What all live sandboxes of the keep may be promised; None is the machine's memory without a reserve. Who needs
-    more waits for so many seconds at most."""
+    """What all live sandboxes of the keep may be promised; None is what all of the machine may. Who needs more waits
+    for so many seconds at most."""
 
     memory: int | None = None
     wait_seconds: float = 60.0
+
+
+class Host(msgspec.Struct, frozen=True):
+    """What all sandboxes of a machine may have together; None is what the machine has (see `ledger`)."""
+
+    memory: int | None = None
+    nano_cpus: int | None = None
+    pids: int | None = None
 
 
 class Settings(msgspec.Struct, frozen=True):
@@ -122,17 +131,13 @@ class Settings(msgspec.Struct, frozen=True):
 
 def load(keep: Path) -> Settings:
     """The settings of the keep in the folder `keep`. Raises `BadSettings`, which names all that is wrong."""
-    path = keep / "keep.toml"
-    try:
-        document = tomllib.loads(path.read_text())
-    except (OSError, ValueError) as error:  # of TOML, or of UTF-8
-        raise BadSettings(f"{path} cannot be read: {error}; correct it, or restore it from a copy") from error
-    problems: list[str] = []
-    settings = _settings(document, problems)
-    if problems:
-        count = f"{len(problems)} errors" if len(problems) > 1 else "an error"
-        raise BadSettings(f"{path} has {count}: {'; '.join(problems)}; correct it")
-    return settings
+    return _read(keep / "keep.toml", _settings)
+
+
+def load_host(folder: Path) -> Host:
+    """What `host.toml` in this folder says, if there is one. Raises `BadSettings`, which names all that is wrong."""
+    path = folder / "host.toml"
+    return _read(path, _host) if path.exists() else Host()
 
 
 def chosen(asked: Mapping[str, object], defaults: Limits) -> Limits | None:
@@ -154,6 +159,29 @@ def document(limits: Limits) -> dict[str, object]:
         name: getattr(limits, field) / kind.scale if kind.scale != 1 else getattr(limits, field)
         for name, (field, kind) in _KINDS.items()
     }
+
+
+def _read(path: Path, parse: Callable[[Mapping[str, Any], list[str]], _Read]) -> _Read:
+    try:
+        document = tomllib.loads(path.read_text())
+    except (OSError, ValueError) as error:  # of TOML, or of UTF-8
+        raise BadSettings(f"{path} cannot be read: {error}; correct it, or restore it from a copy") from error
+    problems: list[str] = []
+    found = parse(document, problems)
+    if problems:
+        count = f"{len(problems)} errors" if len(problems) > 1 else "an error"
+        raise BadSettings(f"{path} has {count}: {'; '.join(problems)}; correct it")
+    return found
+
+
+def _host(document: Mapping[str, Any], problems: list[str]) -> Host:
+    fields = _Fields(_table(document, "budget", problems), "[budget] ", problems)
+    memory = int(fields.take("memory", quantity.size, 32 * _MIB, 1024 * _TIB, 0))
+    cpus = int(fields.take("cpus", _number, 0.01, 1_048_576, 0) * 1e9)
+    pids = int(fields.take("pids", _whole, 16, 1 << 30, 0))
+    fields.end()
+    _Fields({name: value for name, value in document.items() if name != "budget"}, "", problems).end()
+    return Host(memory or None, cpus or None, pids or None)
 
 
 def _settings(document: Mapping[str, Any], problems: list[str]) -> Settings:

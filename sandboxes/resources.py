@@ -19,8 +19,16 @@ from sandkeep.events import catalogue as ev
 from sandkeep.events.catalogue import Limits
 from sandkeep.projections import StateView, Use, registry
 from sandkeep.projections import resources as uses
-from sandkeep.sandboxes import adapting, admission, decider, disk, intent, limits, memory
-from sandkeep.sandboxes.errors import DiskFull, EngineFailed, EngineUnreachable, ExtensionOpen, SandboxGone
+from sandkeep.sandboxes import adapting, admission, decider, disk, intent, ledger, limits, memory
+from sandkeep.sandboxes.admission import Turn
+from sandkeep.sandboxes.errors import (
+    BudgetExhausted,
+    DiskFull,
+    EngineFailed,
+    EngineUnreachable,
+    ExtensionOpen,
+    SandboxGone,
+)
 from sandkeep.sandboxes.quantity import show_size
 
 if TYPE_CHECKING:
@@ -43,9 +51,8 @@ def chosen(keep: Keep, asked: Mapping[str, object]) -> Limits | None:
     return limits.chosen(asked, limits.load(keep.path).limits)
 
 
-def allot(keep: Keep, task: registry.Task, image_id: str, made: str, *, wait: bool) -> Limits:
-    """Store the intent `made` to start the task's sandbox, when there is memory for it, and return what it may use.
-    Without `wait` that is now or never.
+def allot(keep: Keep, task: registry.Task, image_id: str, made: str, turn: Turn) -> Limits | None:
+    """Store the intent `made` to start the task's sandbox, and return what it may use; None if it has to wait for room.
 
     Raises `BudgetExhausted`, `BadSettings`, and what `decider.begin` raises.
     """
@@ -59,9 +66,7 @@ def allot(keep: Keep, task: registry.Task, image_id: str, made: str, *, wait: bo
             wanted = msgspec.structs.replace(wanted, memory_bytes=suggested)
     wanted = keep.engine.fit(wanted)
     request = ev.SandboxRequested(made, image_id, wanted, task.tags)
-    budget = settings.budget if wait else msgspec.structs.replace(settings.budget, wait_seconds=0.0)
-    admission.admit(keep, task.id, request, budget)
-    return wanted
+    return wanted if turn.begin(request, settings.budget) else None
 
 
 def admit(keep: Keep, task_id: str) -> Limits:
@@ -98,7 +103,11 @@ def complete(keep: Keep, task_id: str, made: str) -> str:
     use = of(keep, task_id)
     if use.change == made and use.changing is not None:
         with contextlib.suppress(EngineFailed, SandboxGone):
-            _apply(keep, task_id, made, use.container, use.changing)
+            try:
+                with _reserved(keep, task_id, use.changing):
+                    _apply(keep, task_id, made, use.container, use.changing)
+            except BudgetExhausted as error:  # others came before it
+                _settle(keep, task_id, ev.LimitsFailed(made, error.code, str(error)[:_MOST_WORDS]))
     else:
         _settle(keep, task_id, ev.LimitsFailed(made, "interrupted", "another change came after it"))
     return f"task {task_id}: a change of its limits was interrupted"
@@ -110,9 +119,18 @@ def change(keep: Keep, task_id: str, wanted: Limits, reason: str, fence: int | N
     with keep.working(task_id), intent.held(keep.intents) as made:
         container = of(keep, task_id).container
         request = ev.LimitsRequested(made, wanted, container, reason)
-        promise = partial(_promise, task_id, request, most)
-        keep.locking.act_on(task_id, promise, fence)
-        _apply(keep, task_id, made, container, wanted)
+        promise = partial(_promise, keep, task_id, request, most)
+        with _reserved(keep, task_id, wanted):
+            keep.locking.act_on(task_id, promise, fence)
+            _apply(keep, task_id, made, container, wanted)
+
+
+def _reserved(keep: Keep, task_id: str, wanted: Limits) -> contextlib.AbstractContextManager[None]:
+    """What a sandbox that lives is given more of counts on the machine until the engine knows; see `ledger`."""
+    use = of(keep, task_id)
+    if use.container is None or use.limits is None or not ledger.amount(wanted).exceeds(ledger.amount(use.limits)):
+        return contextlib.nullcontext()
+    return admission.reserved(keep, task_id, ledger.amount(wanted))
 
 
 def _apply(keep: Keep, task_id: str, made: str, container: str | None, wanted: Limits) -> None:
@@ -127,11 +145,11 @@ def _apply(keep: Keep, task_id: str, made: str, container: str | None, wanted: L
     _settle(keep, task_id, ev.LimitsSet(made))
 
 
-def _promise(task_id: str, request: ev.LimitsRequested, most: int, state: StateView) -> list[Event]:
+def _promise(keep: Keep, task_id: str, request: ev.LimitsRequested, most: int, state: StateView) -> list[Event]:
     use = uses.find(state, task_id) or Use(task_id)
     needed = request.limits.memory_bytes + request.limits.swap_bytes
     if needed > use.promised > 0:
-        admission.check(state, task_id, needed, most)
+        admission.check(keep, state, task_id, needed, most)
     return decider.limit(registry.find(state, task_id), request)
 
 

@@ -137,7 +137,7 @@ def test_without_a_monitor_the_kernel_kills_as_ever(keep: Keep) -> None:
 
 
 def test_somebody_is_asked_and_gives_more(keep: Keep) -> None:
-    task = short(keep, 'when_full = "ask"')
+    task = short(keep, 'when_full = "ask"\n[budget]\nmemory = "1GiB"')
     with ticking(keep) as said:
         running = Running(task, *CHILD, bomb(150))
         extension = waiting(keep, task)
