@@ -13,10 +13,10 @@ from pathlib import Path
 import msgspec
 
 from sandkeep.events import SandkeepError
-from sandkeep.sandboxes import intent, settings, slot, steward
+from sandkeep.sandboxes import intent, machine, settings, slot, steward
 from sandkeep.sandboxes.engine import Engine
 from sandkeep.sandboxes.engine_facts import Facts
-from sandkeep.sandboxes.errors import EngineUnreachable
+from sandkeep.sandboxes.errors import BadSettings, EngineUnreachable
 from sandkeep.sandboxes.incumbent import incumbent
 from sandkeep.sandboxes.keep import Keep
 
@@ -43,7 +43,7 @@ def examine(path: Path, engine: Engine) -> list[Finding]:
     found = [*_host(), *_engine(engine)]
     try:
         with Keep.open(path) as keep:
-            found += [*_keep(keep), *_steward(keep), *_sandboxes(keep, engine)]
+            found += [*_keep(keep), *_steward(keep), *_sandboxes(keep, engine), *_machine(keep)]
     except SandkeepError as error:
         found.append(Finding("keep", str(error), "see docs/guides/recovery.md if it is damaged", True))
     return found
@@ -125,14 +125,6 @@ _JUDGED: tuple[tuple[Callable[[Facts], bool], tuple[str, str, bool]], ...] = (
         ),
     ),
     (
-        lambda facts: facts.cgroup == "1",
-        (
-            "cgroup v1: memory pressure cannot be seen before it kills",
-            "boot with systemd.unified_cgroup_hierarchy=1 to have it",
-            False,
-        ),
-    ),
-    (
         lambda facts: not facts.live_restore,
         (
             "a restart of the engine ends all sandboxes, and the next commands start new ones",
@@ -208,6 +200,15 @@ def _sandboxes(keep: Keep, engine: Engine) -> Iterator[Finding]:
     lost = believed - {each.container for each in containers if each.status not in steward.ENDED}
     if lost:
         yield Finding("sandboxes", f"{len(lost)} have ended by themselves", "the next command starts another")
+
+
+def _machine(keep: Keep) -> Iterator[Finding]:
+    try:
+        yield from (Finding(*said) for said in machine.describe(keep))
+    except EngineUnreachable:
+        return  # that was said
+    except BadSettings as error:
+        yield Finding("machine", str(error), "correct it", True)
 
 
 def healthy(found: list[Finding]) -> bool:
