@@ -28,7 +28,7 @@ from benchmarks._harness import absolute, alternate, options, report, sync_floor
 
 MANY = 50
 THREADS = 8
-SMALL = {"memory": "128MiB"}
+SMALL = {"memory": "128MiB", "pids": 128}
 CREATED = 20
 WATCHED_SECONDS = 35.0
 TICKS = os.sysconf("SC_CLK_TCK")
