@@ -24,6 +24,7 @@ from sandkeep.events import BadInput
 from sandkeep.events.catalogue import Limits
 from sandkeep.sandboxes import quantity
 from sandkeep.sandboxes.errors import BadLimits, BadSettings
+from sandkeep.sandboxes.fields import Fields, table_of
 
 LIMITS = Limits(
     memory_bytes=2 << 30,
@@ -185,9 +186,9 @@ def _host(document: Mapping[str, Any], problems: list[str]) -> Host:
 
 
 def _settings(document: Mapping[str, Any], problems: list[str]) -> Settings:
-    table = _table(document, "limits", problems)
+    table = table_of(document, "limits", problems)
     limits = _limits(table, LIMITS, problems, "[limits] ")
-    others = _Fields({name: value for name, value in table.items() if name not in NAMES}, "[limits] ", problems)
+    others = Fields({name: value for name, value in table.items() if name not in NAMES}, "[limits] ", problems)
     most = int(others.take("memory_max", quantity.size, 0, 16 * _TIB, 0))
     if 0 < most < limits.memory_bytes:
         problems.append(
@@ -205,7 +206,7 @@ def _settings(document: Mapping[str, Any], problems: list[str]) -> Settings:
         int(others.take("floor", quantity.size, 32 * _MIB, 16 * _TIB, Adapting().floor)),
     )
     others.end()
-    rest = _Fields(_table(document, "budget", problems), "[budget] ", problems)
+    rest = Fields(table_of(document, "budget", problems), "[budget] ", problems)
     memory = rest.take("memory", quantity.size, 32 * _MIB, 1024 * _TIB, -1)
     budget = Budget(
         None if memory < 0 else int(memory), rest.take("wait", quantity.seconds, 0, 86_400, Budget().wait_seconds)
@@ -215,7 +216,7 @@ def _settings(document: Mapping[str, Any], problems: list[str]) -> Settings:
 
 
 def _limits(table: Mapping[str, object], defaults: Limits, problems: list[str], where: str) -> Limits:
-    fields = _Fields(table, where, problems)
+    fields = Fields(table, where, problems)
     changed: dict[str, int] = {}
     for name, (field, kind) in _KINDS.items():
         if name in table:
@@ -223,47 +224,3 @@ def _limits(table: Mapping[str, object], defaults: Limits, problems: list[str], 
                 fields.take(name, kind.parse, kind.least, kind.most, getattr(defaults, field) / kind.scale) * kind.scale
             )
     return msgspec.structs.replace(defaults, **changed)
-
-
-class _Fields:
-    """The fields of a table, each taken once; what is wrong with them goes to `problems`."""
-
-    def __init__(self, table: Mapping[str, object], where: str, problems: list[str]) -> None:
-        self._left = dict(table)
-        self._where = where
-        self._problems = problems
-
-    def take(self, name: str, parse: Callable[[object], float], least: float, most: float, default: float) -> float:
-        if name not in self._left:
-            return default
-        given = self._left.pop(name)
-        try:
-            found = parse(given)
-        except BadInput as error:
-            self._problems.append(f"{self._where}{name}: {error}")
-            return default
-        if not least <= found <= most:
-            show = quantity.show_size if parse is quantity.size else "{:.12g}".format
-            self._problems.append(f"{self._where}{name}: {show(found)} is not from {show(least)} to {show(most)}")
-            return default
-        return found
-
-    def choose(self, name: str, choices: tuple[object, object]) -> object:
-        """The first choice unless another is given."""
-        found = self._left.pop(name, choices[0])
-        if type(found) is not type(choices[0]) or found not in choices:
-            words = " or ".join(msgspec.json.encode(choice).decode() for choice in choices)
-            self._problems.append(f"{self._where}{name}: {str(found)[:40]!r} is not {words}")
-        return found
-
-    def end(self) -> None:
-        """What is left over is nothing that we know."""
-        self._problems.extend(f"{self._where}{name[:40]}: there is no such setting" for name in sorted(self._left))
-
-
-def _table(document: Mapping[str, Any], name: str, problems: list[str]) -> Mapping[str, object]:
-    found = document.get(name, {})
-    if isinstance(found, dict):
-        return found
-    problems.append(f"{name} is no table; write it as [{name}]")
-    return {}
