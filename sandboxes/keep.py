@@ -218,7 +218,7 @@ class Keep:
         owner = None if owner is None else check_actor(owner)
         origin = None if source is None else workspace.check_source(Path(source))
         parent = None if parent is None else self.task(parent).id
-        own = resources.chosen(self, limits or {})
+        own = resources.chosen(self, limits or {}, image or "base")
         policy = check_policy(self, network, allow, private)
         named = None if origin is None else os.fspath(origin)
         with self.images.chosen(image, progress) as name, pool.place(self, name) as task_id:

@@ -60,7 +60,7 @@ def fill(keep: Keep) -> list[str]:
     fitting = None
     if wanted:
         image, image_id = keep.images.resolve()
-        fitting = Slot(image, image_id, keep.engine.fit(limits.load(keep.path).limits))
+        fitting = Slot(image, image_id, keep.engine.fit(limits.load(keep.path).of(image)))
     good, done = 0, []
     for name in names:
         with keep.attempting(name) as mine:

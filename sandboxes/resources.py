@@ -43,12 +43,19 @@ def of(keep: Keep, task_id: str) -> Use:
         return uses.find(state, task_id) or Use(task_id)
 
 
-def chosen(keep: Keep, asked: Mapping[str, object]) -> Limits | None:
+def chosen(keep: Keep, asked: Mapping[str, object], image: str) -> Limits | None:
     """The limits that a new task is given: those in `keep.toml` with what is `asked` for, None if that is nothing.
 
     Raises `BadLimits` and `BadSettings`.
     """
-    return limits.chosen(asked, limits.load(keep.path).limits)
+    return limits.chosen(asked, limits.load(keep.path).of(image))
+
+
+def default(keep: Keep, task_id: str) -> Limits:
+    """What a task's sandbox may use unless the task was given limits of its own. Raises `BadSettings`."""
+    with keep.projections.reading() as state:
+        task = registry.find(state, task_id)
+    return limits.load(keep.path).of("" if task is None else task.image)
 
 
 def allot(keep: Keep, task: registry.Task, image_id: str, made: str, turn: Turn) -> Limits | None:
@@ -57,12 +64,14 @@ def allot(keep: Keep, task: registry.Task, image_id: str, made: str, turn: Turn)
     Raises `BudgetExhausted`, `BadSettings`, and what `decider.begin` raises.
     """
     settings = limits.load(keep.path)
-    wanted = of(keep, task.id).asked
+    use = of(keep, task.id)
+    wanted = use.asked
     if wanted is None:
-        wanted = settings.limits
+        wanted = settings.of(task.image)
         if settings.adapting.on:
+            most = wanted.memory_bytes
             with keep.projections.reading() as state:
-                suggested = adapting.suggest(state, image_id, task.tags, wanted.memory_bytes, settings.adapting)
+                suggested = adapting.suggest(state, image_id, task.tags, most, settings.adapting, use.memory_bytes)
             wanted = msgspec.structs.replace(wanted, memory_bytes=suggested)
     wanted = keep.engine.fit(wanted)
     request = ev.SandboxRequested(made, image_id, wanted, task.tags)
@@ -77,7 +86,7 @@ def admit(keep: Keep, task_id: str) -> Limits:
             f"the sandbox of task {task_id} stands still, since it needs {show_size(use.extension.wanted_bytes)} of"
             f" memory; say 'sandkeep extend-limits {task_id} --memory SIZE' or 'sandkeep deny-extension {task_id}'"
         )
-    found = use.limits or use.asked or limits.load(keep.path).limits
+    found = use.limits or use.asked or default(keep, task_id)
     if _over(use):
         # Somebody may have made room since it was measured.
         with contextlib.suppress(OSError, subprocess.SubprocessError):
