@@ -95,7 +95,7 @@ def means(info: Mapping[str, Any], watched: bool | None, root: bool) -> Iterator
             False,
         )
     elif root:
-        way = "held until somebody answers" if version == "1" else "slowed down from 95 % of it on"
+        way = "held until somebody answers" if version == "1" else "slowed down before it is ended"
         yield "limits", f"cgroup v{version}: what runs short of memory is {way}", "", False
     else:
         yield (

@@ -50,7 +50,7 @@ def test_who_was_promised_what_is_said_by_keep() -> None:
             {"CgroupVersion": "2"},
             None,
             True,
-            ["cgroup v2: what runs short of memory is slowed down from 95 %"],
+            ["cgroup v2: what runs short of memory is slowed down before it is ended"],
         ),
         ({"CgroupVersion": "2"}, True, False, ["cgroup v2: what runs short of memory in less than a second is ended"]),
         ({"CgroupVersion": "2"}, False, True, ["cgroup v2: held by the kernel, but not found here"]),
