@@ -46,15 +46,21 @@ def budget(keep: Keep, setting: Budget) -> int:
     return Ledger(keep.engine).most().memory_bytes if setting.memory is None else setting.memory
 
 
-def check(keep: Keep, state: StateView, task_id: str, needed: int, most: int) -> None:
-    """Refuse, inside a decision, to promise a task `needed` bytes where all may have `most`, with `BudgetExhausted`."""
-    promised = {each.task: each.promised for each in resources.live(state)}
+def promised(keep: Keep, state: StateView) -> dict[str, int]:
+    """The memory that every sandbox of the keep was promised, by the id of its task or slot."""
+    found = {each.task: each.promised for each in resources.live(state)}
     for name in slot.names(keep):
         # One that a task has taken is that task's, from when it is promised anything.
-        if not promised.get(name) and (found := slot.find(keep, name)) is not None:
-            promised[name] = amount(found.limits).memory_bytes
-    promised.pop(task_id, None)
-    free = most - sum(promised.values())
+        if not found.get(name) and (waiting := slot.find(keep, name)) is not None:
+            found[name] = amount(waiting.limits).memory_bytes
+    return found
+
+
+def check(keep: Keep, state: StateView, task_id: str, needed: int, most: int) -> None:
+    """Refuse, inside a decision, to promise a task `needed` bytes where all may have `most`, with `BudgetExhausted`."""
+    held = promised(keep, state)
+    held.pop(task_id, None)
+    free = most - sum(held.values())
     if needed <= free:
         return
     if needed > most:
@@ -62,7 +68,7 @@ def check(keep: Keep, state: StateView, task_id: str, needed: int, most: int) ->
             f"{show_size(needed)} of memory are more than all sandboxes of the keep may have, {show_size(most)};"
             " give the task less with --memory, or raise 'memory' under [budget] in keep.toml"
         )
-    largest = sorted(promised.items(), key=lambda each: -each[1])
+    largest = sorted(held.items(), key=lambda each: -each[1])
     names = ", ".join(f"task {task} {show_size(memory)}" for task, memory in largest[:_SHOWN])
     more = f" and {len(largest) - _SHOWN} more" if len(largest) > _SHOWN else ""
     raise BudgetExhausted(

@@ -20,7 +20,7 @@ from sandkeep.sandboxes.limits import Host
 
 from ..conftest import close
 from .limited import configure, events, held
-from .support import eventually, shell, stopped_at
+from .support import Cli, eventually, shell, stopped_at
 
 pytestmark = pytest.mark.engine
 
@@ -182,7 +182,7 @@ def test_what_is_started_ahead_counts_and_makes_way(keep: Keep, other: Keep) -> 
     assert slot.names(keep) == []
 
 
-def test_what_is_started_ahead_counts_in_its_keep_and_its_task_waits_for_nobody(keep: Keep) -> None:
+def test_what_is_started_ahead_counts_in_its_keep_and_its_task_waits_for_nobody(keep: Keep, cli: Cli) -> None:
     settings = '[limits]\nmemory = "64MiB"\n[budget]\nmemory = "100MiB"\nwait = 0\n[sandboxes]\npool = 1'
     first = keep.create_task("before")
     configure(keep, settings)
@@ -193,6 +193,7 @@ def test_what_is_started_ahead_counts_in_its_keep_and_its_task_waits_for_nobody(
     configure(keep, settings.replace("wait = 0", 'wait = "60s"'))
     starting = Starting(first)
     eventually(starting.waits)
+    assert cli("top", "--json").json["promised"] == 64 << 20
     taken = keep.create_task("takes the slot")
     assert (taken.id, shell(taken, "echo alive")) == (name, "alive\n")
     taken.complete()
