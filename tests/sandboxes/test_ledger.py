@@ -7,7 +7,9 @@ sandbox have more memory than there is, if it is asked to.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -15,7 +17,7 @@ import pytest
 from sandkeep.events import catalogue as ev
 from sandkeep.sandboxes import Keep, Task, ledger, limits, pool, pressure, slot
 from sandkeep.sandboxes.errors import BadSettings, BudgetExhausted, TaskRefused
-from sandkeep.sandboxes.ledger import Ledger
+from sandkeep.sandboxes.ledger import Amount, Ledger, Promise
 from sandkeep.sandboxes.limits import Host
 
 from ..conftest import close
@@ -115,6 +117,34 @@ def test_all_keeps_together_are_promised_no_more_than_the_machine_has(machine: P
     assert (promised(keep), promised(other)) == ([], [(second.id, 9)])
     with pytest.raises(BudgetExhausted, match=f"held by task {second.id} of keep {other.id}"):
         large(keep, 12).start_sandbox()
+
+
+def test_many_who_reserve_at_once_are_never_promised_more_than_there_is(keep: Keep) -> None:
+    held, most, counting, begin = 0, 0, threading.Lock(), threading.Barrier(8)
+    known = Ledger(keep.engine)
+
+    def reserve(number: int) -> int:
+        nonlocal held, most
+        served = 0
+        begin.wait()
+        for _ in range(5):
+            try:
+                with known.reserved(Promise("k", f"t{number}", Amount(6 * TIB))):
+                    with counting:
+                        held, served = held + 1, served + 1
+                        most = max(most, held)
+                    time.sleep(0.01)
+                    with counting:
+                        held -= 1
+            except BudgetExhausted:
+                continue
+        return served
+
+    with ThreadPoolExecutor(8) as threads:
+        served = sum(threads.map(reserve, range(8)))
+    assert most <= 3
+    assert served >= 5
+    assert [each for each in known.promises() if each.keep == "k"] == []
 
 
 def test_more_for_a_sandbox_that_lives_counts_too(keep: Keep, other: Keep) -> None:
