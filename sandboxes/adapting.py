@@ -1,7 +1,8 @@
 """The memory of a new sandbox, suggested by what those like it have used.
 
 Like it are those of tasks with one of its tags, or else those of its image; of at least five, the 95th percentile of
-what each used at most, with headroom, and no more than the settings would give it without any history.
+what each used at most, or what the task's own sandboxes before used if that is more, with headroom, and no more than
+the settings would give it without any history.
 """
 
 from __future__ import annotations
@@ -19,15 +20,15 @@ _PERCENTILE = 95
 _STEP = 1 << 20
 
 
-def suggest(state: StateView, image: str, tags: Iterable[str], default: int, setting: Adapting) -> int:
-    """The memory for a sandbox of this image, in a task with these tags."""
+def suggest(state: StateView, image: str, tags: Iterable[str], default: int, setting: Adapting, own: int = 0) -> int:
+    """The memory for a sandbox of this image, in a task with these tags, whose sandboxes used `own` at most."""
     told = [percentile(peaks) for tag in tags if len(peaks := uses.peaks_of(state, "tag", tag)) >= LEAST]
     peaks = uses.peaks_of(state, "image", image)
     if not told and len(peaks) >= LEAST:
         told = [percentile(peaks)]
     if not told:
         return default
-    wanted = int(max(told) * setting.headroom) // _STEP * _STEP + _STEP
+    wanted = int(max(*told, own) * setting.headroom) // _STEP * _STEP + _STEP
     return min(default, max(setting.floor, wanted))
 
 

@@ -64,7 +64,7 @@ class Seen(msgspec.Struct, frozen=True):
 
 def load(keep: Path) -> dict[str, Cache]:
     """The caches of the keep in the folder `keep`, by name. Raises `BadSettings`, which names all that is wrong."""
-    return read(keep, _caches)
+    return read(keep / "keep.toml", _caches)
 
 
 def choose(declared: Mapping[str, Cache], asked: Iterable[str] | None) -> tuple[CacheChoice, ...]:

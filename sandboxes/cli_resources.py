@@ -92,14 +92,16 @@ def deny_extension(
 
 @app.command("top")
 def top(keep: KeepPath = HERE, json: AsJson = False) -> None:
-    """Show what the live sandboxes use now, and what they have been promised."""
+    """Show what the live sandboxes use now, and what they, and those started ahead, have been promised."""
     with Keep.open(keep) as opened:
         found = monitor.watched(opened)
         budget = admission.budget(opened, limits.load(opened.path).budget)
+        with opened.projections.reading() as state:
+            promised = sum(admission.promised(opened, state).values())
     if json:
-        render.print_json(render_resources.top_document(found, budget))
+        render.print_json(render_resources.top_document(found, promised, budget))
     else:
-        render_resources.print_top(found, budget)
+        render_resources.print_top(found, promised, budget)
 
 
 def asked_for(*values: object) -> dict[str, object]:

@@ -14,10 +14,10 @@ import msgspec
 
 from sandkeep.events import SandkeepError
 from sandkeep.events.mounts import kind_of
-from sandkeep.sandboxes import caches, disk, intent, quantity, settings, slot, steward
+from sandkeep.sandboxes import caches, disk, intent, machine, quantity, settings, slot, steward
 from sandkeep.sandboxes.engine import Engine
 from sandkeep.sandboxes.engine_facts import Facts
-from sandkeep.sandboxes.errors import EngineUnreachable
+from sandkeep.sandboxes.errors import BadSettings, EngineUnreachable
 from sandkeep.sandboxes.incumbent import incumbent
 from sandkeep.sandboxes.keep import Keep
 
@@ -44,7 +44,7 @@ def examine(path: Path, engine: Engine) -> list[Finding]:
     found = [*_host(), *_engine(engine)]
     try:
         with Keep.open(path) as keep:
-            found += [*_keep(keep), *_steward(keep), *_sandboxes(keep, engine)]
+            found += [*_keep(keep), *_steward(keep), *_sandboxes(keep, engine), *_machine(keep)]
     except SandkeepError as error:
         found.append(Finding("keep", str(error), "see docs/guides/recovery.md if it is damaged", True))
     return found
@@ -123,14 +123,6 @@ _JUDGED: tuple[tuple[Callable[[Facts], bool], tuple[str, str, bool]], ...] = (
             "the kernel limits no processes, so a fork bomb is not contained",
             "enable the pids controller of cgroups",
             True,
-        ),
-    ),
-    (
-        lambda facts: facts.cgroup == "1",
-        (
-            "cgroup v1: memory pressure cannot be seen before it kills",
-            "boot with systemd.unified_cgroup_hierarchy=1 to have it",
-            False,
         ),
     ),
     (
@@ -229,6 +221,15 @@ def _sandboxes(keep: Keep, engine: Engine) -> Iterator[Finding]:
     lost = believed - {each.container for each in containers if each.status not in steward.ENDED}
     if lost:
         yield Finding("sandboxes", f"{len(lost)} have ended by themselves", "the next command starts another")
+
+
+def _machine(keep: Keep) -> Iterator[Finding]:
+    try:
+        yield from (Finding(*said) for said in machine.describe(keep))
+    except EngineUnreachable:
+        return  # that was said
+    except BadSettings as error:
+        yield Finding("machine", str(error), "correct it", True)
 
 
 def healthy(found: list[Finding]) -> bool:

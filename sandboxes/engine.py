@@ -111,11 +111,11 @@ class Engine:
             yield client
 
     @cached_property
-    def machine(self) -> tuple[int, int]:
-        """How many processors and how many bytes of memory the engine's machine has."""
+    def machine(self) -> tuple[int, int, str]:
+        """How many processors and how many bytes of memory the engine's machine has, and the engine's id."""
         with errors():
             info = self._client.info()
-        return int(info["NCPU"]), int(info["MemTotal"])
+        return int(info["NCPU"]), int(info["MemTotal"]), str(info.get("ID", ""))
 
     def fit(self, limits: Limits) -> Limits:
         """`limits` with no more processors than the engine's machine has, which it would refuse."""

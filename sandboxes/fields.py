@@ -1,4 +1,4 @@
-"""Reading `keep.toml`, so that all that is wrong with it is found at once."""
+"""Reading settings, such as `keep.toml`, so that all that is wrong with them is found at once."""
 
 from __future__ import annotations
 
@@ -17,10 +17,9 @@ from sandkeep.sandboxes.errors import BadSettings
 T = TypeVar("T")
 
 
-def read(keep: Path, parse: Callable[[Mapping[str, Any], list[str]], T]) -> T:
-    """What `parse` makes of the `keep.toml` in the folder `keep`; what is wrong it adds to the list that it is given.
-    Raises `BadSettings`, which names all of that."""
-    path = keep / "keep.toml"
+def read(path: Path, parse: Callable[[Mapping[str, Any], list[str]], T]) -> T:
+    """What `parse` makes of a file; what is wrong it adds to the list that it is given. Raises `BadSettings`, which
+    names all of that."""
     try:
         document = tomllib.loads(path.read_text())
     except (OSError, ValueError) as error:  # of TOML, or of UTF-8

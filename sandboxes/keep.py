@@ -230,7 +230,7 @@ class Keep:
         owner = None if owner is None else check_actor(owner)
         origin = None if source is None else workspace.check_source(Path(source))
         parent = None if parent is None else self.task(parent).id
-        own = resources.chosen(self, limits or {})
+        own = resources.chosen(self, limits or {}, image or "base")
         chosen = self.caches.chosen(caches)
         given = list(policy_events(check_policy(self, network, allow, private, services)))
         given += [ev.CachesChosen(chosen)] if chosen else []

@@ -53,11 +53,13 @@ class Lifecycle(Recorded):
     def start_sandbox(self, progress: Callable[[str], None] = quiet, *, wait: bool = True) -> None:
         """Start the sandbox if none runs, as the next command would. Raises as `execute` does; without `wait`,
         `BudgetExhausted` at once where others would have to make room first."""
-        with self._keep.working(self.id):
+
+        def check() -> None:
             decider.begin(self.state, ev.SandboxRequested("", "", LIMITS))  # refused before the work
             self._keep.locking.check(self.id, self.fence)
-            with self.sandbox.place(progress, wait=wait):
-                return
+
+        with self.sandbox.working(check, progress, wait=wait) as place, place:
+            return
 
     def pause(self) -> None:
         """Freeze the sandbox; commands are refused until `resume`. Refused with `TaskBusy` while commands run."""

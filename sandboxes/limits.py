@@ -4,8 +4,10 @@
     memory = "2GiB"           # and swap, cpus, pids, tmp, disk, open_files, output, time
     memory_max = "4GiB"       # up to here a sandbox is given more by itself when it runs short
     when_full = "ask"         # or "kill": what follows when it may not be given more
+    [limits.image.developer]
+    memory = "4GiB"           # and the like, for sandboxes of this image
     [budget]
-    memory = "16GiB"          # what all live sandboxes together may be promised
+    memory = "16GiB"          # what all live sandboxes of the keep together may be promised
 
 Read again whenever it is asked for, so that a change takes effect with the next sandbox. Everything that is wrong is
 named at once.
@@ -24,6 +26,7 @@ from sandkeep.events.catalogue import Limits
 from sandkeep.sandboxes import quantity
 from sandkeep.sandboxes.errors import BadLimits
 from sandkeep.sandboxes.fields import Fields, read, table_of
+from sandkeep.sandboxes.recipe import parse_tag
 
 LIMITS = Limits(
     memory_bytes=2 << 30,
@@ -38,6 +41,7 @@ LIMITS = Limits(
 """What a sandbox may use when nobody says otherwise, on a machine that has as much. Open files are limited as the
 engine limits them: it may not be allowed to give more than it has."""
 
+_IMAGE = "image"
 _MIB, _TIB = 1 << 20, 1 << 40
 
 
@@ -104,11 +108,19 @@ class Adapting(msgspec.Struct, frozen=True):
 
 
 class Budget(msgspec.Struct, frozen=True):
-    """What all live sandboxes of the keep may be promised; None is the machine's memory without a reserve. Who needs
-    more waits for so many seconds at most."""
+    """What all live sandboxes of the keep may be promised; None is what all of the machine may. Who needs more waits
+    for so many seconds at most."""
 
     memory: int | None = None
     wait_seconds: float = 60.0
+
+
+class Host(msgspec.Struct, frozen=True):
+    """What all sandboxes of a machine may have together; None is what the machine has (see `ledger`)."""
+
+    memory: int | None = None
+    nano_cpus: int | None = None
+    pids: int | None = None
 
 
 class Settings(msgspec.Struct, frozen=True):
@@ -118,11 +130,23 @@ class Settings(msgspec.Struct, frozen=True):
     relief: Relief = Relief()
     adapting: Adapting = Adapting()
     budget: Budget = Budget()
+    images: dict[str, Limits] = {}
+
+    def of(self, image: str) -> Limits:
+        """What a sandbox of an image may use: by its name, or by the name and version that a task has it by."""
+        known = parse_tag(image)
+        return self.images.get(image) or self.images.get(known[0] if known else "") or self.limits
 
 
 def load(keep: Path) -> Settings:
     """The settings of the keep in the folder `keep`. Raises `BadSettings`, which names all that is wrong."""
-    return read(keep, _settings)
+    return read(keep / "keep.toml", _settings)
+
+
+def load_host(folder: Path) -> Host:
+    """What `host.toml` in this folder says, if there is one. Raises `BadSettings`, which names all that is wrong."""
+    path = folder / "host.toml"
+    return read(path, _host) if path.exists() else Host()
 
 
 def chosen(asked: Mapping[str, object], defaults: Limits) -> Limits | None:
@@ -146,10 +170,26 @@ def document(limits: Limits) -> dict[str, object]:
     }
 
 
+def _host(document: Mapping[str, Any], problems: list[str]) -> Host:
+    fields = Fields(table_of(document, "budget", problems), "[budget] ", problems)
+    memory = int(fields.take("memory", quantity.size, 32 * _MIB, 1024 * _TIB, 0))
+    cpus = int(fields.take("cpus", _number, 0.01, 1_048_576, 0) * 1e9)
+    pids = int(fields.take("pids", _whole, 16, 1 << 30, 0))
+    fields.end()
+    Fields({name: value for name, value in document.items() if name != "budget"}, "", problems).end()
+    return Host(memory or None, cpus or None, pids or None)
+
+
 def _settings(document: Mapping[str, Any], problems: list[str]) -> Settings:
     table = table_of(document, "limits", problems)
     limits = _limits(table, LIMITS, problems, "[limits] ")
-    others = Fields({name: value for name, value in table.items() if name not in NAMES}, "[limits] ", problems)
+    images = {
+        image: _of_image(image, table_of(of, image, problems), limits, problems)
+        for of in [table_of(table, _IMAGE, problems)]
+        for image in of
+    }
+    known = (*NAMES, _IMAGE)
+    others = Fields({name: value for name, value in table.items() if name not in known}, "[limits] ", problems)
     most = int(others.take("memory_max", quantity.size, 0, 16 * _TIB, 0))
     if 0 < most < limits.memory_bytes:
         problems.append(
@@ -173,7 +213,13 @@ def _settings(document: Mapping[str, Any], problems: list[str]) -> Settings:
         None if memory < 0 else int(memory), rest.take("wait", quantity.seconds, 0, 86_400, Budget().wait_seconds)
     )
     rest.end()
-    return Settings(limits, relief, adapting, budget)
+    return Settings(limits, relief, adapting, budget, images)
+
+
+def _of_image(image: str, table: Mapping[str, object], defaults: Limits, problems: list[str]) -> Limits:
+    where = f"[limits.image.{image[:40]}] "
+    Fields({name: value for name, value in table.items() if name not in NAMES}, where, problems).end()
+    return _limits(table, defaults, problems, where)
 
 
 def _limits(table: Mapping[str, object], defaults: Limits, problems: list[str], where: str) -> Limits:

@@ -74,7 +74,8 @@ def tick(keep: Keep) -> list[str]:
 def release(keep: Keep) -> None:
     """Guard no sandbox any more, unless somebody ticks: what is held would be held until its time is up."""
     with _alone(keep) as descriptor:
-        if descriptor is None or time.time() - os.fstat(descriptor).st_mtime < _STALE_SECONDS:
+        # One that is in the future is from before the clock was set back.
+        if descriptor is None or 0 <= time.time() - os.fstat(descriptor).st_mtime < _STALE_SECONDS:
             return
         for use in live(keep):
             group, found = _group(keep, use), _read(keep, use)

@@ -12,9 +12,7 @@ from sandkeep.events import catalogue as ev
 from sandkeep.events.catalogue import Service
 from sandkeep.projections import NetworkMode, NetworkPolicy, Traffic, forks, network, registry
 from sandkeep.sandboxes import decider, egress, settings, sidecar, view
-from sandkeep.sandboxes.images import quiet
 from sandkeep.sandboxes.network_policy import policy_event, policy_events
-from sandkeep.sandboxes.sandbox import Sandbox
 from sandkeep.sandboxes.service import check_ports, services_event
 
 if TYPE_CHECKING:
@@ -83,9 +81,8 @@ class TaskNetwork:
             self._keep.locking.act(self._task, decide, self._fence)
             with self._keep.projections.reading() as state:
                 found = registry.find(state, self._task)
-            if found is not None and found.idle and self.offers():
-                with Sandbox(self._keep, self._task).place(quiet):
-                    pass
+        if found is not None and found.idle and self.offers():
+            self._keep.task(self._task).start_sandbox()
 
     def set(
         self, mode: str, *, allow: Iterable[str] = (), private: Iterable[str] = (), services: Iterable[str] = ()

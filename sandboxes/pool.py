@@ -19,9 +19,11 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from sandkeep.events import Event
 from sandkeep.events.catalogue import CacheChoice
-from sandkeep.projections import registry
-from sandkeep.sandboxes import decider, intent, limits, settings, slot, workspace
+from sandkeep.projections import StateView, registry
+from sandkeep.sandboxes import admission, decider, intent, limits, settings, slot, workspace
+from sandkeep.sandboxes.ledger import amount
 from sandkeep.sandboxes.sandbox import Sandbox
 from sandkeep.sandboxes.slot import Slot
 
@@ -48,17 +50,20 @@ def place(keep: Keep, image: str, caches: tuple[CacheChoice, ...] = ()) -> Itera
 def fill(keep: Keep) -> list[str]:
     """Remove the slots that are of no use any more, and start one if there are fewer than the settings ask for.
 
-    Makes the base image if the engine lacks it. Raises what starting a sandbox raises.
+    None while somebody waits for room for a sandbox. Makes the base image if the engine lacks it. Raises what starting
+    a sandbox raises.
     """
     wanted = settings.load(keep.path).sandboxes.pool
     names = slot.names(keep)
     if not names and not wanted:
         return []
+    if admission.waiting(keep):
+        wanted = 0  # who has a task comes first
     running = {found.container for found in keep.engine.containers(keep.id) if found.status == "running"}
     fitting = None
     if wanted:
         image, image_id = keep.images.resolve()
-        most = keep.engine.fit(limits.load(keep.path).limits)
+        most = keep.engine.fit(limits.load(keep.path).of(image))
         fitting = Slot(image, image_id, most, caches=keep.caches.chosen(()))
     good, done = 0, []
     for name in names:
@@ -79,8 +84,17 @@ def fill(keep: Keep) -> list[str]:
 
 def _make(keep: Keep, fitting: Slot) -> str:
     name = secrets.token_hex(6)
-    with keep.working(name), intent.held(keep.intents) as made:
+    needed = amount(fitting.limits)
+    most = admission.budget(keep, limits.load(keep.path).budget)
+
+    def count(state: StateView) -> list[Event]:
+        """As a decision, since all others count it from then on."""
+        admission.check(keep, state, name, needed.memory_bytes, most)
         slot.write(keep, name, fitting)
+        return []
+
+    with keep.working(name), intent.held(keep.intents) as made, admission.reserved(keep, name, needed):
+        keep.log.decide(registry.STREAM + name, count, actor=keep.actor)
         sandbox = Sandbox(keep, name)
         sandbox.prepare_folders()
         workspace.prepare(sandbox.workspace, None)

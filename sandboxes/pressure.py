@@ -22,10 +22,11 @@ from sandkeep.events import Event, SandkeepError
 from sandkeep.events import catalogue as ev
 from sandkeep.projections import Extension, StateView, TaskState, Use, registry
 from sandkeep.projections import resources as uses
-from sandkeep.sandboxes import admission, cgroup, decider, intent, limits, memory, resources
+from sandkeep.sandboxes import admission, cgroup, decider, intent, ledger, limits, memory, resources
 from sandkeep.sandboxes.cgroup import Sample
 from sandkeep.sandboxes.clock import BootTime, boot_clock
 from sandkeep.sandboxes.errors import BudgetExhausted, ExtensionNotFound
+from sandkeep.sandboxes.ledger import Amount, Ledger, Promise
 from sandkeep.sandboxes.limits import Relief
 from sandkeep.sandboxes.quantity import show_size
 
@@ -77,9 +78,15 @@ def answer(keep: Keep, task_id: str, answered: Callable[[Extension], Event]) -> 
     """
     most = admission.budget(keep, limits.load(keep.path).budget)
     found: list[Extension] = []
+    before = resources.of(keep, task_id)
+    if before.extension is not None and before.extension.open:
+        given = answered(before.extension)
+        if isinstance(given, ev.ExtensionGranted):
+            _afford(keep, before, given.memory_bytes)
 
     def decide(state: StateView) -> list[Event]:
-        extension = (uses.find(state, task_id) or Use(task_id)).extension
+        use = uses.find(state, task_id) or Use(task_id)
+        extension = use.extension
         if extension is None or not extension.open:
             raise ExtensionNotFound(
                 f"the sandbox of task {task_id} waits for no more memory; 'sandkeep set-limits {task_id} --memory SIZE'"
@@ -87,7 +94,7 @@ def answer(keep: Keep, task_id: str, answered: Callable[[Extension], Event]) -> 
             )
         event = answered(extension)
         if isinstance(event, ev.ExtensionGranted):
-            admission.check(state, task_id, event.memory_bytes, most)
+            admission.check(keep, state, task_id, _needed(use, event.memory_bytes).memory_bytes, most)
         found[:] = [extension]
         return [event]
 
@@ -120,6 +127,7 @@ def _answer(keep: Keep, use: Use, extension: Extension, relief: Relief) -> str |
     if more > extension.limit_bytes:
         most = admission.budget(keep, limits.load(keep.path).budget)
         try:
+            _afford(keep, use, more)
             _store(keep, use, extension, ev.ExtensionGranted(extension.id, more, "within its ceiling"), most)
             return f"task {use.task}: it is given {show_size(more)} of memory"
         except BudgetExhausted as error:
@@ -129,6 +137,16 @@ def _answer(keep: Keep, use: Use, extension: Extension, relief: Relief) -> str |
     why = "nobody answered in time" if relief.ask else why
     _store(keep, use, extension, ev.ExtensionDenied(extension.id, relief.stop, why))
     return f"task {use.task}: it is given no more memory: {why}"
+
+
+def _needed(use: Use, memory: int) -> Amount:
+    """What a sandbox is promised that is to have so much memory."""
+    return ledger.amount(msgspec.structs.replace(use.limits or limits.LIMITS, memory_bytes=memory))
+
+
+def _afford(keep: Keep, use: Use, memory: int) -> None:
+    """See that the machine has so much for it now, with `BudgetExhausted` if not; it is reserved when it is given."""
+    Ledger(keep.engine).check(Promise(keep.id, use.task, _needed(use, memory)))
 
 
 def _settle(keep: Keep, use: Use, extension: Extension) -> str:
@@ -171,7 +189,7 @@ def _store(keep: Keep, use: Use, extension: Extension, event: Event, most: int |
         if now is None or now.extension != extension:
             return []
         if most is not None and isinstance(event, ev.ExtensionGranted):
-            admission.check(state, use.task, event.memory_bytes, most)
+            admission.check(keep, state, use.task, _needed(now, event.memory_bytes).memory_bytes, most)
         return [event]
 
     keep.log.decide(registry.STREAM + use.task, decide, actor=keep.actor)

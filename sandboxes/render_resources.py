@@ -17,11 +17,11 @@ from sandkeep.sandboxes.render import Document, print_rows
 _COLOURS = {LEVELS[0]: "yellow", LEVELS[1]: "red"}
 
 
-def top_document(found: Sequence[Watched], budget: int) -> Document:
+def top_document(found: Sequence[Watched], promised: int, budget: int) -> Document:
     """What all live sandboxes use, for machines."""
     return {
         "budget": budget,
-        "promised": sum(each.use.promised for each in found),
+        "promised": promised,
         "sandboxes": [_sandbox(each.use, each.sample) for each in found],
     }
 
@@ -55,12 +55,11 @@ def print_shares(disk: Share | None, caches: Iterable[CacheChoice]) -> None:
         print(f"cache  {each.name}: {'read-write' if each.writable else 'read-only'}")
 
 
-def print_top(found: Iterable[Watched], budget: int) -> None:
+def print_top(found: Iterable[Watched], promised: int, budget: int) -> None:
     """A table of what the live sandboxes use."""
-    rows, promised = [], 0
+    rows = []
     for each in found:
         use, now = each.use, each.sample
-        promised += use.promised
         peak = max(use.measured.memory_bytes if use.measured is not None else 0, now.memory_bytes if now else 0)
         rows.append(
             (

@@ -19,8 +19,16 @@ from sandkeep.events import catalogue as ev
 from sandkeep.events.catalogue import Limits
 from sandkeep.projections import StateView, Use, registry
 from sandkeep.projections import resources as uses
-from sandkeep.sandboxes import adapting, admission, decider, disk, intent, limits, memory
-from sandkeep.sandboxes.errors import DiskFull, EngineFailed, EngineUnreachable, ExtensionOpen, SandboxGone
+from sandkeep.sandboxes import adapting, admission, decider, disk, intent, ledger, limits, memory
+from sandkeep.sandboxes.admission import Turn
+from sandkeep.sandboxes.errors import (
+    BudgetExhausted,
+    DiskFull,
+    EngineFailed,
+    EngineUnreachable,
+    ExtensionOpen,
+    SandboxGone,
+)
 from sandkeep.sandboxes.quantity import show_size
 
 if TYPE_CHECKING:
@@ -35,33 +43,39 @@ def of(keep: Keep, task_id: str) -> Use:
         return uses.find(state, task_id) or Use(task_id)
 
 
-def chosen(keep: Keep, asked: Mapping[str, object]) -> Limits | None:
+def chosen(keep: Keep, asked: Mapping[str, object], image: str) -> Limits | None:
     """The limits that a new task is given: those in `keep.toml` with what is `asked` for, None if that is nothing.
 
     Raises `BadLimits` and `BadSettings`.
     """
-    return limits.chosen(asked, limits.load(keep.path).limits)
+    return limits.chosen(asked, limits.load(keep.path).of(image))
 
 
-def allot(keep: Keep, task: registry.Task, image_id: str, made: str, *, wait: bool) -> Limits:
-    """Store the intent `made` to start the task's sandbox, when there is memory for it, and return what it may use.
-    Without `wait` that is now or never.
+def default(keep: Keep, task_id: str) -> Limits:
+    """What a task's sandbox may use unless the task was given limits of its own. Raises `BadSettings`."""
+    with keep.projections.reading() as state:
+        task = registry.find(state, task_id)
+    return limits.load(keep.path).of("" if task is None else task.image)
+
+
+def allot(keep: Keep, task: registry.Task, image_id: str, made: str, turn: Turn) -> Limits | None:
+    """Store the intent `made` to start the task's sandbox, and return what it may use; None if it has to wait for room.
 
     Raises `BudgetExhausted`, `BadSettings`, and what `decider.begin` raises.
     """
     settings = limits.load(keep.path)
-    wanted = of(keep, task.id).asked
+    use = of(keep, task.id)
+    wanted = use.asked
     if wanted is None:
-        wanted = settings.limits
+        wanted = settings.of(task.image)
         if settings.adapting.on:
+            most = wanted.memory_bytes
             with keep.projections.reading() as state:
-                suggested = adapting.suggest(state, image_id, task.tags, wanted.memory_bytes, settings.adapting)
+                suggested = adapting.suggest(state, image_id, task.tags, most, settings.adapting, use.memory_bytes)
             wanted = msgspec.structs.replace(wanted, memory_bytes=suggested)
     wanted = keep.engine.fit(wanted)
     request = ev.SandboxRequested(made, image_id, wanted, task.tags)
-    budget = settings.budget if wait else msgspec.structs.replace(settings.budget, wait_seconds=0.0)
-    admission.admit(keep, task.id, request, budget)
-    return wanted
+    return wanted if turn.begin(request, settings.budget) else None
 
 
 def admit(keep: Keep, task_id: str) -> Limits:
@@ -72,7 +86,7 @@ def admit(keep: Keep, task_id: str) -> Limits:
             f"the sandbox of task {task_id} stands still, since it needs {show_size(use.extension.wanted_bytes)} of"
             f" memory; say 'sandkeep extend-limits {task_id} --memory SIZE' or 'sandkeep deny-extension {task_id}'"
         )
-    found = use.limits or use.asked or limits.load(keep.path).limits
+    found = use.limits or use.asked or default(keep, task_id)
     if _over(use):
         # Somebody may have made room since it was measured.
         with contextlib.suppress(OSError, subprocess.SubprocessError):
@@ -98,7 +112,11 @@ def complete(keep: Keep, task_id: str, made: str) -> str:
     use = of(keep, task_id)
     if use.change == made and use.changing is not None:
         with contextlib.suppress(EngineFailed, SandboxGone):
-            _apply(keep, task_id, made, use.container, use.changing)
+            try:
+                with _reserved(keep, task_id, use.changing):
+                    _apply(keep, task_id, made, use.container, use.changing)
+            except BudgetExhausted as error:  # others came before it
+                _settle(keep, task_id, ev.LimitsFailed(made, error.code, str(error)[:_MOST_WORDS]))
     else:
         _settle(keep, task_id, ev.LimitsFailed(made, "interrupted", "another change came after it"))
     return f"task {task_id}: a change of its limits was interrupted"
@@ -110,9 +128,18 @@ def change(keep: Keep, task_id: str, wanted: Limits, reason: str, fence: int | N
     with keep.working(task_id), intent.held(keep.intents) as made:
         container = of(keep, task_id).container
         request = ev.LimitsRequested(made, wanted, container, reason)
-        promise = partial(_promise, task_id, request, most)
-        keep.locking.act_on(task_id, promise, fence)
-        _apply(keep, task_id, made, container, wanted)
+        promise = partial(_promise, keep, task_id, request, most)
+        with _reserved(keep, task_id, wanted):
+            keep.locking.act_on(task_id, promise, fence)
+            _apply(keep, task_id, made, container, wanted)
+
+
+def _reserved(keep: Keep, task_id: str, wanted: Limits) -> contextlib.AbstractContextManager[None]:
+    """What a sandbox that lives is given more of counts on the machine until the engine knows; see `ledger`."""
+    use = of(keep, task_id)
+    if use.container is None or use.limits is None or not ledger.amount(wanted).exceeds(ledger.amount(use.limits)):
+        return contextlib.nullcontext()
+    return admission.reserved(keep, task_id, ledger.amount(wanted))
 
 
 def _apply(keep: Keep, task_id: str, made: str, container: str | None, wanted: Limits) -> None:
@@ -127,11 +154,11 @@ def _apply(keep: Keep, task_id: str, made: str, container: str | None, wanted: L
     _settle(keep, task_id, ev.LimitsSet(made))
 
 
-def _promise(task_id: str, request: ev.LimitsRequested, most: int, state: StateView) -> list[Event]:
+def _promise(keep: Keep, task_id: str, request: ev.LimitsRequested, most: int, state: StateView) -> list[Event]:
     use = uses.find(state, task_id) or Use(task_id)
     needed = request.limits.memory_bytes + request.limits.swap_bytes
     if needed > use.promised > 0:
-        admission.check(state, task_id, needed, most)
+        admission.check(keep, state, task_id, needed, most)
     return decider.limit(registry.find(state, task_id), request)
 
 

@@ -19,6 +19,7 @@ from sandkeep.events import Event, SandkeepError
 from sandkeep.events import catalogue as ev
 from sandkeep.projections import TaskState, registry
 from sandkeep.sandboxes import agent, decider, egress, guest, intent, interpreter, outcome, resources, slot, workspace
+from sandkeep.sandboxes.admission import Turn
 from sandkeep.sandboxes.agent import Broken, Connection, Refused
 from sandkeep.sandboxes.engine import INTENT, KEEP, SHELL, TASK, Mounts
 from sandkeep.sandboxes.errors import EngineFailed, SandboxGone
@@ -66,13 +67,30 @@ class Sandbox:
         """The workspace on the host."""
         return self.folder / "workspace"
 
-    def place(self, progress: Callable[[str], None], *, wait: bool = True) -> Place:
-        """The running container, started if there is none; `progress` is called with what takes long.
-        Without `wait` it waits for no memory that others hold.
+    @contextlib.contextmanager
+    def working(
+        self, check: Callable[[], None], progress: Callable[[str], None], *, wait: bool = True
+    ) -> Iterator[Place]:
+        """Be `Keep.working` on the task, with its container running, started if there is none; `progress` is called
+        with what takes long. Without `wait` it waits for no memory that others hold.
 
-        The caller is `working` on the task. Raises `ImageNotFound`, `BudgetExhausted`, `BadSettings`,
-        `EngineFailed`, `EngineUnreachable`, and `SandboxGone` if what was just started does not answer.
+        Nothing is held while one waits, so `check`, which raises what stands against it, is called again after that.
+        Raises `ImageNotFound`, `BudgetExhausted`, `BadSettings`, `TaskRefused`, `EngineFailed`,
+        `EngineUnreachable`, and `SandboxGone` if what was just started does not answer.
         """
+        with Turn(self._keep, self.id, wait=wait) as turn:
+            while True:
+                with self._keep.working(self.id):
+                    check()
+                    place = self._placed(progress, turn)
+                    if place is not None:
+                        turn.leave()
+                        yield place
+                        return
+                turn.wait(progress)
+
+    def _placed(self, progress: Callable[[str], None], turn: Turn) -> Place | None:
+        """The place, unless one has to wait for room to start a container."""
         engine, task = self._keep.engine, self._state()
         if task.container is not None:
             if task.idle:
@@ -91,7 +109,9 @@ class Sandbox:
             self._lose(task.container, reason)
         with intent.held(self._keep.intents) as made:
             image_id = self._keep.images.resolve(task.image, progress)[1]
-            limits = resources.allot(self._keep, task, image_id, made, wait=wait)
+            limits = resources.allot(self._keep, task, image_id, made, turn)
+            if limits is None:
+                return None
             with outcome.failing_as(self._keep, self.id, ev.SandboxFailed, made):
                 caches = self._keep.caches.granted(self._keep.caches.of(self.id))
                 container = slot.adopt(self._keep, self.id, image_id, limits, caches)

@@ -191,10 +191,13 @@ class Task(Lifecycle):
         with contextlib.ExitStack() as stack:
             made = stack.enter_context(intent.held(self._keep.intents))
             request = asked.request(made, self._keep.blobs)
-            with self._keep.working(self.id):
+
+            def check() -> None:
                 decider.begin(self.state, request)  # refused before a sandbox is started for it
                 self._keep.locking.check(self.id, self.fence)
-                place = stack.enter_context(self.sandbox.place(progress))
+
+            with self.sandbox.working(check, progress) as place:
+                stack.enter_context(place)
                 ways = stack.enter_context(egress.way_out(self._keep, self.id, place.container))
                 conflict.begin(self._keep, self.id)
                 self._act(partial(decider.begin, intent=request))

@@ -38,7 +38,7 @@ class TaskResources:
     def limits(self) -> Limits:
         """What its sandbox may use: the one that lives, or else the next."""
         use = self.use
-        return use.limits or use.asked or limits.load(self._keep.path).limits
+        return use.limits or use.asked or resources.default(self._keep, self.id)
 
     @property
     def disk(self) -> disk.Share:

@@ -37,6 +37,16 @@ def close(keep: Keep) -> None:
         _wait_until_none(lambda: proxies(keep.path))
 
 
+@pytest.fixture(scope="session", autouse=True)
+def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """What this machine has is no matter of most tests, and what others do on it is of none."""
+    folder = tmp_path_factory.mktemp("host")
+    (folder / "host.toml").write_text('[budget]\nmemory = "1000TiB"\npids = 1_000_000_000\n')
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SANDKEEP_HOST", str(folder))
+        yield folder
+
+
 @pytest.fixture
 def keep(tmp_path: Path) -> Iterator[Keep]:
     """A new keep. Docker is not asked for anything until the test does something that needs it."""

@@ -12,25 +12,21 @@ import pytest
 
 from sandkeep.events import catalogue as ev
 from sandkeep.projections import resources as uses
-from sandkeep.sandboxes import Keep, admission
+from sandkeep.sandboxes import Keep
 from sandkeep.sandboxes.errors import BudgetExhausted
-from sandkeep.sandboxes.limits import Budget
 
 from .support import eventually
+from .waiter import promise
+
+pytestmark = pytest.mark.engine
 
 MIB = 1 << 20
 WAITER = Path(__file__).with_name("waiter.py")
 
 
 def begun(keep: Keep, task: str, mib: int, wait: float = 0.0, most: int = 100) -> None:
-    """Promise a task's sandbox memory, as starting it does, without an engine."""
-    keep.decide(task, lambda known: [] if known else [ev.TaskCreated(f"t{task}", "t", None, "image")])
-    admission.admit(keep, task, asked(task, mib), Budget(most * MIB, wait))
-
-
-def asked(task: str, mib: int) -> ev.SandboxRequested:
-    limits = ev.Limits(mib * MIB, 1, 16, MIB)
-    return ev.SandboxRequested(f"s{task}", "image", limits)
+    """Promise a task's sandbox memory, without starting it."""
+    promise(keep, task, ev.Limits(mib * MIB, 1, 16, MIB), most * MIB, wait)
 
 
 def ended(keep: Keep, task: str) -> None:
@@ -57,10 +53,8 @@ def test_memory_is_promised_up_to_the_budget(keep: Keep) -> None:
 
 
 def test_swap_counts(keep: Keep) -> None:
-    limits = ev.Limits(60 * MIB, 1, 16, MIB, swap_bytes=50 * MIB)
-    keep.decide("a", lambda _: [ev.TaskCreated("ta", "t", None, "image")])
     with pytest.raises(BudgetExhausted, match="110MiB of memory are more than"):
-        admission.admit(keep, "a", ev.SandboxRequested("s", "image", limits), Budget(100 * MIB, 0))
+        promise(keep, "a", ev.Limits(60 * MIB, 1, 16, MIB, swap_bytes=50 * MIB), 100 * MIB, 0)
 
 
 def test_a_ticket_of_the_dead_holds_up_nobody(keep: Keep) -> None:
@@ -120,7 +114,7 @@ def test_waiting_ends_when_its_time_is_up(keep: Keep) -> None:
     process = waiter(keep, "c", 20)
     try:
         eventually(lambda: waiting(keep) == 1)
-        with pytest.raises(BudgetExhausted, match=r"others have waited for memory before task d for 0\.3 s"):
+        with pytest.raises(BudgetExhausted, match=r"others wait for memory before task d, which waits for 0\.3 s"):
             begun(keep, "d", 1, wait=0.3)
     finally:
         process.kill()

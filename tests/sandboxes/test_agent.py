@@ -135,7 +135,9 @@ def test_what_cannot_be_ended_alone_is_ended_with_all_of_its_user(task: Task) ->
 def test_a_sandbox_of_which_all_was_ended_can_be_used_at_once(task: Task) -> None:
     container = container_of(task)
     task.start(["sleep", "1000"])
-    with task.sandbox.place(lambda message: None) as place:
+    with task.sandbox.working(lambda: None, lambda message: None) as place:
+        pass
+    with place:
         place.end_all()
     assert shell(task, "echo alive") == "alive\n"
     assert container_of(task) == container

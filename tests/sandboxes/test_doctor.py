@@ -64,7 +64,6 @@ def test_nothing_is_said_of_a_good_engine() -> None:
         ({"security": ("seccomp", "userns")}, "userns-remap", True),
         ({"limits_memory": False}, "no memory", True),
         ({"limits_pids": False}, "no processes", True),
-        ({"cgroup": "1"}, "cgroup v1", False),
         ({"live_restore": False}, "ends all sandboxes", False),
         ({"rootless": True}, "without root", False),
     ],

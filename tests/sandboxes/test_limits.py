@@ -173,3 +173,22 @@ def test_what_is_asked_of_a_task_goes_before_the_defaults() -> None:
         "memory: 1KiB is not from 32MiB to 16TiB; pids: 0 is not from 16 to 4194304;"
         f" 'color' is no limit; those there are: {', '.join(NAMES)}; correct that"
     )
+
+
+def test_an_image_has_what_all_have_unless_it_says_otherwise(tmp_path: Path) -> None:
+    found = settings(
+        tmp_path, '[limits]\npids = 64\n[limits.image.developer]\nmemory = "4GiB"\n[limits.image."a:1"]\ncpus = 1'
+    )
+    developer = msgspec.structs.replace(LIMITS, pids=64, memory_bytes=4 * GIB)
+    assert found.of("developer") == found.of("sandkeep/developer:0123456789ab") == developer
+    assert found.of("a:1") == msgspec.structs.replace(LIMITS, pids=64, nano_cpus=10**9)
+    assert found.of("base") == found.of("a:2") == found.limits
+    with pytest.raises(BadSettings) as caught:
+        settings(tmp_path, '[limits.image]\nbase = 1\n[limits.image.other]\nmemory = "lots"\nwhen_full = "ask"')
+    for words in (
+        "3 errors",
+        "base is no table",
+        "[limits.image.other] memory: 'lots'",
+        "[limits.image.other] when_full",
+    ):
+        assert words in str(caught.value)

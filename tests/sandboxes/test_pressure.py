@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -137,7 +139,7 @@ def test_without_a_monitor_the_kernel_kills_as_ever(keep: Keep) -> None:
 
 
 def test_somebody_is_asked_and_gives_more(keep: Keep) -> None:
-    task = short(keep, 'when_full = "ask"')
+    task = short(keep, 'when_full = "ask"\n[budget]\nmemory = "1GiB"')
     with ticking(keep) as said:
         running = Running(task, *CHILD, bomb(150))
         extension = waiting(keep, task)
@@ -277,6 +279,11 @@ def test_what_nobody_watches_any_more_is_not_held(keep: Keep, monkeypatch: pytes
     monitor.tick(keep)
     assert sample(keep, task).guarded
     keep.reconcile(again=True)
+    assert sample(keep, task).guarded
+    os.utime(keep.path / "run" / "monitor.lock", (time.time() + 3600,) * 2)  # then the clock was set back
+    keep.reconcile(again=True)
+    assert not sample(keep, task).guarded
+    monitor.tick(keep)
     assert sample(keep, task).guarded
     monkeypatch.setattr(monitor, "_STALE_SECONDS", 0.0)
     keep.reconcile(again=True)

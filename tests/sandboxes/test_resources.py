@@ -254,8 +254,23 @@ def test_a_new_sandbox_is_suggested_what_those_like_it_have_used(keep: Keep) -> 
     assert 120 * MIB < suggested < 201 * MIB
     assert held(begun(keep, "tagged", tags=["small"]))["Memory"] == suggested
     assert held(begun(keep, "asked", limits={"memory": "300MiB"}))["Memory"] == 300 * MIB
+    # One that has needed more itself is not given less than that when it goes on.
+    hungry = begun(keep, "hungry", tags=["small"])
+    keep.decide(hungry.id, lambda _: [ev.SandboxMeasured(container_of(hungry), 200 * MIB, 1, 0, 0, 0)])
+    hungry.stop()
+    hungry.start_sandbox()
+    assert 400 * MIB <= held(hungry)["Memory"] < 402 * MIB
     configure(keep, settings.replace("true", "false"))
     assert held(begun(keep, "off"))["Memory"] == 512 * MIB
+
+
+def test_an_image_has_limits_of_its_own(keep: Keep) -> None:
+    configure(keep, '[limits]\nmemory = "128MiB"\npids = 60\n[limits.image.base]\nmemory = "96MiB"')
+    task = begun(keep, "t")
+    assert (held(task)["Memory"], held(task)["PidsLimit"]) == (96 * MIB, 60)
+    asked = keep.resources(keep.create_task("asked", limits={"pids": 70}).id).limits
+    assert (asked.memory_bytes, asked.pids) == (96 * MIB, 70)
+    assert keep.resources(keep.create_task("t").id).limits.memory_bytes == 96 * MIB
 
 
 @given(st.lists(st.integers(min_value=0, max_value=2**40), min_size=1, max_size=64))

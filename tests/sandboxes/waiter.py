@@ -11,12 +11,18 @@ from sandkeep.sandboxes.limits import Budget
 MIB = 1 << 20
 
 
+def promise(keep: Keep, task: str, limits: ev.Limits, most: int, wait: float) -> None:
+    """Promise a task's sandbox what it may use, as starting it does, which does not follow."""
+    keep.decide(task, lambda known: [] if known else [ev.TaskCreated(f"t{task}", "t", None, "image")])
+    with admission.Turn(keep, task) as turn:
+        while not turn.begin(ev.SandboxRequested(f"s{task}", "image", limits), Budget(most, wait)):
+            turn.wait(lambda words: None)
+
+
 def main() -> None:
     path, task, mib = sys.argv[1:]
     with Keep.open(path) as keep:
-        keep.decide(task, lambda _: [ev.TaskCreated(f"t{task}", "t", None, "image")])
-        limits = ev.Limits(int(mib) * MIB, 1, 16, MIB)
-        admission.admit(keep, task, ev.SandboxRequested(f"s{task}", "image", limits), Budget(100 * MIB, 60))
+        promise(keep, task, ev.Limits(int(mib) * MIB, 1, 16, MIB), 100 * MIB, 60)
         print("promised", flush=True)
         sys.stdin.read()
 
