@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import socket
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import cast, final
+from typing import final
 
 import docker
 import docker.errors
@@ -25,12 +24,12 @@ from docker.models.containers import Container
 from docker.types.daemon import CancellableStream
 
 from sandkeep.events.catalogue import Limits
-from sandkeep.sandboxes import agent, engine_facts, engine_use, exec_stream, workspace
+from sandkeep.sandboxes import agent, engine_facts, engine_fitness, engine_use, exec_stream, workspace
 from sandkeep.sandboxes.agent import Broken, Connection, Refused
 from sandkeep.sandboxes.cgroup import Sample
-from sandkeep.sandboxes.engine_errors import errors, unreachable
+from sandkeep.sandboxes.engine_errors import errors, unreached
 from sandkeep.sandboxes.engine_facts import Facts
-from sandkeep.sandboxes.errors import EngineFailed, SandboxGone
+from sandkeep.sandboxes.errors import EngineFailed
 from sandkeep.sandboxes.guest import forwarder
 
 KEEP, TASK, INTENT, FORM = "sandkeep.keep", "sandkeep.task", "sandkeep.intent", "sandkeep.form"
@@ -81,6 +80,7 @@ class Engine:
 
     def __init__(self) -> None:
         self._forms: dict[str, str] = {}
+        self._told: set[str] = set()
         self.relays = False
         """Whether an agent could be reached by way of this engine only."""
 
@@ -89,8 +89,9 @@ class Engine:
         try:
             client = docker.DockerClient.from_env(timeout=_ANSWER_SECONDS)
             client.ping()
+            engine_fitness.check_api(client.api.api_version)
         except (docker.errors.DockerException, requests.RequestException, OSError, ValueError) as error:
-            raise unreachable(error) from error
+            raise unreached(error) from error
         return client
 
     @contextlib.contextmanager
@@ -112,19 +113,31 @@ class Engine:
         return msgspec.structs.replace(limits, nano_cpus=min(limits.nano_cpus, self.machine[0] * 10**9))
 
     def start(
-        self, image_id: str, mounts: Mounts, limits: Limits, labels: Mapping[str, str], helpers: Helpers = ()
+        self,
+        image_id: str,
+        mounts: Mounts,
+        limits: Limits,
+        labels: Mapping[str, str],
+        helpers: Helpers = (),
+        *,
+        runtime: str = "",
     ) -> str:
         """Start a container that waits for commands, and return its id.
 
         It has no network, no new privileges, a read-only root and the engine's default seccomp profile. PID 1 is our
         agent, root with no capabilities but to end processes and to become the owner of the workspace, who runs the
         commands, without any. It keeps the programs `helpers` running, as nobody. Where the agent does not start,
-        commands are run by the engine (`SHELL`), and there are no helpers.
+        commands are run by the engine (`SHELL`), and there are no helpers. It is run by the engine's own runtime unless
+        `runtime` names another. Raises `EngineUnsupported` if the engine is not fit for that.
         """
+        for lack in engine_fitness.check(self.facts, runtime):
+            if lack.what not in self._told:
+                self._told.add(lack.what)
+                _logger.warning("the engine makes sandboxes less safe: %s; %s", lack.what, lack.advice)
         forms = [self._forms[image_id]] if image_id in self._forms else [AGENT, SHELL]
         for form in forms:
             try:
-                container = self._start(form, image_id, mounts, limits, labels, helpers)
+                container = self._start(form, image_id, mounts, limits, labels, helpers, runtime)
             except EngineFailed:
                 if form == forms[-1]:
                     raise
@@ -143,6 +156,7 @@ class Engine:
         limits: Limits,
         labels: Mapping[str, str],
         helpers: Helpers,
+        runtime: str,
     ) -> str:
         uid, gid = workspace.owner()
         binds = [
@@ -163,7 +177,10 @@ class Engine:
             binds.append(docker.types.Mount(str(SPOOL), str(mounts.spool), type="bind"))
             entrypoint = ["tail", "-f", "/dev/null"]
         with errors():
-            container = self._client.containers.create(
+            container = engine_use.create(
+                self._client,
+                self.facts,
+                runtime,
                 image_id,
                 entrypoint=entrypoint,
                 command=[],
@@ -196,7 +213,7 @@ class Engine:
                 if form == AGENT:
                     self._meet(container, mounts.spool)
                 else:
-                    self._probe(str(container.id))
+                    engine_use.probe(self._client, str(container.id))
             except (docker.errors.APIError, EngineFailed):
                 container.remove(force=True, v=True)
                 raise
@@ -223,14 +240,7 @@ class Engine:
     def relayed(self, container: str, seconds: float) -> Connection | None:
         """A connection to the agent of a container by way of the engine, if it answers; see `exec_stream`."""
         command = [PYTHON, "-I", "-S", str(SPOOL / "agent"), "relay", str(SPOOL / "spool")]
-        api = self._client.api
-        with errors(container):
-            execution = api.exec_create(container, command, stdin=True, user="0")["Id"]
-            stream = api.exec_start(execution, socket=True)
-        # The SDK wraps the socket in what it has read the head of the answer from.
-        attached = cast(socket.socket, getattr(stream, "_sock", stream))
-        attached.settimeout(None)
-        connection = Connection(exec_stream.join(attached), container)
+        connection = Connection(exec_stream.attach(self._client.api, container, command), container)
         with contextlib.suppress(Broken, Refused):
             if connection.hello(seconds):
                 self.relays = True
@@ -244,8 +254,9 @@ class Engine:
             found = self._client.containers.get(container)
             return str(found.labels.get(FORM, SHELL))
 
+    @cached_property
     def facts(self) -> Facts:
-        """What the engine says of itself."""
+        """What the engine says of itself, when it is first asked."""
         with errors():
             return engine_facts.ask(self._client)
 
@@ -255,7 +266,7 @@ class Engine:
         Fails if it uses more memory already.
         """
         with errors(container):
-            engine_use.update(self._client, container, limits)
+            engine_use.update(self._client, self.facts, container, limits)
 
     def statistics(self, container: str) -> Sample:
         """What a container uses, as the engine says, which takes a second. Page cache may count as used."""
@@ -284,10 +295,13 @@ class Engine:
         with errors(container):
             self._client.api.unpause(container)
 
-    def restart(self, container: str) -> None:
-        """End every process of a container at once and start it again. Its /tmp is empty then."""
+    def restart(self, container: str, limits: Limits | None = None) -> None:
+        """End every process of a container at once and start it again, with these limits if they were changed. Its /tmp
+        is empty then."""
         with errors(container):
             self._client.api.restart(container, timeout=0)
+        if limits is not None and self.facts.podman:
+            self.limit(container, limits)
 
     def remove(self, container: str) -> None:
         """Remove a container with all its processes, if it is there."""
@@ -312,8 +326,10 @@ class Engine:
 
         Only a hint: some are lost, and when the engine ends so does this, as if there were no more.
         """
+        # podman says "die" as Docker does, and has to be asked for what it calls that itself.
+        kinds = {"label": f"{KEEP}={keep}", "type": "container", "event": ["die", "died"]}
         with errors():
-            stream = self._client.api.events(filters={"label": f"{KEEP}={keep}", "type": "container", "event": "die"})
+            stream = self._client.api.events(filters=kinds)
         try:
             yield stream
         finally:
@@ -335,23 +351,11 @@ class Engine:
         returned false, and the command still runs. What the command writes to this connection is dropped. Raises
         `SandboxGone` if the container ended meanwhile.
         """
-        api = self._client.api
-        with errors(container):
-            execution = api.exec_create(container, argv, environment=dict(environment))["Id"]
-            connection = cast(socket.SocketIO, api.exec_start(execution, socket=True))
-        try:
-            # What `tick` raises is not the engine's fault.
-            if not exec_stream.wait_for_end(connection.fileno(), deadline, tick, tick_seconds):
-                return None
-        finally:
-            connection.close()
-        with errors(container):
-            settled = time.monotonic() + _SETTLE_SECONDS
-            while (found := api.exec_inspect(execution))["Running"] and time.monotonic() < settled:
-                time.sleep(0.005)
-            if self.status(container) != "running" or found["Running"]:
-                raise SandboxGone("the sandbox ended while the command ran; run it again in a new one")
-            return int(found["ExitCode"])
+
+        def alive() -> bool:
+            return self.status(container) == "running"
+
+        return exec_stream.run(self._client.api, container, argv, environment, deadline, tick, tick_seconds, alive)
 
     @property
     def is_local(self) -> bool:
@@ -376,16 +380,6 @@ class Engine:
         with errors():
             found = self._client.api.exec_inspect(execution)
             return None if found["Running"] or found["ExitCode"] is None else int(found["ExitCode"])
-
-    def _probe(self, container: str) -> None:
-        """See that commands can run in a container, since the engine starts even what ends at once."""
-        api = self._client.api
-        with contextlib.suppress(docker.errors.APIError):
-            execution = api.exec_create(container, ["/bin/sh", "-c", ":"])["Id"]
-            api.exec_start(execution)
-            if api.exec_inspect(execution)["ExitCode"] == 0:
-                return
-        raise EngineFailed("the image cannot run a sandbox, which needs /bin/sh and tail; choose another image")
 
     def _find(self, container: str) -> Container | None:
         try:

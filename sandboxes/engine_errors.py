@@ -8,7 +8,8 @@ from collections.abc import Iterator
 import docker.errors
 import requests
 
-from sandkeep.sandboxes.errors import EngineFailed, EngineUnreachable, SandboxGone
+from sandkeep.events import SandkeepError
+from sandkeep.sandboxes.errors import EngineFailed, EngineUnreachable, EngineUnsupported, SandboxGone
 
 
 @contextlib.contextmanager
@@ -29,6 +30,15 @@ def errors(container: str | None = None) -> Iterator[None]:
 def words(error: docker.errors.APIError) -> str:
     """What the engine says, on one line."""
     return " ".join(str(error.explanation or error).split())
+
+
+def unreached(error: Exception) -> SandkeepError:
+    """Why the first question to an engine was not answered."""
+    if (
+        isinstance(error, docker.errors.APIError) and error.status_code == 400
+    ):  # what a refused API version is told with
+        return EngineUnsupported(f"the engine does not speak as we do: {words(error)[:200]}; upgrade the older of both")
+    return unreachable(error)
 
 
 def unreachable(error: Exception) -> EngineUnreachable:

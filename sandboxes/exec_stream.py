@@ -14,13 +14,59 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from typing import cast
+
+import docker
 
 from sandkeep.sandboxes.engine_errors import errors
+from sandkeep.sandboxes.errors import SandboxGone
 
 _HEAD = struct.Struct(">BxxxI")
 _STDOUT = 1
 _CHUNK = 1 << 16
+_SETTLE_SECONDS = 10.0
+
+
+def attach(api: docker.APIClient, container: str, argv: Sequence[str]) -> socket.socket:
+    """A socket that speaks through a program of root's in a container."""
+    with errors(container):
+        execution = api.exec_create(container, list(argv), stdin=True, user="0")["Id"]
+        stream = api.exec_start(execution, socket=True)
+    # The SDK wraps the socket in what it has read the head of the answer from.
+    attached = cast(socket.socket, getattr(stream, "_sock", stream))
+    attached.settimeout(None)
+    return join(attached)
+
+
+def run(
+    api: docker.APIClient,
+    container: str,
+    argv: Sequence[str],
+    environment: Mapping[str, str],
+    deadline: float,
+    tick: Callable[[], bool],
+    tick_seconds: float,
+    alive: Callable[[], bool],
+) -> int | None:
+    """Run a program in a container until its stream ends, and return its exit status; None if it was not waited for any
+    longer. What it writes is dropped. Raises `SandboxGone` if the container is not `alive` then."""
+    with errors(container):
+        execution = str(api.exec_create(container, list(argv), environment=dict(environment))["Id"])
+        connection = cast(socket.SocketIO, api.exec_start(execution, socket=True))
+    try:
+        # What `tick` raises is not the engine's fault.
+        if not wait_for_end(connection.fileno(), deadline, tick, tick_seconds):
+            return None
+    finally:
+        connection.close()
+    with errors(container):
+        settled = time.monotonic() + _SETTLE_SECONDS
+        while (found := api.exec_inspect(execution))["Running"] and time.monotonic() < settled:
+            time.sleep(0.005)
+        if not alive() or found["Running"]:
+            raise SandboxGone("the sandbox ended while the command ran; run it again in a new one")
+        return int(found["ExitCode"])
 
 
 def join(engine: socket.socket) -> socket.socket:

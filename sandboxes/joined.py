@@ -71,7 +71,7 @@ def settle(
                 if runs:
                     return None
             elif alone:
-                keep.engine.restart(task.container)
+                sandbox.restart(task.container)
             else:
                 return None
         outcome: ev.Outcome = ev.CommandFailed(asked.intent, *INTERRUPTED)

@@ -47,7 +47,8 @@ def fill(keep: Keep) -> list[str]:
 
     Makes the base image if the engine lacks it. Raises what starting a sandbox raises.
     """
-    wanted = settings.load(keep.path).sandboxes.pool
+    setting = settings.load(keep.path).sandboxes
+    wanted = setting.pool
     names = slot.names(keep)
     if not names and not wanted:
         return []
@@ -55,7 +56,8 @@ def fill(keep: Keep) -> list[str]:
     fitting = None
     if wanted:
         image, image_id = keep.images.resolve()
-        fitting = Slot(image, image_id, keep.engine.fit(limits.load(keep.path).limits))
+        promised = keep.engine.fit(limits.load(keep.path).limits)
+        fitting = Slot(image, image_id, promised, runtime=setting.runtime)
     good, done = 0, []
     for name in names:
         with keep.attempting(name) as mine:
@@ -80,7 +82,7 @@ def _make(keep: Keep, fitting: Slot) -> str:
         sandbox = Sandbox(keep, name)
         sandbox.prepare_folders()
         workspace.prepare(sandbox.workspace, None)
-        container = sandbox.launch(fitting.image_id, fitting.limits, made)
+        container = sandbox.launch(fitting.image_id, fitting.limits, made, fitting.runtime)
         slot.write(keep, name, msgspec.structs.replace(fitting, container=container))
     return name
 

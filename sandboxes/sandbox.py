@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, final
 from sandkeep.events import Event, SandkeepError
 from sandkeep.events import catalogue as ev
 from sandkeep.projections import TaskState, registry
-from sandkeep.sandboxes import agent, decider, egress, guest, intent, outcome, resources, slot, workspace
+from sandkeep.sandboxes import agent, decider, egress, guest, intent, outcome, resources, settings, slot, workspace
 from sandkeep.sandboxes.agent import Broken, Connection, Refused
 from sandkeep.sandboxes.engine import AGENT, INTENT, KEEP, TASK, Mounts
 from sandkeep.sandboxes.errors import EngineFailed
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 _PATIENCE_SECONDS = 20.0
 _AGAIN_SECONDS = 5.0
+_LOOK_SECONDS = 0.5
 
 
 @final
@@ -90,23 +91,24 @@ class Sandbox:
             image_id = self._keep.images.resolve(task.image, progress)[1]
             limits = resources.allot(self._keep, task, image_id, made, wait=wait)
             with outcome.failing_as(self._keep, self.id, ev.SandboxFailed, made):
-                container = slot.adopt(self._keep, self.id, image_id, limits)
+                runtime = settings.load(self._keep.path).sandboxes.runtime
+                container = slot.adopt(self._keep, self.id, image_id, limits, runtime)
                 if container is None:
                     progress("starting the sandbox")
                     self.remove()
-                    container = self.launch(image_id, limits, made)
+                    container = self.launch(image_id, limits, made, runtime)
             outcome.settle(self._keep, self.id, ev.SandboxStarted(made, container))
             slot.drop(self._keep, self.id)
         return self._place(container, self._connected(container))
 
-    def launch(self, image_id: str, limits: ev.Limits, made: str) -> str:
+    def launch(self, image_id: str, limits: ev.Limits, made: str, runtime: str) -> str:
         """Start a container on the task's folders, for the intent `made`."""
         # Only we and the agent come this far; who it is on the host depends on the engine.
         self.spool.chmod(0o777)
         program, way_out = guest.install(self._keep.path / "run"), egress.prepare(self._keep, self.id)
         mounts = Mounts(self.workspace, self.folder / "memory", self.spool, way_out, program)
         labels = {KEEP: self._keep.id, TASK: self.id, INTENT: made}
-        return self._keep.engine.start(image_id, mounts, limits, labels)
+        return self._keep.engine.start(image_id, mounts, limits, labels, runtime=runtime)
 
     def prepare_folders(self) -> None:
         """Make the folders that the container mounts, except the workspace. Those of a slot are there already."""
@@ -162,6 +164,10 @@ class Sandbox:
             self._keep.engine.remove(container)
         slot.drop(self._keep, self.id)
 
+    def restart(self, container: str) -> None:
+        """End every process of the container, and start it again with the limits that it has now."""
+        self._keep.engine.restart(container, resources.of(self._keep, self.id).limits)
+
     def give_up(self, reason: str) -> None:
         """The engine or the agent failed while something ran: the next command gets a new container, which ends it."""
         if (container := self._state().container) is not None:
@@ -184,12 +190,16 @@ class Sandbox:
         """A connection to the agent, if it answers: over its socket, or else by way of the engine."""
         engine = self._keep.engine
         # One that was just started again may not listen yet.
-        deadline = time.monotonic() + (0 if engine.relays else _AGAIN_SECONDS)
+        begun = looked = time.monotonic()
         while (connection := agent.connect(self.spool, container)) is None:
             if engine.status(container) != "running":
                 return None
-            if time.monotonic() >= deadline:
+            if engine.relays or time.monotonic() > begun + _AGAIN_SECONDS:
                 return engine.relayed(container, _PATIENCE_SECONDS)
+            if time.monotonic() > looked + _LOOK_SECONDS:
+                looked = time.monotonic()
+                if (connection := engine.relayed(container, agent.HELLO_SECONDS)) is not None:
+                    return connection
             time.sleep(0.01)
         connection.sock.close()
         return agent.greet(self.spool, container, _PATIENCE_SECONDS)
@@ -209,7 +219,7 @@ class Sandbox:
     def _end_all(self, container: str) -> None:
         # None may begin meanwhile, to be ended with them or to find it stopped.
         with self._keep.working(self.id):
-            self._keep.engine.restart(container)
+            self.restart(container)
 
     def _wake(self, container: str) -> None:
         status = self._keep.engine.status(container)

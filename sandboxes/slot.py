@@ -25,6 +25,7 @@ class Slot(msgspec.Struct, frozen=True):
     image_id: str
     limits: Limits
     container: str = ""
+    runtime: str = ""
 
 
 def find(keep: Keep, name: str) -> Slot | None:
@@ -35,10 +36,10 @@ def find(keep: Keep, name: str) -> Slot | None:
         return None
 
 
-def adopt(keep: Keep, name: str, image_id: str, limits: Limits) -> str | None:
+def adopt(keep: Keep, name: str, image_id: str, limits: Limits, runtime: str) -> str | None:
     """The container of the slot that became the task `name`, if it runs and is what would be started for it."""
     slot = find(keep, name)
-    if slot is None or not slot.container or (slot.image_id, slot.limits) != (image_id, limits):
+    if slot is None or not slot.container or (slot.image_id, slot.limits, slot.runtime) != (image_id, limits, runtime):
         return None
     return slot.container if keep.engine.status(slot.container) == "running" else None
 

@@ -33,6 +33,7 @@ class Described:
     def __init__(self, facts: Facts) -> None:
         self._facts = facts
 
+    @property
     def facts(self) -> Facts:
         return self._facts
 
@@ -43,14 +44,14 @@ def tools(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "which", lambda name: f"/bin/{name}")
 
 
-def judged(**changes: object) -> list[Finding]:
+def judged(changes: dict[str, object], runtime: str = "") -> list[Finding]:
     """What is said of a good engine with these changes, without what it is."""
     changed: Any = Described(msgspec.structs.replace(GOOD, **changes))
-    return list(doctor._engine(changed))[1:]
+    return list(doctor._engine(changed, runtime))[1:]
 
 
 def test_nothing_is_said_of_a_good_engine() -> None:
-    assert judged() == []
+    assert judged({}) == []
 
 
 @pytest.mark.parametrize(
@@ -69,7 +70,7 @@ def test_nothing_is_said_of_a_good_engine() -> None:
     ],
 )
 def test_what_an_engine_lacks_is_said_with_what_to_do(changes: dict[str, object], words: str, act: bool) -> None:
-    (found,) = judged(**changes)
+    (found,) = judged(changes)
     assert words in found.what
     assert (found.act, bool(found.advice)) == (act, True)
 
