@@ -101,6 +101,8 @@ def compose(recipe: Recipe, files: Sequence[Path]) -> Contents:
         "architecture": recipe.arch,
         "config": settings,
         "created": CREATED,
+        # podman builds on no image whose history does not tell of every layer.
+        "history": [{"created": CREATED, "created_by": "sandkeep"} for _ in layers],
         "os": "linux",
         "rootfs": {"diff_ids": [f"sha256:{layer.digest}" for layer in layers], "type": "layers"},
     }

@@ -6,23 +6,21 @@ only some of them need it (`act`), the others are good to know.
 
 from __future__ import annotations
 
+import contextlib
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
 
 from sandkeep.events import SandkeepError
 from sandkeep.events.mounts import kind_of
-from sandkeep.sandboxes import caches, disk, intent, machine, quantity, settings, slot, steward
+from sandkeep.sandboxes import caches, disk, engine_fitness, intent, machine, quantity, settings, slot, steward
 from sandkeep.sandboxes.engine import Engine
-from sandkeep.sandboxes.engine_facts import Facts
-from sandkeep.sandboxes.errors import BadSettings, EngineUnreachable
+from sandkeep.sandboxes.engine_fitness import GOOD_TO_KNOW
+from sandkeep.sandboxes.errors import BadSettings, EngineUnreachable, EngineUnsupported
 from sandkeep.sandboxes.incumbent import incumbent
 from sandkeep.sandboxes.keep import Keep
-
-OLDEST_API = (1, 41)
-"""The API of Docker 20.10, the oldest that this is tested with."""
 
 LEAST_BYTES = 2 << 30
 """With less room on the keep's disk, a checkpoint or a long output may find none."""
@@ -41,7 +39,10 @@ class Finding(msgspec.Struct, frozen=True):
 
 def examine(path: Path, engine: Engine) -> list[Finding]:
     """Everything that there is to say about the keep in `path`, the engine and this host."""
-    found = [*_host(), *_engine(engine)]
+    runtime = ""
+    with contextlib.suppress(SandkeepError):  # said below
+        runtime = settings.load(path).sandboxes.runtime
+    found = [*_host(), *_engine(engine, runtime)]
     try:
         with Keep.open(path) as keep:
             found += [*_keep(keep), *_steward(keep), *_sandboxes(keep, engine), *_machine(keep)]
@@ -58,91 +59,23 @@ def _host() -> Iterator[Finding]:
         yield Finding("host", "images cannot be made from packages, for want of mmdebstrap", advice)
 
 
-def _engine(engine: Engine) -> Iterator[Finding]:
+def _engine(engine: Engine, runtime: str) -> Iterator[Finding]:
     try:
-        facts = engine.facts()
+        facts = engine.facts
+    except EngineUnsupported as error:
+        yield Finding("engine", str(error), "install a newer one, or set DOCKER_HOST", True)
+        return
     except SandkeepError as error:
         yield Finding("engine", str(error), "start Docker, or set DOCKER_HOST", True)
         return
     yield Finding(
         "engine",
-        f"Docker {facts.version}, API {facts.api}, {facts.cpus} CPUs, {facts.memory_bytes >> 20} MiB, cgroup"
-        f" v{facts.cgroup}, {facts.storage}, runtimes {' '.join(sorted(facts.runtimes))}",
+        f"{facts.name} {facts.version}{' without root' * facts.rootless}, API {facts.api}, {facts.cpus} CPUs,"
+        f" {facts.memory_bytes >> 20} MiB, cgroup v{facts.cgroup} ({facts.driver}), {facts.storage}, seccomp"
+        f" {facts.seccomp or 'none'}, runtime {runtime or facts.runtime} of {' '.join(facts.runtimes)}",
     )
-    yield from (Finding("engine", *words) for holds, words in _JUDGED if holds(facts))
-
-
-def _api(facts: Facts) -> tuple[int, ...]:
-    return tuple(int(part) for part in facts.api.split(".") if part.isdigit())
-
-
-_JUDGED: tuple[tuple[Callable[[Facts], bool], tuple[str, str, bool]], ...] = (
-    (
-        lambda facts: _api(facts) < OLDEST_API,
-        (
-            "it is older than Docker 20.10, with which nothing was tested",
-            "install a newer one",
-            True,
-        ),
-    ),
-    (
-        lambda facts: not facts.local,
-        (
-            "it runs on another machine, which cannot see the workspaces of this one",
-            "set DOCKER_HOST to an engine of this machine",
-            True,
-        ),
-    ),
-    (
-        lambda facts: "seccomp" not in facts.security,
-        (
-            "it has no seccomp, so sandboxes may call all of the kernel",
-            "use a kernel and an engine that have it",
-            True,
-        ),
-    ),
-    (
-        lambda facts: "userns" in facts.security,
-        (
-            "it maps users (userns-remap), so sandboxes cannot write to their workspaces",
-            "take userns-remap from the engine's daemon.json",
-            True,
-        ),
-    ),
-    (
-        lambda facts: not facts.limits_memory,
-        (
-            "the kernel limits no memory, so one sandbox can exhaust the machine",
-            "enable the memory controller of cgroups",
-            True,
-        ),
-    ),
-    (
-        lambda facts: not facts.limits_pids,
-        (
-            "the kernel limits no processes, so a fork bomb is not contained",
-            "enable the pids controller of cgroups",
-            True,
-        ),
-    ),
-    (
-        lambda facts: not facts.live_restore,
-        (
-            "a restart of the engine ends all sandboxes, and the next commands start new ones",
-            'put {"live-restore": true} into its daemon.json to keep them',
-            False,
-        ),
-    ),
-    (
-        lambda facts: facts.rootless,
-        (
-            "it runs without root: limits hold only as far as cgroups are delegated to it",
-            "see docs.docker.com/engine/security/rootless",
-            False,
-        ),
-    ),
-)
-"""What is said of an engine if it holds."""
+    for lack in engine_fitness.lacks(facts, runtime):
+        yield Finding("engine", lack.what, lack.advice, lack.grade != GOOD_TO_KNOW)
 
 
 def _keep(keep: Keep) -> Iterator[Finding]:

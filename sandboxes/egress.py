@@ -29,6 +29,7 @@ from sandkeep.sandboxes import sidecar
 from sandkeep.sandboxes.errors import NetworkUnavailable
 from sandkeep.sandboxes.guest import forwarder
 from sandkeep.sandboxes.intent import abandoned
+from sandkeep.sandboxes.podman import UNTOLD
 from sandkeep.sandboxes.service import hosts, places
 
 if TYPE_CHECKING:
@@ -56,6 +57,7 @@ _NOT_FORWARDED = {
     None: "the forwarder in the sandbox does not come to serve; run the command again",
     126: _NO_PYTHON,
     127: _NO_PYTHON,
+    UNTOLD: "the forwarder in the sandbox has ended; if a program has taken its port, or that of a service, end it",
     forwarder.PORT_TAKEN: f"a program in the sandbox has taken port {forwarder.PORT}, or that of a service; end it",
 }
 

@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import socket
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cached_property
-from pathlib import Path, PurePosixPath
-from typing import cast, final
+from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property, partial
+from pathlib import Path
+from typing import final
 
 import docker
 import docker.errors
@@ -24,55 +23,44 @@ import requests
 from docker.models.containers import Container
 from docker.types.daemon import CancellableStream
 
+from sandkeep.events import SandkeepError
 from sandkeep.events.catalogue import Limits
-from sandkeep.sandboxes import agent, caches, declared, engine_facts, engine_use, exec_stream, image, workspace
+from sandkeep.sandboxes import (
+    agent,
+    engine_facts,
+    engine_fitness,
+    engine_use,
+    exec_stream,
+    image,
+    podman,
+    workspace,
+)
 from sandkeep.sandboxes.agent import Broken, Connection, Refused
 from sandkeep.sandboxes.cgroup import Sample
-from sandkeep.sandboxes.engine_errors import errors, unreachable
+from sandkeep.sandboxes.container import (
+    AGENT,
+    BESIDE,
+    FORM,
+    GUEST,
+    INTENT,
+    KEEP,
+    SHELL,
+    SPOOL,
+    TASK,
+    Helpers,
+    Mounts,
+    called,
+    options,
+    python,
+)
+from sandkeep.sandboxes.engine_errors import errors, unreached
 from sandkeep.sandboxes.engine_facts import Facts
-from sandkeep.sandboxes.errors import EngineFailed, SandboxGone
-from sandkeep.sandboxes.guest import forwarder
-
-KEEP, TASK, INTENT, FORM = "sandkeep.keep", "sandkeep.task", "sandkeep.intent", "sandkeep.form"
-BESIDE = "sandkeep.beside"
-"""The labels of our containers. The last is on those that are no sandboxes, and names the one that they belong to."""
-
-SPOOL = PurePosixPath("/run/sandkeep")
-"""Where a sandbox without an agent sees its spool folder. With one, it is a folder that only the agent can enter."""
-
-AGENT, GUEST, SHELL = "agent", "guest", "shell"
-"""The forms of a sandbox: our agent is PID 1, run by the image's Python or by one that is lent to it (`interpreter`);
-or there is none, see `shell`."""
-
-LENT = PurePosixPath("/run/sandkeep-python")
-"""Where a sandbox sees the Python that is lent to it."""
-
-_COMMANDS = {
-    AGENT: ["python3"],
-    GUEST: [str(LENT / "lib/loader"), "--library-path", str(LENT / "lib"), str(LENT / "bin/python3")],
-}
-
-Helpers = Sequence[Sequence[str]]
-"""Programs that the agent starts beside itself, and again when they end: their command lines."""
+from sandkeep.sandboxes.errors import EngineFailed
 
 _ANSWER_SECONDS = 60
-_SHM_BYTES = 64 << 20
 _logger = logging.getLogger(__name__)
 _SETTLE_SECONDS = 10.0
 _LOOK_SECONDS = 0.5
-
-
-class Mounts(msgspec.Struct, frozen=True):
-    """What a sandbox sees of the host: workspace and spool to write to; memory, way out and the agent's program to
-    read; a Python, if it needs one and there is one to lend; and the caches that its task was given."""
-
-    workspace: Path
-    memory: Path
-    spool: Path
-    egress: Path
-    agent: Path
-    python: Callable[[], Path | None]
-    caches: tuple[caches.Seen, ...] = ()
 
 
 class Found(msgspec.Struct, frozen=True):
@@ -91,6 +79,8 @@ class Engine:
 
     def __init__(self) -> None:
         self._forms: dict[str, str] = {}
+        self._told: set[engine_fitness.Lack] = set()
+        self._unstarted: set[str] = set()
         self.relays = False
         """Whether an agent could be reached by way of this engine only."""
 
@@ -99,8 +89,9 @@ class Engine:
         try:
             client = docker.DockerClient.from_env(timeout=_ANSWER_SECONDS)
             client.ping()
+            engine_fitness.check_api(client.api.api_version)
         except (docker.errors.DockerException, requests.RequestException, OSError, ValueError) as error:
-            raise unreachable(error) from error
+            raise unreached(error) from error
         return client
 
     @contextlib.contextmanager
@@ -122,19 +113,31 @@ class Engine:
         return msgspec.structs.replace(limits, nano_cpus=min(limits.nano_cpus, self.machine[0] * 10**9))
 
     def start(
-        self, image_id: str, mounts: Mounts, limits: Limits, labels: Mapping[str, str], helpers: Helpers = ()
+        self,
+        image_id: str,
+        mounts: Mounts,
+        limits: Limits,
+        labels: Mapping[str, str],
+        helpers: Helpers = (),
+        *,
+        runtime: str = "",
     ) -> str:
         """Start a container that waits for commands, and return its id.
 
         It has no network, no new privileges, a read-only root and the engine's default seccomp profile. PID 1 is our
         agent, root with no capabilities but to end processes and to become the owner of the workspace, who runs the
         commands, without any. It keeps the programs `helpers` running, as nobody. Where the agent does not start, with
-        a Python that is lent to it either, commands are run by the engine (`SHELL`), and there are no helpers.
+        a Python that is lent to it either, commands are run by the engine (`SHELL`), and there are no helpers. It is
+        run by the engine's own runtime unless `runtime` names another. Raises `EngineUnsupported` if the engine is not
+        fit for that.
         """
+        for lack in engine_fitness.check(self.facts, runtime) - self._told:
+            self._told.add(lack)
+            _logger.warning("the engine makes sandboxes less safe: %s; %s", lack.what, lack.advice)
         forms = [self._forms[image_id]] if image_id in self._forms else [AGENT, GUEST, SHELL]
         for form in forms:
             try:
-                container = self._start(form, image_id, mounts, limits, labels, helpers)
+                container = self._start(form, image_id, mounts, limits, labels, helpers, runtime)
             except EngineFailed:
                 if form == forms[-1]:
                     raise
@@ -146,71 +149,24 @@ class Engine:
         raise AssertionError("there is always a last form")
 
     def _start(
-        self, form: str, image_id: str, mounts: Mounts, limits: Limits, labels: Mapping[str, str], helpers: Helpers
+        self,
+        form: str,
+        image_id: str,
+        mounts: Mounts,
+        limits: Limits,
+        labels: Mapping[str, str],
+        helpers: Helpers,
+        runtime: str,
     ) -> str:
-        uid, gid = workspace.owner()
-        binds = [
-            docker.types.Mount(str(workspace.MOUNT), str(mounts.workspace), type="bind"),
-            docker.types.Mount("/memory", str(mounts.memory), type="bind", read_only=True),
-            docker.types.Mount(forwarder.FOLDER, str(mounts.egress), type="bind", read_only=True),
-            docker.types.Mount("/etc/hosts", str(mounts.egress / "hosts"), type="bind", read_only=True),
-            *caches.mounts(mounts.caches),
-        ]
-        # Files there are memory, which ends with no process: without a bound they would leave none to begin one with.
-        tmpfs = {"/tmp": f"size={min(limits.tmp_bytes, limits.memory_bytes // 2)},mode=1777,exec"}
-        if form == GUEST:
-            lent = mounts.python()
-            if lent is None:
-                raise EngineFailed("there is no Python to lend to the image; make the base image")
-            binds.append(docker.types.Mount(str(LENT), str(lent), type="bind", read_only=True))
-        if form != SHELL:
-            # The folder in between is what keeps the task from the socket and from others' output.
-            tmpfs[str(SPOOL)] = "size=64k,mode=0700"
-            folder, program = SPOOL / "spool", SPOOL / "agent"
-            binds.append(docker.types.Mount(str(folder), str(mounts.spool), type="bind"))
-            binds.append(docker.types.Mount(str(program), str(mounts.agent), type="bind", read_only=True))
-            setting = {"uid": uid, "gid": gid, "folder": str(folder), "helpers": helpers}
-            entrypoint = [*_COMMANDS[form], "-I", "-S", str(program), msgspec.json.encode(setting).decode()]
-        else:
-            binds.append(docker.types.Mount(str(SPOOL), str(mounts.spool), type="bind"))
-            entrypoint = ["tail", "-f", "/dev/null"]
         with errors():
-            tmpfs |= declared.covers(image.inspect(self._client, image_id), binds, tmpfs, limits.tmp_bytes)
-            container = self._client.containers.create(
-                image_id,
-                entrypoint=entrypoint,
-                command=[],
-                init=form == SHELL,
-                user=f"{uid}:{gid}" if form == SHELL else "0:0",
-                working_dir=str(workspace.MOUNT),
-                environment={"HOME": "/tmp", **caches.variables(mounts.caches)},
-                cap_drop=["ALL"],
-                cap_add=[] if form == SHELL else ["KILL", "SETGID", "SETPCAP", "SETUID"],
-                security_opt=["no-new-privileges"],
-                network_mode="none",
-                dns=["127.0.0.1"],  # or a network that it joins would ask the machine's own; see `sidecar`
-                read_only=True,
-                tmpfs=tmpfs,
-                shm_size=min(_SHM_BYTES, limits.memory_bytes // 8),
-                mem_limit=limits.memory_bytes,
-                memswap_limit=limits.memory_bytes + limits.swap_bytes,
-                nano_cpus=limits.nano_cpus,
-                pids_limit=limits.pids,
-                ulimits=engine_use.ulimits(limits),
-                log_config=docker.types.LogConfig(type="none"),
-                mounts=binds,
-                labels={**labels, FORM: form},
-                hostname="sandbox",
-                name=_name(labels),
-                # The proxies of the user's Docker configuration may hold a password.
-                use_config_proxy=False,
-                **declared.SETTLED,
-            )
+            declares = image.inspect(self._client, image_id)
+            chosen = options(form, declares, mounts, limits, labels, helpers)
+            container = engine_use.create(self._client, self.facts, runtime, image_id, **chosen)
             try:
                 (mounts.spool / "sandbox").write_text(str(container.id))
                 container.start()
                 if form == SHELL:
-                    self._probe(str(container.id))
+                    engine_use.probe(self._client, str(container.id))
                 else:
                     self._meet(container, mounts.spool)
             except (docker.errors.APIError, EngineFailed):
@@ -239,14 +195,8 @@ class Engine:
     def relayed(self, container: str, seconds: float) -> Connection | None:
         """A connection to the agent of a container by way of the engine, if it answers; see `exec_stream`."""
         command = [*self.python(container), "-I", "-S", str(SPOOL / "agent"), "relay", str(SPOOL / "spool")]
-        api = self._client.api
-        with errors(container):
-            execution = api.exec_create(container, command, stdin=True, user="0")["Id"]
-            stream = api.exec_start(execution, socket=True)
-        # The SDK wraps the socket in what it has read the head of the answer from.
-        attached = cast(socket.socket, getattr(stream, "_sock", stream))
-        attached.settimeout(None)
-        connection = Connection(exec_stream.join(attached), container)
+        attached = exec_stream.attach(self._client.api, container, command, partial(self._may_live, container))
+        connection = Connection(attached, container)
         with contextlib.suppress(Broken, Refused):
             if connection.hello(seconds):
                 self.relays = True
@@ -256,7 +206,12 @@ class Engine:
 
     def python(self, container: str) -> list[str]:
         """The command that is Python in a container."""
-        return _COMMANDS.get(self.form(container), _COMMANDS[AGENT])
+        return python(self.form(container))
+
+    def _may_live(self, container: str) -> bool:
+        with contextlib.suppress(SandkeepError):
+            return self.status(container) in ("running", "paused")
+        return True  # nobody can tell now
 
     def form(self, container: str) -> str:
         """Whether commands are run by the agent in a container (`AGENT`, `GUEST`) or by the engine (`SHELL`)."""
@@ -264,8 +219,9 @@ class Engine:
             found = self._client.containers.get(container)
             return str(found.labels.get(FORM, SHELL))
 
+    @cached_property
     def facts(self) -> Facts:
-        """What the engine says of itself."""
+        """What the engine says of itself, when it is first asked."""
         with errors():
             return engine_facts.ask(self._client)
 
@@ -275,7 +231,7 @@ class Engine:
         Fails if it uses more memory already.
         """
         with errors(container):
-            engine_use.update(self._client, container, limits)
+            engine_use.update(self._client, self.facts, container, limits)
 
     def statistics(self, container: str) -> Sample:
         """What a container uses, as the engine says, which takes a second. Page cache may count as used."""
@@ -285,13 +241,13 @@ class Engine:
     def init_pid(self, container: str) -> int | None:
         """The process id of a container's first process on the engine's machine; None if it does not run."""
         with errors():
-            found = self._find(container)
+            found = engine_use.find(self._client, container)
             return None if found is None else int(found.attrs["State"]["Pid"]) or None
 
     def status(self, container: str) -> str | None:
         """The engine's word for the state of a container ("running", "paused", "exited" ...), None if it has none."""
         with errors():
-            found = self._find(container)
+            found = engine_use.find(self._client, container)
             return None if found is None else str(found.status)
 
     def pause(self, container: str) -> None:
@@ -304,15 +260,18 @@ class Engine:
         with errors(container):
             self._client.api.unpause(container)
 
-    def restart(self, container: str) -> None:
-        """End every process of a container at once and start it again. Its /tmp is empty then."""
+    def restart(self, container: str, limits: Limits | None = None) -> None:
+        """End every process of a container at once and start it again, with these limits if they were changed. Its /tmp
+        is empty then."""
         with errors(container):
             self._client.api.restart(container, timeout=0)
+        if limits is not None and self.facts.podman:
+            self.limit(container, limits)
 
     def remove(self, container: str) -> None:
         """Remove a container with all its processes, if it is there."""
         with errors():
-            found = self._find(container)
+            found = engine_use.find(self._client, container)
             if found is not None:
                 engine_use.remove(found)
 
@@ -325,7 +284,7 @@ class Engine:
             Found(each["Id"], labels.get(TASK, ""), labels.get(INTENT, ""), each["State"], labels.get(BESIDE, ""))
             for each in answer
             for labels in (each["Labels"],)
-            if f"/{_name(labels)}" in (each["Names"] or ())
+            if f"/{called(labels)}" in (each["Names"] or ())
         ]
 
     @contextlib.contextmanager
@@ -334,8 +293,10 @@ class Engine:
 
         Only a hint: some are lost, and when the engine ends so does this, as if there were no more.
         """
+        # podman says "die" as Docker does, and has to be asked for what it calls that itself.
+        kinds = {"label": f"{KEEP}={keep}", "type": "container", "event": ["die", "died"]}
         with errors():
-            stream = self._client.api.events(filters={"label": f"{KEEP}={keep}", "type": "container", "event": "die"})
+            stream = self._client.api.events(filters=kinds)
         try:
             yield stream
         finally:
@@ -357,23 +318,11 @@ class Engine:
         returned false, and the command still runs. What the command writes to this connection is dropped. Raises
         `SandboxGone` if the container ended meanwhile.
         """
-        api = self._client.api
-        with errors(container):
-            execution = api.exec_create(container, argv, environment=dict(environment))["Id"]
-            connection = cast(socket.SocketIO, api.exec_start(execution, socket=True))
-        try:
-            # What `tick` raises is not the engine's fault.
-            if not exec_stream.wait_for_end(connection.fileno(), deadline, tick, tick_seconds):
-                return None
-        finally:
-            connection.close()
-        with errors(container):
-            settled = time.monotonic() + _SETTLE_SECONDS
-            while (found := api.exec_inspect(execution))["Running"] and time.monotonic() < settled:
-                time.sleep(0.005)
-            if self.status(container) != "running" or found["Running"]:
-                raise SandboxGone("the sandbox ended while the command ran; run it again in a new one")
-            return int(found["ExitCode"])
+
+        def alive() -> bool:
+            return self.status(container) == "running"
+
+        return exec_stream.run(self._client.api, container, argv, environment, deadline, tick, tick_seconds, alive)
 
     @property
     def is_local(self) -> bool:
@@ -389,33 +338,17 @@ class Engine:
             try:
                 self._client.api.exec_start(execution, detach=True)
             except docker.errors.APIError:
-                if self.exit_status(execution) is None:  # or else the image lacks the program, which that tells
+                if self.exit_status(execution) is None:  # or else the image lacks the program
                     raise
+                self._unstarted.add(execution)
             return execution
 
     def exit_status(self, execution: str) -> int | None:
-        """The exit status of what `detach` started; None while it runs."""
+        """The exit status of what `detach` started; None while it runs, `podman.UNTOLD` if that is not told."""
+        if execution in self._unstarted:
+            return 127
         with errors():
             found = self._client.api.exec_inspect(execution)
-            return None if found["Running"] or found["ExitCode"] is None else int(found["ExitCode"])
-
-    def _probe(self, container: str) -> None:
-        """See that commands can run in a container, since the engine starts even what ends at once."""
-        api = self._client.api
-        with contextlib.suppress(docker.errors.APIError):
-            execution = api.exec_create(container, ["/bin/sh", "-c", ":"])["Id"]
-            api.exec_start(execution)
-            if api.exec_inspect(execution)["ExitCode"] == 0:
-                return
-        raise EngineFailed("the image cannot run a sandbox, which needs /bin/sh and tail; choose another image")
-
-    def _find(self, container: str) -> Container | None:
-        try:
-            return self._client.containers.get(container)
-        except docker.errors.NotFound:
-            return None
-
-
-def _name(labels: Mapping[str, str]) -> str:
-    """What a container with these labels is called."""
-    return f"sandkeep-{labels.get(TASK, '')}-{labels.get(INTENT, '')}"
+        if found["Running"]:
+            return podman.UNTOLD if self.facts.podman and podman.has_ended(found) else None
+        return None if found["ExitCode"] is None else int(found["ExitCode"])

@@ -179,6 +179,12 @@ class EngineFailed(SandkeepError):
     code = "engine-failed"
 
 
+class EngineUnsupported(SandkeepError):
+    """Sandboxes would not work on that engine, or not as they were asked for."""
+
+    code = "engine-unsupported"
+
+
 class CommandNotFound(SandkeepError):
     """The image has no such program."""
 

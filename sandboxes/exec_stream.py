@@ -14,20 +14,72 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import cast
+
+import docker
 
 from sandkeep.sandboxes.engine_errors import errors
+from sandkeep.sandboxes.errors import SandboxGone
 
 _HEAD = struct.Struct(">BxxxI")
 _STDOUT = 1
 _CHUNK = 1 << 16
+_SETTLE_SECONDS = 10.0
+_SILENCE_SECONDS = 2.0
 
 
-def join(engine: socket.socket) -> socket.socket:
-    """A socket that speaks through the attached stream of an exec; the engine's end is closed with it."""
+def attach(api: docker.APIClient, container: str, argv: Sequence[str], alive: Callable[[], bool]) -> socket.socket:
+    """A socket that speaks through a program of root's in a container, until either ends or it is not `alive`."""
+    with errors(container):
+        execution = api.exec_create(container, list(argv), stdin=True, user="0")["Id"]
+        stream = api.exec_start(execution, socket=True)
+    # The SDK wraps the socket in what it has read the head of the answer from.
+    attached = cast(socket.socket, getattr(stream, "_sock", stream))
+    attached.settimeout(None)
+    return join(attached, alive)
+
+
+def run(
+    api: docker.APIClient,
+    container: str,
+    argv: Sequence[str],
+    environment: Mapping[str, str],
+    deadline: float,
+    tick: Callable[[], bool],
+    tick_seconds: float,
+    alive: Callable[[], bool],
+) -> int | None:
+    """Run a program in a container until its stream ends, and return its exit status; None if it was not waited for any
+    longer. What it writes is dropped. Raises `SandboxGone` if the container is not `alive` then."""
+    with errors(container):
+        execution = str(api.exec_create(container, list(argv), environment=dict(environment))["Id"])
+        connection = cast(socket.SocketIO, api.exec_start(execution, socket=True))
+    try:
+        # What `tick` raises is not the engine's fault.
+        if not wait_for_end(connection.fileno(), deadline, tick, tick_seconds):
+            return None
+    finally:
+        connection.close()
+    with errors(container):
+        settled = time.monotonic() + _SETTLE_SECONDS
+        while (found := api.exec_inspect(execution))["Running"] and time.monotonic() < settled:
+            time.sleep(0.005)
+        if not alive() or found["Running"]:
+            raise SandboxGone("the sandbox ended while the command ran; run it again in a new one")
+        return int(found["ExitCode"])
+
+
+def join(engine: socket.socket, alive: Callable[[], bool]) -> socket.socket:
+    """A socket that speaks through the attached stream of an exec; the engine's end is closed with it.
+
+    Where gVisor ends a whole container for want of memory, the stream does not end: so in a silence it is asked whether
+    there is still somebody to speak.
+    """
     ours, theirs = socket.socketpair()
-    for way in (_up, _down):
-        threading.Thread(target=way, args=(engine, theirs), name="sandkeep-relay", daemon=True).start()
+    for way in (partial(_up, engine, theirs), partial(_down, engine, theirs, alive)):
+        threading.Thread(target=way, name="sandkeep-relay", daemon=True).start()
     return ours
 
 
@@ -39,20 +91,26 @@ def _up(engine: socket.socket, theirs: socket.socket) -> None:
         engine.shutdown(socket.SHUT_WR)
 
 
-def _down(engine: socket.socket, theirs: socket.socket) -> None:
+def _down(engine: socket.socket, theirs: socket.socket, alive: Callable[[], bool]) -> None:
     """The engine puts a head before each piece: the number of the stream, and the size."""
     with contextlib.suppress(OSError, EOFError), engine:
         while True:
-            stream, size = _HEAD.unpack(_exactly(engine, _HEAD.size))
-            data = _exactly(engine, size)
+            stream, size = _HEAD.unpack(_exactly(engine, _HEAD.size, alive))
+            data = _exactly(engine, size, alive)
             if stream == _STDOUT:
                 theirs.sendall(data)
+    with contextlib.suppress(OSError):
+        theirs.shutdown(socket.SHUT_RDWR)  # to close it alone tells nobody while the other way reads from it
     theirs.close()
 
 
-def _exactly(engine: socket.socket, size: int) -> bytes:
-    data = b""
+def _exactly(engine: socket.socket, size: int, alive: Callable[[], bool]) -> bytes:
+    data, poller = b"", select.poll()
+    poller.register(engine, select.POLLIN)
     while len(data) < size:
+        while not poller.poll(_SILENCE_SECONDS * 1000):
+            if not alive():
+                raise EOFError
         more = engine.recv(size - len(data))
         if not more:
             raise EOFError

@@ -85,7 +85,7 @@ def find(client: docker.DockerClient, recipe: Recipe) -> Made | None:
     found = [
         Made(tag, each["Id"], each["Size"])
         for each in client.api.images(name=REPOSITORY + recipe.name, filters=labelled)
-        for tag in each["RepoTags"] or ()
+        for tag in tags(each)
         if (parsed := parse_tag(tag)) and parsed[0] == recipe.name
     ]
     if len(found) > 1:  # a second question, which hardly ever has to be asked
@@ -200,7 +200,12 @@ def temporary_file(*, named: bool = False) -> IO[bytes]:
 
 def our_tags(client: docker.DockerClient) -> set[str]:
     """What the engine calls images of ours."""
-    return {tag for each in client.api.images(name=f"{REPOSITORY}*") for tag in each["RepoTags"] or ()}
+    return {tag for each in client.api.images(name=f"{REPOSITORY}*") for tag in tags(each)}
+
+
+def tags(listed: dict[str, Any]) -> list[str]:
+    """The names of an image that an engine lists, as Docker writes them: podman puts in front where they came from."""
+    return [re.sub(r"^(docker\.io|localhost)/", "", tag) for tag in listed["RepoTags"] or ()]
 
 
 def foreign(reference: str) -> bool:
@@ -264,12 +269,23 @@ def _temporary() -> str:
     return os.environ.get("TMPDIR") or "/var/tmp"
 
 
+@contextmanager
+def _unless_podman() -> Iterator[None]:
+    """podman does not know that question, and gives up on a registry by itself."""
+    try:
+        yield
+    except docker.errors.NotFound as error:
+        if "not supported" not in str(error.explanation):
+            raise
+
+
 def _pull(
     client: docker.DockerClient, reference: str, target: str | None, progress: Progress, measured: Measured
 ) -> None:
     try:
         # The SDK pulls without any timeout, so whether the registry is there at all is asked first.
-        _with_timeout(client, REGISTRY_SILENCE_S).inspect_distribution(reference)
+        with _unless_podman():
+            _with_timeout(client, REGISTRY_SILENCE_S).inspect_distribution(reference)
         follow(patient(client).pull(reference, stream=True, decode=True, platform=target), progress, measured)
     except docker.errors.APIError as error:
         raise NoImage(last_line(error.explanation or str(error))) from error

@@ -16,7 +16,7 @@ import docker.types
 
 from sandkeep.events import SandkeepError
 from sandkeep.sandboxes import image, intent, workspace
-from sandkeep.sandboxes.engine import INTENT, KEEP, TASK
+from sandkeep.sandboxes.container import INTENT, KEEP, TASK
 from sandkeep.sandboxes.errors import EngineFailed
 from sandkeep.sandboxes.guest import lend
 from sandkeep.sandboxes.recipe import base_recipe

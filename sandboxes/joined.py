@@ -18,7 +18,7 @@ from sandkeep.events.catalogue import Output
 from sandkeep.projections import Pending, registry
 from sandkeep.sandboxes import agent, command
 from sandkeep.sandboxes.agent import Broken, Refused
-from sandkeep.sandboxes.engine import AGENT, SHELL
+from sandkeep.sandboxes.container import AGENT, SHELL
 from sandkeep.sandboxes.errors import EngineFailed, SandboxGone
 from sandkeep.sandboxes.outcome import INTERRUPTED
 from sandkeep.sandboxes.outcome import settle as store
@@ -71,7 +71,7 @@ def settle(
                 if runs:
                     return None
             elif alone:
-                keep.engine.restart(task.container)
+                sandbox.restart(task.container)
             else:
                 return None
         outcome: ev.Outcome = ev.CommandFailed(asked.intent, *INTERRUPTED)

@@ -31,7 +31,8 @@ from msgspec.structs import astuple, replace
 
 from sandkeep.events.catalogue import Limits
 from sandkeep.sandboxes import cgroup, intent, limits
-from sandkeep.sandboxes.engine import KEEP, TASK, Engine
+from sandkeep.sandboxes.container import KEEP, TASK
+from sandkeep.sandboxes.engine import Engine
 from sandkeep.sandboxes.errors import BadSettings, BudgetExhausted
 from sandkeep.sandboxes.quantity import show_size
 

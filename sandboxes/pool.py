@@ -53,7 +53,8 @@ def fill(keep: Keep) -> list[str]:
     None while somebody waits for room for a sandbox. Makes the base image if the engine lacks it. Raises what starting
     a sandbox raises.
     """
-    wanted = settings.load(keep.path).sandboxes.pool
+    setting = settings.load(keep.path).sandboxes
+    wanted = setting.pool
     names = slot.names(keep)
     if not names and not wanted:
         return []
@@ -64,7 +65,7 @@ def fill(keep: Keep) -> list[str]:
     if wanted:
         image, image_id = keep.images.resolve()
         most = keep.engine.fit(limits.load(keep.path).of(image))
-        fitting = Slot(image, image_id, most, caches=keep.caches.chosen(()))
+        fitting = Slot(image, image_id, most, caches=keep.caches.chosen(()), runtime=setting.runtime)
     good, done = 0, []
     for name in names:
         with keep.attempting(name) as mine:
@@ -98,7 +99,7 @@ def _make(keep: Keep, fitting: Slot) -> str:
         sandbox = Sandbox(keep, name)
         sandbox.prepare_folders()
         workspace.prepare(sandbox.workspace, None)
-        container = sandbox.launch(fitting.image_id, fitting.limits, made, fitting.caches)
+        container = sandbox.launch(fitting.image_id, fitting.limits, made, fitting.caches, fitting.runtime)
         slot.write(keep, name, msgspec.structs.replace(fitting, container=container))
     return name
 

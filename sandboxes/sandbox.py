@@ -18,10 +18,22 @@ from typing import TYPE_CHECKING, final
 from sandkeep.events import Event, SandkeepError
 from sandkeep.events import catalogue as ev
 from sandkeep.projections import TaskState, registry
-from sandkeep.sandboxes import agent, decider, egress, guest, intent, interpreter, outcome, resources, slot, workspace
+from sandkeep.sandboxes import (
+    agent,
+    decider,
+    egress,
+    guest,
+    intent,
+    interpreter,
+    outcome,
+    resources,
+    settings,
+    slot,
+    workspace,
+)
 from sandkeep.sandboxes.admission import Turn
 from sandkeep.sandboxes.agent import Broken, Connection, Refused
-from sandkeep.sandboxes.engine import INTENT, KEEP, SHELL, TASK, Mounts
+from sandkeep.sandboxes.container import INTENT, KEEP, SHELL, TASK, Mounts
 from sandkeep.sandboxes.errors import EngineFailed, SandboxGone
 from sandkeep.sandboxes.recorded import Recorded
 from sandkeep.sandboxes.spool import Ended, Spool
@@ -31,6 +43,7 @@ if TYPE_CHECKING:
 
 _PATIENCE_SECONDS = 20.0
 _AGAIN_SECONDS = 5.0
+_LOOK_SECONDS = 0.5
 
 
 @final
@@ -114,16 +127,19 @@ class Sandbox:
                 return None
             with outcome.failing_as(self._keep, self.id, ev.SandboxFailed, made):
                 caches = self._keep.caches.granted(self._keep.caches.of(self.id))
-                container = slot.adopt(self._keep, self.id, image_id, limits, caches)
+                runtime = settings.load(self._keep.path).sandboxes.runtime
+                container = slot.adopt(self._keep, self.id, image_id, limits, caches, runtime)
                 if container is None:
                     progress("starting the sandbox")
                     self.remove()
-                    container = self.launch(image_id, limits, made, caches)
+                    container = self.launch(image_id, limits, made, caches, runtime)
             outcome.settle(self._keep, self.id, ev.SandboxStarted(made, container))
             slot.drop(self._keep, self.id)
         return self._place(container, self._connected(container))
 
-    def launch(self, image_id: str, limits: ev.Limits, made: str, caches: tuple[ev.CacheChoice, ...]) -> str:
+    def launch(
+        self, image_id: str, limits: ev.Limits, made: str, caches: tuple[ev.CacheChoice, ...], runtime: str
+    ) -> str:
         """Start a container on the task's folders and these caches, for the intent `made`."""
         # Only we and the agent come this far; who it is on the host depends on the engine.
         self.spool.chmod(0o777)
@@ -132,7 +148,7 @@ class Sandbox:
         lent = partial(interpreter.borrowed, self._keep)
         mounts = Mounts(*folders, lent, self._keep.caches.show(caches))
         labels = {KEEP: self._keep.id, TASK: self.id, INTENT: made}
-        return self._keep.engine.start(image_id, mounts, limits, labels)
+        return self._keep.engine.start(image_id, mounts, limits, labels, runtime=runtime)
 
     def prepare_folders(self) -> None:
         """Make the folders that the container mounts, except the workspace. Those of a slot are there already."""
@@ -189,6 +205,10 @@ class Sandbox:
             self._keep.engine.remove(container)
         slot.drop(self._keep, self.id)
 
+    def restart(self, container: str) -> None:
+        """End every process of the container, and start it again with the limits that it has now."""
+        self._keep.engine.restart(container, resources.of(self._keep, self.id).limits)
+
     def give_up(self, reason: str) -> None:
         """The engine or the agent failed while something ran: the next command gets a new container, which ends it."""
         if (container := self._state().container) is not None:
@@ -211,12 +231,16 @@ class Sandbox:
         """A connection to the agent, if it answers: over its socket, or else by way of the engine."""
         engine = self._keep.engine
         # One that was just started again may not listen yet.
-        deadline = time.monotonic() + (0 if engine.relays else _AGAIN_SECONDS)
+        begun = looked = time.monotonic()
         while (connection := agent.connect(self.spool, container)) is None:
             if engine.status(container) != "running":
                 return None
-            if time.monotonic() >= deadline:
+            if engine.relays or time.monotonic() > begun + _AGAIN_SECONDS:
                 return engine.relayed(container, _PATIENCE_SECONDS)
+            if time.monotonic() > looked + _LOOK_SECONDS:
+                looked = time.monotonic()
+                if (connection := engine.relayed(container, agent.HELLO_SECONDS)) is not None:
+                    return connection
             time.sleep(0.01)
         connection.sock.close()
         return agent.greet(self.spool, container, _PATIENCE_SECONDS)
@@ -235,7 +259,7 @@ class Sandbox:
     def _end_all(self, container: str) -> None:
         # None may begin meanwhile, to be ended with them or to find it stopped.
         with self._keep.working(self.id):
-            self._keep.engine.restart(container)
+            self.restart(container)
 
     def _wake(self, container: str) -> None:
         status = self._keep.engine.status(container)

@@ -4,6 +4,7 @@
     idle_pause_s = 300      # a sandbox without a command for so long is frozen by the steward; 0 for never
     restart = "command"     # one that died is started again by the next command, or "always": by the steward
     pool = 0                # so many sandboxes are started ahead by the steward, for tasks to come
+    runtime = "runsc"       # what runs new sandboxes (here gVisor) instead of the engine's own runtime
 
     [network]
     open = true                             # tasks may ask for the whole public internet
@@ -36,6 +37,7 @@ class SandboxSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     idle_pause_s: Annotated[float, Meta(ge=0)] = 300.0
     restart: Literal["command", "always"] = "command"
     pool: Annotated[int, Meta(ge=0, le=MOST_SLOTS)] = 0
+    runtime: Annotated[str, Meta(max_length=64)] = ""
 
 
 class NetworkGrants(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -22,7 +22,8 @@ from typing import final
 from sandkeep.events import BlobStore
 from sandkeep.events.catalogue import Output
 from sandkeep.sandboxes import spool, workspace
-from sandkeep.sandboxes.engine import SPOOL, Engine
+from sandkeep.sandboxes.container import SPOOL
+from sandkeep.sandboxes.engine import Engine
 from sandkeep.sandboxes.errors import CommandNotFound, OutsideWorkspace
 from sandkeep.sandboxes.secrets import Secrets
 from sandkeep.sandboxes.spool import Ended, captured

@@ -34,7 +34,7 @@ from sandkeep.events import Event
 from sandkeep.events import catalogue as ev
 from sandkeep.projections import NetworkPolicy, StateView, TaskState, network, registry
 from sandkeep.sandboxes import intent, settings, squid
-from sandkeep.sandboxes.engine import BESIDE, INTENT, KEEP, TASK
+from sandkeep.sandboxes.container import BESIDE, INTENT, KEEP, TASK
 from sandkeep.sandboxes.errors import EngineFailed, KeepFormat, NetworkUnavailable
 from sandkeep.sandboxes.settings import NetworkGrants
 from sandkeep.sandboxes.squid import Seen

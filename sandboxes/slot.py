@@ -26,6 +26,7 @@ class Slot(msgspec.Struct, frozen=True):
     limits: Limits
     container: str = ""
     caches: tuple[CacheChoice, ...] = ()
+    runtime: str = ""
 
 
 def find(keep: Keep, name: str) -> Slot | None:
@@ -36,12 +37,14 @@ def find(keep: Keep, name: str) -> Slot | None:
         return None
 
 
-def adopt(keep: Keep, name: str, image_id: str, limits: Limits, caches: tuple[CacheChoice, ...]) -> str | None:
+def adopt(
+    keep: Keep, name: str, image_id: str, limits: Limits, caches: tuple[CacheChoice, ...], runtime: str
+) -> str | None:
     """The container of the slot that became the task `name`, if it runs and is what would be started for it."""
     slot = find(keep, name)
     if slot is None or not slot.container:
         return None
-    if (slot.image_id, slot.limits, slot.caches) != (image_id, limits, caches):
+    if (slot.image_id, slot.limits, slot.caches, slot.runtime) != (image_id, limits, caches, runtime):
         return None
     return slot.container if keep.engine.status(slot.container) == "running" else None
 

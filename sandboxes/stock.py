@@ -89,7 +89,7 @@ def take(client: docker.DockerClient, known: Iterable[ImageVersion], max_age: in
         details = image.inspect(client, each["Id"])
         tagged = _time_ns(str((details.get("Metadata") or {}).get("LastTagTime", "")))
         digest = (each["Labels"] or {}).get(RECIPE)
-        for tag in each["RepoTags"] or ():
+        for tag in image.tags(each):
             if (parsed := parse_tag(tag)) is None:
                 continue
             name, version = parsed

@@ -17,7 +17,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from sandkeep.sandboxes import Keep, Task
-from sandkeep.sandboxes.engine import KEEP
+from sandkeep.sandboxes.container import KEEP
 
 # How long an example takes depends on what else the machine does, and is nothing that a test here is about.
 settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -1,9 +1,11 @@
-"""Inside a sandbox: a system call filter that closes what no network namespace does.
+"""Inside a sandbox: a system call filter that closes what the engine leaves open.
 
 Sockets of the family AF_VSOCK lead from a virtual machine to its host, past every network namespace, and the default
 seccomp profile of Docker Engine before 23 lets them be made; so do calls that io_uring makes, which no profile sees.
-`install` refuses both, for the calling process and all that come of it, for ever. It needs no privileges, but
-PR_SET_NO_NEW_PRIVS (seccomp(2)). One file that needs nothing but Python's standard library (3.9 or later).
+In a user namespace of its own a process is root, and comes to parts of the kernel that no sandbox needs; podman's
+profile lets them be made. `install` refuses all of these, for the calling process and all that come of it, for ever. It
+needs no privileges, but PR_SET_NO_NEW_PRIVS (seccomp(2)). One file that needs nothing but Python's standard library
+(3.9 or later).
 """
 
 from __future__ import annotations
@@ -16,11 +18,14 @@ AF_VSOCK = 40
 
 _X86_64, _I386, _AARCH64, _ARM = 0xC000003E, 0x40000003, 0xC00000B7, 0x40000028
 _SOCKET = {_X86_64: 41, _I386: 359, _AARCH64: 198, _ARM: 281}
+_CLONE = {_X86_64: 56, _I386: 120, _AARCH64: 220, _ARM: 120}
+_UNSHARE = {_X86_64: 272, _I386: 310, _AARCH64: 97, _ARM: 337}
 _SOCKETCALL = 102  # of i386: its arguments lie in memory, where a filter does not reach
-_IO_URING_SETUP = 425  # on all of them
+_IO_URING_SETUP, _CLONE3 = 425, 435  # on all of them; the flags of the latter lie in memory too
+_NEW_USER = 0x10000000
 _X32 = 0x40000000
 
-_LOAD, _EQUAL, _AND, _RETURN = 0x20, 0x15, 0x54, 0x06  # BPF, linux/filter.h
+_LOAD, _EQUAL, _ANY, _AND, _RETURN = 0x20, 0x15, 0x45, 0x54, 0x06  # BPF, linux/filter.h
 _NUMBER, _ARCH, _ARGUMENT = 0, 4, 16  # offsets in struct seccomp_data
 _ALLOW, _ERROR = 0x7FFF0000, 0x00050000
 _SET_NO_NEW_PRIVS, _SET_SECCOMP, _FILTER = 38, 22, 2
@@ -39,17 +44,23 @@ def program() -> bytes:
 
     for arch, socket in _SOCKET.items():
         add(_LOAD, _ARCH)
-        add(_EQUAL, arch, 0, 10)
+        add(_EQUAL, arch, 0, 16)
         add(_LOAD, _NUMBER)
         add(_AND, 0xFFFFFFFF ^ _X32)
-        add(_EQUAL, _IO_URING_SETUP, 5, 0)
-        add(_EQUAL, _SOCKETCALL if arch == _I386 else _IO_URING_SETUP, 4, 0)
-        add(_EQUAL, socket, 0, 4)
+        add(_EQUAL, _IO_URING_SETUP, 12, 0)
+        add(_EQUAL, _CLONE3, 11, 0)  # who wants a thread asks for it by `clone` then
+        add(_EQUAL, _SOCKETCALL if arch == _I386 else _IO_URING_SETUP, 10, 0)
+        add(_EQUAL, _CLONE[arch], 2, 0)
+        add(_EQUAL, _UNSHARE[arch], 1, 0)
+        add(_EQUAL, socket, 2, 6)
         add(_LOAD, _ARGUMENT)
-        add(_EQUAL, AF_VSOCK, 0, 2)
+        add(_ANY, _NEW_USER, 2, 4)
+        add(_LOAD, _ARGUMENT)
+        add(_EQUAL, AF_VSOCK, 1, 2)
+        add(_RETURN, _ERROR | errno.EPERM)
         add(_RETURN, _ERROR | errno.EAFNOSUPPORT)
-        add(_RETURN, _ERROR | errno.ENOSYS)
         add(_RETURN, _ALLOW)
+        add(_RETURN, _ERROR | errno.ENOSYS)
     add(_RETURN, _ALLOW)
     return b"".join(struct.pack("=HBBI", *each) for each in found)
 

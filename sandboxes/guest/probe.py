@@ -190,8 +190,8 @@ def settings(task: dict[str, Any]) -> Found:
 def mounts(task: dict[str, Any]) -> Found:
     """File systems that are not meant to be here, and making more; devices; namespaces."""
     with open("/proc/self/mountinfo") as file:
-        points = [line.split()[4] for line in file]
-    more = sorted(point for point in points if not OURS.fullmatch(point))
+        lines = [line.split() for line in file]
+    more = sorted(line[4] for line in lines if not OURS.fullmatch(line[4]) and not podmans(line[4], line[-3]))
     yield "mounted besides", bool(more), ", ".join(more) or "nothing"
     libc = ctypes.CDLL(None, use_errno=True)
     for what, call in (
@@ -209,6 +209,14 @@ def mounts(task: dict[str, Any]) -> Found:
         if stat.S_ISBLK(status.st_mode) or name in ("mem", "kmem", "port", "kvm", "vsock", "vhost-vsock"):
             disks.append(name)
     yield "devices", bool(disks), ", ".join(disks) or "none"
+
+
+def podmans(point: str, kind: str) -> bool:
+    """Whether that is podman's /run, or what lies over its /var/tmp: in memory, with nothing in it but folders. The
+    host's own is full of files and sockets."""
+    if kind != "tmpfs" or point not in ("/run", "/var/tmp"):
+        return False
+    return all(stat.S_ISDIR(os.lstat(f"{point}/{name}").st_mode) for name in set(os.listdir(point)) - {".containerenv"})
 
 
 def in_child(call: Callable[[], int]) -> int:

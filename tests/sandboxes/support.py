@@ -19,7 +19,7 @@ import pytest
 
 from sandkeep.events import BlobStore, Record
 from sandkeep.sandboxes import Keep, Result, Task, cli, restore, snapshot
-from sandkeep.sandboxes.engine import KEEP
+from sandkeep.sandboxes.container import KEEP
 from sandkeep.sandboxes.snapshot import Snapshot
 
 Json: TypeAlias = Any

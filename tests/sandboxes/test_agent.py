@@ -18,7 +18,8 @@ from sandkeep.events import BadInput
 from sandkeep.events import catalogue as ev
 from sandkeep.projections import TaskState
 from sandkeep.sandboxes import Keep, Task, agent, background, workspace
-from sandkeep.sandboxes.engine import AGENT, GUEST, Engine
+from sandkeep.sandboxes.container import AGENT, GUEST
+from sandkeep.sandboxes.engine import Engine
 from sandkeep.sandboxes.errors import CommandNotFound, SandboxGone, TaskBusy, TaskRefused
 from sandkeep.sandboxes.execution import FLOODED, TIMED_OUT, content
 from sandkeep.sandboxes.guest.supervisor import Supervisor
@@ -611,7 +612,7 @@ def test_an_agent_whose_socket_cannot_be_reached_is_talked_to_through_the_engine
 def test_without_python_commands_are_run_by_the_engine(
     keep: Keep, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("sandkeep.sandboxes.engine._COMMANDS", {form: ["no-python"] for form in (AGENT, GUEST)})
+    monkeypatch.setattr("sandkeep.sandboxes.container._COMMANDS", {form: ["no-python"] for form in (AGENT, GUEST)})
     task = keep.create_task("old ways")
     task.start_sandbox()
     assert "cannot run the agent" in caplog.text

@@ -18,7 +18,8 @@ import pytest
 
 from sandkeep.projections import TaskState
 from sandkeep.sandboxes import Keep, Task, guest, workspace
-from sandkeep.sandboxes.engine import FORM, INTENT, KEEP, TASK, Engine
+from sandkeep.sandboxes.container import FORM, INTENT, KEEP, TASK
+from sandkeep.sandboxes.engine import Engine
 from sandkeep.sandboxes.errors import EngineFailed, EngineUnreachable, ImageNotFound
 from sandkeep.sandboxes.limits import LIMITS
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from sandkeep.sandboxes import Keep, Task, image, interpreter, isolation
-from sandkeep.sandboxes.engine import GUEST, SHELL
+from sandkeep.sandboxes.container import GUEST, SHELL
 from sandkeep.sandboxes.errors import CommandNotFound
 from sandkeep.sandboxes.execution import TIMED_OUT
 from sandkeep.sandboxes.guest import lend

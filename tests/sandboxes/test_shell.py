@@ -12,7 +12,7 @@ import pytest
 from sandkeep.events import BlobStore
 from sandkeep.events.catalogue import INLINE_BYTES, Output
 from sandkeep.sandboxes import spool, workspace
-from sandkeep.sandboxes.engine import SPOOL
+from sandkeep.sandboxes.container import SPOOL
 from sandkeep.sandboxes.execution import content
 from sandkeep.sandboxes.secrets import Secrets
 from sandkeep.sandboxes.shell import NO_FOLDER, NOT_FOUND, ShellSpool

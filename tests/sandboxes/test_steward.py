@@ -17,7 +17,7 @@ import pytest
 from sandkeep.events import catalogue as ev
 from sandkeep.projections import TaskState
 from sandkeep.sandboxes import Keep, Task, steward
-from sandkeep.sandboxes.engine import INTENT, KEEP, TASK
+from sandkeep.sandboxes.container import INTENT, KEEP, TASK
 from sandkeep.sandboxes.errors import SandboxGone, TaskBusy
 
 from .support import SCRIPT, container_of, containers, engine, eventually, left, listing, shell, stopped_at, types
