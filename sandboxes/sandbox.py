@@ -186,16 +186,15 @@ class Sandbox:
     def _greet(self, container: str) -> Connection | None:
         """A connection to the agent, if it answers: over its socket, or else by way of the engine."""
         engine = self._keep.engine
-        # One that was just started again may not listen yet.
+        # One that was just started again may not listen yet, and of one that just ended the engine may not know.
         deadline = time.monotonic() + (0 if engine.relays else _AGAIN_SECONDS)
-        while (connection := agent.connect(self.spool, container)) is None:
+        while (connection := agent.greet(self.spool, container, _PATIENCE_SECONDS)) is None:
             if engine.status(container) != "running":
                 return None
             if time.monotonic() >= deadline:
                 return engine.relayed(container, _PATIENCE_SECONDS)
             time.sleep(0.01)
-        connection.sock.close()
-        return agent.greet(self.spool, container, _PATIENCE_SECONDS)
+        return connection
 
     def _connected(self, container: str) -> Connection | None:
         if self._keep.engine.form(container) != AGENT:

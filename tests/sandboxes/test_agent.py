@@ -50,6 +50,10 @@ def unharmed(task: Task, container: str) -> None:
 BOMB = "import os\nwhile True:\n    try:\n        os.fork()\n    except OSError:\n        pass"
 DYING = "import os\nfor _ in range(200):\n    if os.fork():\n        os._exit(0)\nimport time; time.sleep(1000)"
 CHAIN = "import os\nos.fork()\nwhile True:\n    if os.fork():\n        os._exit(0)"
+SESSIONS = "import os, time\nwhile True:\n    try:\n        if os.fork() == 0:\n            os.setsid()\n"
+SESSIONS += (
+    "            os.getpid() % 3 or os._exit(0)\n            time.sleep(1000)\n    except OSError:\n        pass"
+)
 HOSTILE = {
     "a fork bomb": [*PYTHON, BOMB],
     "forks that leave their parents": ["sh", "-c", f"python3 -c '{DYING}' & sleep 1000"],
@@ -59,6 +63,7 @@ HOSTILE = {
         "import signal, time\nfor n in set(signal.valid_signals()) - {9, 19}:\n    signal.signal(n, signal.SIG_IGN)\n"
         "time.sleep(1000)",
     ],
+    "as many sessions as there may be, and many dead": [*PYTHON, SESSIONS],
     "a chain of forks": ["sh", "-c", f"python3 -c '{CHAIN}' & sleep 1000"],
     "one that closes every descriptor": [*PYTHON, "import os, time; os.closerange(0, 65536); time.sleep(1000)"],
     "a subreaper of its own": [
