@@ -16,7 +16,7 @@ import pytest
 from sandkeep.events import catalogue as ev
 from sandkeep.projections import TaskState
 from sandkeep.sandboxes import Keep, Task, steward
-from sandkeep.sandboxes.engine import INTENT, KEEP, TASK
+from sandkeep.sandboxes.engine import INTENT, KEEP, TASK, Engine
 from sandkeep.sandboxes.errors import SandboxGone, TaskBusy
 
 from .support import SCRIPT, container_of, containers, engine, eventually, left, listing, shell, stopped_at, types
@@ -382,6 +382,24 @@ def test_what_a_living_process_does_is_left_alone(keep: Keep, task: Task) -> Non
         assert len(containers(keep.id)) == 2
     later(keep)
     assert_agreement(keep)
+
+
+def test_what_was_done_while_somebody_looked_is_not_taken_for_abandoned(
+    keep: Keep, task: Task, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pause, seen = Engine.pause, []
+
+    def looked_at(self: Engine, container: str) -> None:
+        seen.extend(steward.busy(keep))
+        pause(self, container)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Engine, "pause", looked_at)
+        task.pause()
+    assert [pending.kind for pending in seen[0].pending] == ["PauseRequested"]
+    monkeypatch.setattr(steward, "busy", lambda keep: seen)
+    assert later(keep) == []
+    assert (task.state.state, keep.engine.status(container_of(task))) == (TaskState.PAUSED, "paused")
 
 
 def test_a_dead_command_does_not_wait_for_a_living_one_beside_it(keep: Keep, task: Task) -> None:
