@@ -222,6 +222,7 @@ class Supervisor:
             argv, folder, changes, stdin = json.loads(message)
             if terminals:
                 fcntl.ioctl(terminals[0], termios.TIOCSCTTY, 0)
+                os.set_inheritable(terminals[0], False)
                 shown = [*terminals] * 3
             elif not stdin:
                 shown[0] = os.open("/dev/null", os.O_RDONLY)

@@ -439,8 +439,12 @@ def in_terminal(task: Task, argv: list[str], keys: bytes) -> bytes:
 
 def test_a_terminal_is_one(task: Task) -> None:
     shown = in_terminal(
-        task, ["sh", "-c", "tty; stty size; read a; echo got $a; test -w $(tty) && echo mine"], b"hello\n"
+        task,
+        ["sh", "-c", "tty; stty size; read a; echo got $a; test -w $(tty) && echo mine; echo /proc/self/fd/*"],
+        b"hello\n",
     )
+    # No other descriptor; the last is the folder that is read.
+    assert b" ".join(b"/proc/self/fd/%d" % number for number in range(4)) + b"\r\n" in shown
     assert b"/dev/pts/" in shown
     assert b"40 100" in shown
     assert b"got hello" in shown
