@@ -91,6 +91,8 @@ def housed(keep: Keep) -> list[registry.Task]:
 
 
 def _reconcile(keep: Keep) -> list[str]:
+    # Readers do not see what a process was killed in the midst of committing before somebody else begins to write.
+    keep.log.decide("keep", lambda state: [], actor=keep.actor)
     # What the log believes is read before the engine is asked, so that what others start meanwhile is not taken for
     # lost.
     done = keep.locking.expire() + keep.images.reconcile()

@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -400,6 +401,28 @@ def test_what_was_done_while_somebody_looked_is_not_taken_for_abandoned(
     monkeypatch.setattr(steward, "busy", lambda keep: seen)
     assert later(keep) == []
     assert (task.state.state, keep.engine.status(container_of(task))) == (TaskState.PAUSED, "paused")
+
+
+# As a process leaves it that is killed in `mdb_txn_commit`: the last commit is there, and readers are not told of it.
+CUT_OFF = """
+import lmdb, mmap, os, struct, sys
+env = lmdb.open(sys.argv[1], create=False, max_dbs=16)
+held = env.begin(write=True)
+with open(sys.argv[1] + "/lock.mdb", "r+b") as file:
+    shared = mmap.mmap(file.fileno(), 0)
+    (last,) = struct.unpack_from("=Q", shared, 48)
+    struct.pack_into("=Q", shared, 48, last - 1)
+os.kill(os.getpid(), 9)
+"""
+
+
+def test_what_a_process_was_killed_in_the_midst_of_committing_is_seen(keep: Keep) -> None:
+    task = keep.create_task("t")
+    task.tag(add=["last"])
+    subprocess.run([sys.executable, "-P", "-c", CUT_OFF, keep.path / "log"], check=False)
+    assert types(task.history())[-1] == "WorkspacePrepared"
+    later(keep)
+    assert types(task.history())[-1] == "TaskTagged"
 
 
 def test_a_dead_command_does_not_wait_for_a_living_one_beside_it(keep: Keep, task: Task) -> None:
