@@ -230,9 +230,9 @@ class Sandbox:
     def _greet(self, container: str) -> Connection | None:
         """A connection to the agent, if it answers: over its socket, or else by way of the engine."""
         engine = self._keep.engine
-        # One that was just started again may not listen yet.
+        # One that was just started again may not listen yet, and of one that just ended the engine may not know.
         begun = looked = time.monotonic()
-        while (connection := agent.connect(self.spool, container)) is None:
+        while (connection := agent.greet(self.spool, container, _PATIENCE_SECONDS)) is None:
             if engine.status(container) != "running":
                 return None
             if engine.relays or time.monotonic() > begun + _AGAIN_SECONDS:
@@ -242,8 +242,7 @@ class Sandbox:
                 if (connection := engine.relayed(container, agent.HELLO_SECONDS)) is not None:
                     return connection
             time.sleep(0.01)
-        connection.sock.close()
-        return agent.greet(self.spool, container, _PATIENCE_SECONDS)
+        return connection
 
     def _connected(self, container: str) -> Connection | None:
         if self._keep.engine.form(container) == SHELL:

@@ -23,6 +23,7 @@ from sandkeep.events import catalogue as ev
 from sandkeep.projections import Pending, TaskState, registry
 from sandkeep.sandboxes import decider, egress, intent, joined, merging, monitor, resources, settings, sidecar, slot
 from sandkeep.sandboxes.engine import Found
+from sandkeep.sandboxes.errors import TaskRefused
 from sandkeep.sandboxes.incumbent import incumbent
 from sandkeep.sandboxes.intent import abandoned
 from sandkeep.sandboxes.outcome import INTERRUPTED, settle
@@ -90,6 +91,8 @@ def housed(keep: Keep) -> list[registry.Task]:
 
 
 def _reconcile(keep: Keep) -> list[str]:
+    # Readers do not see what a process was killed in the midst of committing before somebody else begins to write.
+    keep.log.decide("keep", lambda state: [], actor=keep.actor)
     # What the log believes is read before the engine is asked, so that what others start meanwhile is not taken for
     # lost.
     done = keep.locking.expire() + keep.images.reconcile()
@@ -130,22 +133,30 @@ def _lose(keep: Keep, task: registry.Task) -> list[str]:
 
 def _settle(keep: Keep, task: registry.Task) -> list[str]:
     done: list[str] = []
-    mine = [pending for pending in task.pending if abandoned(keep.intents, pending.intent)]
+    left = {pending.intent for pending in task.pending if abandoned(keep.intents, pending.intent)}
+    if not left:
+        return done
+    # What was done meanwhile has left its intent, too; but then its outcome is known by now.
+    task = keep.task(task.id).state
+    mine = [pending for pending in task.pending if pending.intent in left]
     for pending in mine:
-        if pending.kind == "CommandRequested":
-            done += joined.abandoned(keep, task, pending, alone=all(other in mine for other in task.pending))
-            continue
-        if pending.kind == "LimitsRequested":
-            done.append(resources.complete(keep, task.id, pending.intent))
-            continue
-        _undo(keep, task, pending)
-        settle(keep, task.id, _SETTLED_AS[pending.kind](pending.intent, *INTERRUPTED))
-        done.append(f"task {task.id}: {pending.kind} of position {pending.position} was interrupted")
+        with contextlib.suppress(TaskRefused):  # who waits for a command in the background was first
+            done += _settled(keep, task, pending, alone=all(other in mine for other in task.pending))
     if any(pending.kind in ("TaskCreated", "CleanupRequested") for pending in mine):
         keep.decide(task.id, partial(decider.give_up, reason=INTERRUPTED[1]))
         keep.task(task.id).abandon()
         done.append(f"task {task.id}: cleaned up")
     return done
+
+
+def _settled(keep: Keep, task: registry.Task, pending: Pending, *, alone: bool) -> list[str]:
+    if pending.kind == "CommandRequested":
+        return joined.abandoned(keep, task, pending, alone=alone)
+    if pending.kind == "LimitsRequested":
+        return [resources.complete(keep, task.id, pending.intent)]
+    _undo(keep, task, pending)
+    settle(keep, task.id, _SETTLED_AS[pending.kind](pending.intent, *INTERRUPTED))
+    return [f"task {task.id}: {pending.kind} of position {pending.position} was interrupted"]
 
 
 def _undo(keep: Keep, task: registry.Task, pending: Pending) -> None:

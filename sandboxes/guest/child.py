@@ -81,6 +81,7 @@ def _become(ready: socket.socket, shown: list[int], setting: dict[str, Any], env
         argv, folder, changes, stdin = json.loads(message)
         if terminals:
             fcntl.ioctl(terminals[0], termios.TIOCSCTTY, 0)
+            os.set_inheritable(terminals[0], False)
             shown = [*terminals] * 3
         elif not stdin:
             shown[0] = os.open("/dev/null", os.O_RDONLY)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import functools
 import json
 import os
 import select
+import signal
+import socket
 import stat
 import subprocess
 import sys
@@ -168,18 +172,52 @@ def listing(folder: Path) -> dict[bytes, tuple[object, ...]]:
 # ---- other processes
 
 
+class Process:
+    """A process that another one forked for us."""
+
+    def __init__(self, number: int) -> None:
+        self._descriptor = os.pidfd_open(number)
+
+    def kill(self) -> None:
+        """End it without warning."""
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self._descriptor, signal.SIGKILL)
+
+    def wait(self) -> None:
+        """Wait until it has ended."""
+        assert select.select([self._descriptor], [], [], DEADLINE_SECONDS)[0], "it does not end"
+
+    def close(self) -> None:
+        """Kill it, and forget it."""
+        self.kill()
+        self.wait()
+        os.close(self._descriptor)
+
+
+@functools.cache
+def worker() -> socket.socket:
+    """What `worker` is asked by, which ends when we do."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with theirs:
+        command = [sys.executable, "-P", str(WORKER), str(theirs.fileno())]
+        process = subprocess.Popen(command, pass_fds=[theirs.fileno()])
+    atexit.register(process.wait)
+    atexit.register(ours.close)
+    return ours
+
+
 @contextlib.contextmanager
-def stopped_at(step: str, action: str, keep: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+def stopped_at(step: str, action: str, keep: Path, *arguments: str) -> Iterator[Process]:
     """A process that does `action` with a keep and has come to the failpoint `step`, where it stays; then killed."""
-    command = [sys.executable, "-P", str(WORKER), step, action, str(keep), *arguments]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        try:
-            assert process.stdout is not None
-            assert select.select([process.stdout], [], [], DEADLINE_SECONDS)[0], f"{step} was not reached"
-            assert process.stdout.readline() == f"at {step}\n"
+    reader, writer = os.pipe()
+    with open(reader) as output:
+        request = json.dumps([dict(os.environ), [step, action, str(keep), *arguments]])
+        socket.send_fds(worker(), [request.encode()], [writer])
+        os.close(writer)
+        with contextlib.closing(Process(int(worker().recv(64)))) as process:
+            assert select.select([output], [], [], DEADLINE_SECONDS)[0], f"{step} was not reached"
+            assert output.readline() == f"at {step}\n"
             yield process
-        finally:
-            process.kill()
 
 
 def run_script(*arguments: str | bytes, **options: Any) -> subprocess.CompletedProcess[bytes]:

@@ -55,6 +55,10 @@ def unharmed(task: Task, container: str) -> None:
 BOMB = "import os\nwhile True:\n    try:\n        os.fork()\n    except OSError:\n        pass"
 DYING = "import os\nfor _ in range(200):\n    if os.fork():\n        os._exit(0)\nimport time; time.sleep(1000)"
 CHAIN = "import os\nos.fork()\nwhile True:\n    if os.fork():\n        os._exit(0)"
+SESSIONS = "import os, time\nwhile True:\n    try:\n        if os.fork() == 0:\n            os.setsid()\n"
+SESSIONS += (
+    "            os.getpid() % 3 or os._exit(0)\n            time.sleep(1000)\n    except OSError:\n        pass"
+)
 HOSTILE = {
     "a fork bomb": [*PYTHON, BOMB],
     "forks that leave their parents": ["sh", "-c", f"python3 -c '{DYING}' & sleep 1000"],
@@ -64,6 +68,7 @@ HOSTILE = {
         "import signal, time\nfor n in set(signal.valid_signals()) - {9, 19}:\n    signal.signal(n, signal.SIG_IGN)\n"
         "time.sleep(1000)",
     ],
+    "as many sessions as there may be, and many dead": [*PYTHON, SESSIONS],
     "a chain of forks": ["sh", "-c", f"python3 -c '{CHAIN}' & sleep 1000"],
     "one that closes every descriptor": [*PYTHON, "import os, time; os.closerange(0, 65536); time.sleep(1000)"],
     "a subreaper of its own": [
@@ -441,8 +446,12 @@ def in_terminal(task: Task, argv: list[str], keys: bytes) -> bytes:
 
 def test_a_terminal_is_one(task: Task) -> None:
     shown = in_terminal(
-        task, ["sh", "-c", "tty; stty size; read a; echo got $a; test -w $(tty) && echo mine"], b"hello\n"
+        task,
+        ["sh", "-c", "tty; stty size; read a; echo got $a; test -w $(tty) && echo mine; echo /proc/self/fd/*"],
+        b"hello\n",
     )
+    # No other descriptor; the last is the folder that is read.
+    assert b" ".join(b"/proc/self/fd/%d" % number for number in range(4)) + b"\r\n" in shown
     assert b"/dev/pts/" in shown
     assert b"40 100" in shown
     assert b"got hello" in shown

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import itertools
 import os
@@ -15,13 +16,14 @@ import pytest
 from sandkeep.events import BlobStore, LimitReached
 from sandkeep.events import catalogue as ev
 from sandkeep.sandboxes import Keep, Task, agent, command
+from sandkeep.sandboxes.errors import SandboxGone
 from sandkeep.sandboxes.execution import TIMED_OUT
 from sandkeep.sandboxes.guest.wire import DATA
 from sandkeep.sandboxes.limits import LIMITS
 from sandkeep.sandboxes.outcome import settle
 from sandkeep.sandboxes.spool import Ended
 
-from .support import container_of, engine, eventually, left, shell, text
+from .support import container_of, engine, eventually, left, shell, text, types
 
 pytestmark = pytest.mark.engine
 
@@ -207,6 +209,34 @@ def test_a_sandbox_in_which_nothing_can_begin_for_want_of_memory_is_followed_by_
     assert (began[0], began[-1]) == (True, True)
     lost = [record.event.reason for record in task.history() if isinstance(record.event, ev.SandboxLost)]
     assert len(lost) >= began.count(False)
+    assert task.state.pending == ()
+
+
+DEAR = """
+import os, time
+for _ in range(80):
+    if os.fork() == 0:
+        open('/proc/self/oom_score_adj', 'w').write('0')
+        x = bytearray(6 << 20)
+        x[::4096] = b'x' * len(x[::4096])
+        time.sleep(60)
+        os._exit(0)
+time.sleep(60)
+"""
+
+
+def test_what_has_the_kernel_end_the_agent_for_want_of_memory_costs_no_more_than_its_sandbox(keep: Keep) -> None:
+    task = keep.create_task("as dear as the agent, and smaller", limits={"memory": "128MiB"})
+    with contextlib.suppress(SandboxGone):
+        result = task.execute([*PYTHON, DEAR], timeout=5)
+        assert result.oom_killed or result.timed_out
+    executed, failed = (types(task.history()).count(name) for name in ("CommandExecuted", "CommandFailed"))
+    assert (executed + failed, task.state.pending) == (1, ())
+    said = ""
+    for _ in range(3):  # the kernel may still be at it
+        with contextlib.suppress(SandboxGone):
+            said = said or shell(task, "echo alive")
+    assert said == "alive\n"
     assert task.state.pending == ()
 
 

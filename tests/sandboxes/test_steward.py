@@ -8,6 +8,7 @@ import secrets
 import shutil
 import signal
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from sandkeep.events import catalogue as ev
 from sandkeep.projections import TaskState
 from sandkeep.sandboxes import Keep, Task, steward
 from sandkeep.sandboxes.container import INTENT, KEEP, TASK
+from sandkeep.sandboxes.engine import Engine
 from sandkeep.sandboxes.errors import SandboxGone, TaskBusy
 
 from .support import SCRIPT, container_of, containers, engine, eventually, left, listing, shell, stopped_at, types
@@ -385,6 +387,46 @@ def test_what_a_living_process_does_is_left_alone(keep: Keep, task: Task) -> Non
         assert len(containers(keep.id)) == 2
     later(keep)
     assert_agreement(keep)
+
+
+def test_what_was_done_while_somebody_looked_is_not_taken_for_abandoned(
+    keep: Keep, task: Task, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pause, seen = Engine.pause, []
+
+    def looked_at(self: Engine, container: str) -> None:
+        seen.extend(steward.busy(keep))
+        pause(self, container)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Engine, "pause", looked_at)
+        task.pause()
+    assert [pending.kind for pending in seen[0].pending] == ["PauseRequested"]
+    monkeypatch.setattr(steward, "busy", lambda keep: seen)
+    assert later(keep) == []
+    assert (task.state.state, keep.engine.status(container_of(task))) == (TaskState.PAUSED, "paused")
+
+
+# As a process leaves it that is killed in `mdb_txn_commit`: the last commit is there, and readers are not told of it.
+CUT_OFF = """
+import lmdb, mmap, os, struct, sys
+env = lmdb.open(sys.argv[1], create=False, max_dbs=16)
+held = env.begin(write=True)
+with open(sys.argv[1] + "/lock.mdb", "r+b") as file:
+    shared = mmap.mmap(file.fileno(), 0)
+    (last,) = struct.unpack_from("=Q", shared, 48)
+    struct.pack_into("=Q", shared, 48, last - 1)
+os.kill(os.getpid(), 9)
+"""
+
+
+def test_what_a_process_was_killed_in_the_midst_of_committing_is_seen(keep: Keep) -> None:
+    task = keep.create_task("t")
+    task.tag(add=["last"])
+    subprocess.run([sys.executable, "-P", "-c", CUT_OFF, keep.path / "log"], check=False)
+    assert types(task.history())[-1] == "WorkspacePrepared"
+    later(keep)
+    assert types(task.history())[-1] == "TaskTagged"
 
 
 def test_a_dead_command_does_not_wait_for_a_living_one_beside_it(keep: Keep, task: Task) -> None:

@@ -1,15 +1,23 @@
-"""A process of its own that does something with a keep and stops at a failpoint, to be killed there:
-`worker.py WHEN:PLACE.NAME[#NTH] ACTION KEEP ARGUMENT...`.
+"""Processes that do something with a keep and stop at a failpoint, to be killed there. They are forked from one that
+has imported everything, which is most of what such a process takes: `worker.py SOCKET`.
 
-It prints "at " and its first argument when it has come there, and then waits for ever. WHEN is "before" or "after".
+A request is a JSON list of the environment and the words `WHEN:PLACE.NAME[#NTH] ACTION KEEP ARGUMENT...`, with a
+descriptor for the output; the answer is the number of the process. That prints "at " and the first word when it has
+come there, and then waits for ever. WHEN is "before" or "after".
 """
 
 from __future__ import annotations
 
+import contextlib
+import json
+import os
 import signal
+import socket
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 from sandkeep.sandboxes import (
     Keep,
@@ -137,12 +145,39 @@ def act(keep: Keep, action: str, arguments: list[str]) -> None:
         verbs[action]()
 
 
+def become(environment: dict[str, str], words: list[str], output: int) -> NoReturn:
+    """Do what was asked for, up to the failpoint."""
+    try:
+        os.dup2(output, 1)
+        os.environ.clear()
+        os.environ.update(environment)
+        step, action, path, *arguments = words
+        with Keep.open(path) as keep:
+            stop_at(step)
+            act(keep, action, arguments)
+        raise AssertionError(f"{step} was not reached")
+    except BaseException:  # noqa: BLE001 - it is told, and this process ends
+        traceback.print_exc()
+    finally:
+        os._exit(1)
+
+
 def main() -> None:
-    step, action, path, *arguments = sys.argv[1:]
-    with Keep.open(path) as keep:
-        stop_at(step)
-        act(keep, action, arguments)
-    raise AssertionError(f"{step} was not reached")
+    with socket.socket(fileno=int(sys.argv[1])) as asked:
+        while True:
+            message, found, _, _ = socket.recv_fds(asked, 1 << 20, 1)
+            if not message:
+                return
+            with contextlib.suppress(ChildProcessError):  # whoever waited for those that have ended has seen it
+                while os.waitpid(-1, os.WNOHANG)[0]:
+                    pass
+            process = os.fork()
+            if process == 0:
+                asked.close()
+                environment, words = json.loads(message)
+                become(environment, words, found[0])
+            os.close(found[0])
+            asked.send(str(process).encode())
 
 
 if __name__ == "__main__":
