@@ -178,6 +178,7 @@ class Engine:
                 cap_add=["KILL", "SETGID", "SETPCAP", "SETUID"] if form == AGENT else [],
                 security_opt=["no-new-privileges"],
                 network_mode="none",
+                dns_opt=["timeout:1", "attempts:1"],
                 dns=["127.0.0.1"],  # or a network that it joins would ask the machine's own; see `sidecar`
                 read_only=True,
                 tmpfs=tmpfs,

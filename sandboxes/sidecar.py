@@ -185,6 +185,7 @@ def _start(keep: Keep, task: str, image_id: str, policy: NetworkPolicy, sandbox:
                 mem_limit=_MEMORY,
                 memswap_limit=_MEMORY,
                 pids_limit=_PIDS,
+                sysctls={"net.ipv4.ip_forward": "0"},  # it stands in two networks
                 ulimits=[docker.types.Ulimit(name="nofile", soft=_FILES, hard=_FILES)],
                 log_config=docker.types.LogConfig(type="json-file", config=_LOG),
                 labels=labels,
