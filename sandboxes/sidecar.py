@@ -19,6 +19,7 @@ import itertools
 import secrets
 import time
 from collections import Counter
+from collections.abc import Callable, Iterable
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -34,7 +35,7 @@ from sandkeep.events import Event
 from sandkeep.events import catalogue as ev
 from sandkeep.projections import NetworkPolicy, StateView, TaskState, network, registry
 from sandkeep.sandboxes import intent, settings, squid
-from sandkeep.sandboxes.engine import BESIDE, INTENT, KEEP, TASK
+from sandkeep.sandboxes.engine import BESIDE, INTENT, KEEP, TASK, Found
 from sandkeep.sandboxes.errors import EngineFailed, KeepFormat, NetworkUnavailable
 from sandkeep.sandboxes.settings import NetworkGrants
 from sandkeep.sandboxes.squid import Seen
@@ -72,7 +73,7 @@ class Sidecar(msgspec.Struct, frozen=True):
 
 def needed(keep: Keep) -> bool:
     """Whether sandboxes of the keep cannot be given the socket of our proxy, or its settings do not want that."""
-    return settings.load(keep.path).network.sidecar or not keep.engine.is_local or keep.engine.relays
+    return _grants(keep).sidecar or not keep.engine.is_local or keep.engine.relays
 
 
 def check(policy: NetworkPolicy) -> None:
@@ -144,24 +145,35 @@ def tell(keep: Keep, task: str, folder: Path) -> None:
         _write(folder, msgspec.structs.replace(known, told=told, counted=known.counted + len(seen)))
 
 
-def sweep(keep: Keep) -> list[str]:
-    """Remove the networks of sidecars that are gone, of this keep; tells so, a line each."""
+def sweep(keep: Keep, sidecars: Iterable[Found], folder: Callable[[str], Path]) -> list[str]:
+    """Remove those of the keep's `sidecars`, and those of their networks, that no sandbox uses any more; tells so, a
+    line each. What somebody is at work on is left alone. `folder` is that of a task's way out."""
     done = []
+    for each in sidecars:
+        with keep.attempting(each.task) as mine:
+            if mine and not _is_used(keep, each.task, folder(each.task), each.container):
+                tell(keep, each.task, folder(each.task))
+                keep.engine.remove(each.container)
+                done.append(f"task {each.task}: removed the orphaned sidecar {each.container[:12]}")
     with keep.engine.connected() as client:
-        for each in client.api.networks(filters={"label": f"{KEEP}={keep.id}"}):
-            task = each["Labels"].get(TASK, "")
-            with keep.attempting(task) as mine:
-                if mine and not _is_used(keep, task, each["Id"]):
-                    _remove_network(client, each["Id"])
-                    done.append(f"task {task}: removed the orphaned network {each['Id'][:12]}")
+        networks = client.api.networks(filters={"label": f"{KEEP}={keep.id}"})
+    for found in networks:
+        task, number = found["Labels"].get(TASK, ""), str(found["Id"])
+        with keep.attempting(task) as mine, keep.engine.connected() as client:
+            if mine and not _is_used(keep, task, folder(task), number):
+                _remove_network(client, number)
+                done.append(f"task {task}: removed the orphaned network {number[:12]}")
     return done
 
 
-def _is_used(keep: Keep, task: str, network: str) -> bool:
-    known = find(keep.path / "run" / "egress" / task)
+def _is_used(keep: Keep, task: str, folder: Path, number: str) -> bool:
+    """Whether this container or network is that of the sidecar of the task's sandbox."""
+    known = find(folder)
     with keep.projections.reading() as state:
         found = registry.find(state, task)
-    return known is not None and found is not None and (known.network, known.sandbox) == (network, found.container)
+    if known is None or found is None:
+        return False
+    return found.container == known.sandbox and number in (known.container, known.network)
 
 
 def _start(keep: Keep, task: str, image_id: str, policy: NetworkPolicy, sandbox: str) -> Sidecar:
@@ -283,10 +295,7 @@ def _read(keep: Keep, known: Sidecar) -> tuple[str, list[Seen]]:
 
 def _events(keep: Keep, policy: NetworkPolicy, seen: list[Seen], alone: int) -> list[Event]:
     """The events of connections, of which so many are recorded one by one."""
-    try:
-        grants = settings.load(keep.path).network
-    except KeepFormat:
-        grants = NetworkGrants()
+    grants = _grants(keep)
     found = [squid.events(each, policy, grants, secrets.token_hex(6)) for each in seen]
     done = list(itertools.chain.from_iterable(found[:alone]))
     if more := seen[alone:]:
@@ -300,6 +309,14 @@ def _events(keep: Keep, policy: NetworkPolicy, seen: list[Seen], alone: int) -> 
             )
         )
     return done
+
+
+def _grants(keep: Keep) -> NetworkGrants:
+    """What the keep grants; nothing, while that cannot be read."""
+    try:
+        return settings.load(keep.path).network
+    except KeepFormat:
+        return NetworkGrants()
 
 
 def _unless_cleaned(state: StateView, *, task: str, events: list[Event]) -> list[Event]:

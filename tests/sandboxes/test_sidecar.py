@@ -12,7 +12,7 @@ import pytest
 
 from sandkeep.events import Event
 from sandkeep.events import catalogue as ev
-from sandkeep.sandboxes import Keep, Task, egress, image, isolation, sidecar, squid
+from sandkeep.sandboxes import Keep, Task, agent, egress, image, isolation, sidecar, squid
 from sandkeep.sandboxes.engine import KEEP
 from sandkeep.sandboxes.errors import NetworkUnavailable
 from sandkeep.sandboxes.recipe import base_recipe
@@ -229,6 +229,21 @@ def test_what_is_left_of_a_sandbox_that_was_lost_is_ended(beside: Keep, task: Ta
     assert fetch(task, "http://evil.test/") == ["403"]
 
 
+def test_what_a_crash_leaves_half_made_is_ended(beside: Keep, task: Task) -> None:
+    shell(task, "true")
+    known = sidecar.find(egress.folder(beside, task.id))
+    assert known is not None
+    image_id = beside.images.resolve("squid")[1]
+    half = sidecar._start(beside, task.id, image_id, known.policy, known.sandbox)  # and then nobody writes it down
+    with beside.working(task.id):
+        assert beside.reconcile(again=True) == []  # somebody is at work
+    said = beside.reconcile(again=True)
+    assert [line.split()[-1] for line in said] == [half.container[:12], half.network[:12]]
+    assert networks(beside) == [known.network]
+    assert sorted(containers(beside.id)) == sorted((known.container, container_of(task)))
+    assert fetch(task, "http://evil.test/") == ["403"]
+
+
 def test_what_needs_a_socket_of_this_machine_is_refused(beside: Keep, task: Task) -> None:
     reach, before = beside.network(task.id), beside.network(task.id).policy()
     for asked in ({"services": [f"db=task/{task.id}:1"]}, {"allow": ["a.example"], "private": ["127.0.0.1:80"]}):
@@ -257,5 +272,10 @@ def test_an_agent_that_is_reached_through_the_engine_is_given_a_sidecar(
     keep: Keep, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert not sidecar.needed(keep)
-    monkeypatch.setattr(keep.engine, "relays", True)
+    monkeypatch.setattr(agent, "connect", lambda folder, sandbox: None)
+    task = keep.create_task("far away", network="allow", allow=["example.org"])
+    assert shell(task, "echo $http_proxy").startswith("http://198.1")
     assert sidecar.needed(keep)
+    task.complete()
+    task.clean_up()
+    assert (networks(keep), containers(keep.id)) == ([], [])
