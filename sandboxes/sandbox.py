@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, final
 from sandkeep.events import Event, SandkeepError
 from sandkeep.events import catalogue as ev
 from sandkeep.projections import TaskState, registry
-from sandkeep.sandboxes import agent, decider, egress, guest, intent, outcome, resources, slot, workspace
+from sandkeep.sandboxes import agent, decider, egress, guest, intent, outcome, resources, sidecar, slot, workspace
 from sandkeep.sandboxes.agent import Broken, Connection, Refused
 from sandkeep.sandboxes.engine import AGENT, INTENT, KEEP, TASK, Mounts
 from sandkeep.sandboxes.errors import EngineFailed
@@ -117,6 +117,7 @@ class Sandbox:
         """Remove all folders of the task."""
         for folder in (self.folder, self.spool, egress.folder(self._keep, self.id)):
             workspace.remove(folder)
+        sidecar.forget(egress.folder(self._keep, self.id))
 
     def may_exist(self) -> bool:
         """Whether there ever was a container of the task, as far as can be told without asking the engine."""

@@ -6,7 +6,7 @@ The network is the sandbox's alone: internal, of 16 addresses, and the engine's 
 (`inhibit_ipv4`), so that there is no way to that. The sandbox joins it when its policy first allows hosts and leaves it
 when that allows none any more; another policy is another sidecar. Both carry the keep's labels: who ends the sandbox
 ends them, or the steward does. What squid tells of connections is read through the engine, and recorded when they
-have ended, from where it was read to (`run/egress/<task>/sidecar`); after a crash in between some may be told twice.
+have ended, from where it was read to (`run/egress/<task>.sidecar`); after a crash in between some may be told twice.
 
 Whoever opens or closes it is `working` on the task. Errors: `NetworkUnavailable`, and those of images and the engine.
 """
@@ -49,7 +49,7 @@ ACTOR = "egress-proxy"
 MOST_EVENTS, WINDOW_SECONDS = 60, 60.0
 """So many connections of a task are recorded one by one in so long; those beyond are counted."""
 
-_FILE, _LOCK = "sidecar", "sidecar.lock"
+_FILE, _LOCK = ".sidecar", ".sidecar-lock"
 _SETTLE_SECONDS, _STOP_SECONDS = 20.0, 5
 _RANGE = ipaddress.IPv4Network("198.18.0.0/15")  # for measurements (RFC 2544): no network that is in use has it
 _PREFIX, _TRIES = 28, 16
@@ -88,7 +88,7 @@ def check(policy: NetworkPolicy) -> None:
 def find(folder: Path) -> Sidecar | None:
     """The sidecar of the task whose way out has this folder, if it has one."""
     try:
-        return msgspec.json.decode((folder / _FILE).read_bytes(), type=Sidecar)
+        return msgspec.json.decode(_beside(folder, _FILE).read_bytes(), type=Sidecar)
     except (FileNotFoundError, ValueError):
         return None
 
@@ -105,7 +105,7 @@ def open_way(keep: Keep, task: str, folder: Path, sandbox: str) -> str:
     image_id = keep.images.resolve("squid")[1]
     close_way(keep, task, folder)
     made = _start(keep, task, image_id, policy, sandbox)
-    with intent.exclusive(folder / _LOCK):
+    with intent.exclusive(_beside(folder, _LOCK)):
         _write(folder, made)
     _join(keep, made)
     return made.address
@@ -124,13 +124,15 @@ def close_way(keep: Keep, task: str, folder: Path) -> None:
         with contextlib.suppress(docker.errors.NotFound):
             client.api.remove_container(known.container, force=True, v=True)
         _remove_network(client, known.network)
-    with intent.exclusive(folder / _LOCK):
-        (folder / _FILE).unlink(missing_ok=True)
+    with intent.exclusive(_beside(folder, _LOCK)):
+        _beside(folder, _FILE).unlink(missing_ok=True)
 
 
 def tell(keep: Keep, task: str, folder: Path) -> None:
     """Record what the sidecar of a task has told since this was last called."""
-    with contextlib.suppress(FileNotFoundError), intent.exclusive(folder / _LOCK):
+    if find(folder) is None:
+        return
+    with intent.exclusive(_beside(folder, _LOCK)):
         known = find(folder)
         if known is None:
             return
@@ -143,6 +145,12 @@ def tell(keep: Keep, task: str, folder: Path) -> None:
         found = _events(keep, known.policy, seen, alone)
         keep.log.decide(registry.STREAM + task, partial(_unless_cleaned, task=task, events=found), actor=ACTOR)
         _write(folder, msgspec.structs.replace(known, told=told, counted=known.counted + len(seen)))
+
+
+def forget(folder: Path) -> None:
+    """Remove the files that are about the sidecar of a task that is cleaned up."""
+    for name in (_FILE, _LOCK):
+        _beside(folder, name).unlink(missing_ok=True)
 
 
 def sweep(keep: Keep, sidecars: Iterable[Found], folder: Callable[[str], Path]) -> list[str]:
@@ -270,9 +278,14 @@ def _remove_network(client: docker.DockerClient, network: str) -> None:
 
 
 def _write(folder: Path, known: Sidecar) -> None:
-    temporary = folder / f"{_FILE}.new"
+    temporary = _beside(folder, f"{_FILE}-new")
     temporary.write_bytes(msgspec.json.encode(known))
-    temporary.rename(folder / _FILE)
+    temporary.rename(_beside(folder, _FILE))
+
+
+def _beside(folder: Path, name: str) -> Path:
+    """A file of ours, where the sandbox does not see it: what it can open, it can lock."""
+    return folder.with_name(folder.name + name)
 
 
 def _read(keep: Keep, known: Sidecar) -> tuple[str, list[Seen]]:

@@ -113,6 +113,7 @@ def task(beside: Keep, server: str) -> Iterator[Task]:
     yield made
     made.complete()
     made.clean_up()
+    assert not list((beside.path / "run" / "egress").glob("*sidecar*"))
     assert networks(beside) == []
     assert containers(beside.id) == []
 
@@ -169,8 +170,10 @@ def test_a_sandbox_beside_a_sidecar_is_closed(beside: Keep, task: Task, monkeypa
 
 
 def test_a_sidecar_is_as_closed_as_it_can_be(beside: Keep, task: Task) -> None:
+    shell(task, "true")
     known = sidecar.find(egress.folder(beside, task.id))
     assert known is not None
+    assert "sidecar" not in shell(task, "ls -A /run/sandkeep-egress")  # or what is in there could hold our lock
     with engine() as client:
         found = client.containers.get(known.container)
         assert found.attrs["Config"]["User"] == "65534:65534"
@@ -186,6 +189,7 @@ def test_a_sidecar_is_as_closed_as_it_can_be(beside: Keep, task: Task) -> None:
 
 
 def test_a_change_holds_at_once_and_what_was_under_way_is_told(beside: Keep, task: Task, server: str) -> None:
+    shell(task, "true")
     address, reach = server.partition(":")[0], beside.network(task.id)
     container, known = container_of(task), sidecar.find(egress.folder(beside, task.id))
     assert known is not None
