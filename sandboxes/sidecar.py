@@ -34,7 +34,7 @@ from docker.models.containers import Container
 from sandkeep.events import Event
 from sandkeep.events import catalogue as ev
 from sandkeep.projections import NetworkPolicy, StateView, TaskState, network, registry
-from sandkeep.sandboxes import intent, settings, squid
+from sandkeep.sandboxes import agent, intent, settings, squid
 from sandkeep.sandboxes.engine import BESIDE, INTENT, KEEP, TASK, Found
 from sandkeep.sandboxes.errors import EngineFailed, KeepFormat, NetworkUnavailable
 from sandkeep.sandboxes.settings import NetworkGrants
@@ -71,9 +71,23 @@ class Sidecar(msgspec.Struct, frozen=True):
     counted: int = 0
 
 
-def needed(keep: Keep) -> bool:
-    """Whether sandboxes of the keep cannot be given the socket of our proxy, or its settings do not want that."""
-    return _grants(keep).sidecar or not keep.engine.is_local or keep.engine.relays
+def chosen(keep: Keep) -> bool:
+    """Whether all sandboxes of the keep have sidecars, by its settings or because its engine is far away."""
+    return _grants(keep).sidecar or not keep.engine.is_local
+
+
+def needed(keep: Keep, task: str, sandbox: str) -> bool:
+    """Whether a sandbox has to have one: also if it shares no socket, as that of its agent shows. One that is only too
+    busy to answer can be connected to."""
+    if chosen(keep):
+        return True
+    if not keep.engine.relays:
+        return False
+    connection = agent.connect(keep.path / "run" / "spool" / task, sandbox)
+    if connection is None:
+        return True
+    connection.sock.close()
+    return False
 
 
 def check(policy: NetworkPolicy) -> None:

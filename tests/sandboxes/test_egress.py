@@ -340,7 +340,7 @@ def test_an_engine_that_is_reached_over_a_network_reaches_nothing_of_this_machin
             with pytest.raises(NetworkUnavailable, match="a socket of this machine"):
                 keep.create_task("far away", network="allow", private=[place])
             assert keep.head().position == before
-            assert sidecar.needed(keep)
+            assert sidecar.chosen(keep)
             keep.engine._client.close()
             del keep.engine._client  # so that nothing is asked of it when the keep is closed
         finally:
