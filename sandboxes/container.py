@@ -112,6 +112,7 @@ def options(
         cap_add=[] if form == SHELL else ["KILL", "SETGID", "SETPCAP", "SETUID"],
         security_opt=["no-new-privileges"],
         network_mode="none",
+        dns_opt=["timeout:1", "attempts:1"],
         dns=["127.0.0.1"],  # or a network that it joins would ask the machine's own; see `sidecar`
         read_only=True,
         tmpfs=tmpfs,

@@ -143,7 +143,7 @@ def revive(keep: Keep) -> list[str]:
 def open_way(keep: Keep, task: str, container: str) -> None:
     """See that the proxy serves a task and that its sandbox has a forwarder, which knows of its services. The caller is
     `working` on the task."""
-    if sidecar.needed(keep):
+    if sidecar.needed(keep, task, container):
         sidecar.open_way(keep, task, prepare(keep, task), container)
         revive(keep)  # which reads what the sidecar tells
         return

@@ -241,19 +241,23 @@ class EgressProxy:
             server = await _connect(await self._addresses(task, request, ruling), request.port)
             return server, server[1].get_extra_info("peername")[0]
         try:
-            made, place = await self._reach(ruling.service)
+            async with self._turn(task):
+                made, place = await self._reach(ruling.service)
         except NotReached as error:
             raise _Refused(error.reason) from error
         return await asyncio.open_connection(sock=made, limit=_BUFFER), place
+
+    def _turn(self, task: str) -> asyncio.Semaphore:
+        """A turn at what the tasks share few threads for."""
+        return self._resolving.setdefault(task, asyncio.Semaphore(_MOST_RESOLVING))
 
     async def _addresses(self, task: str, request: Request, ruling: Ruling) -> list[Address]:
         """The addresses of the host that may be reached."""
         literal = address(request.host)
         found = [literal] if literal is not None else []
         if literal is None:
-            turn = self._resolving.setdefault(task, asyncio.Semaphore(_MOST_RESOLVING))
             try:
-                async with asyncio.timeout(RESOLVE_SECONDS), turn:
+                async with asyncio.timeout(RESOLVE_SECONDS), self._turn(task):
                     found = await self._resolve(request.host)
             except (OSError, UnicodeError) as error:
                 raise _Refused("unresolved") from error

@@ -32,7 +32,7 @@ def check_policy(
     more = services_event(event, services, grants)
     found = () if more is None else tuple(_identified(keep, each) for each in more.services)
     policy = NetworkPolicy(event.mode, event.allow, found)
-    if event.mode != NetworkMode.NONE and sidecar.needed(keep):
+    if event.mode != NetworkMode.NONE and sidecar.chosen(keep):
         sidecar.check(policy)
     return policy
 

@@ -28,6 +28,7 @@ from sandkeep.sandboxes import (
     outcome,
     resources,
     settings,
+    sidecar,
     slot,
     workspace,
 )
@@ -159,6 +160,7 @@ class Sandbox:
         """Remove all folders of the task."""
         for folder in (self.folder, self.spool, egress.folder(self._keep, self.id)):
             workspace.remove(folder)
+        sidecar.forget(egress.folder(self._keep, self.id))
 
     def may_exist(self) -> bool:
         """Whether there ever was a container of the task, as far as can be told without asking the engine."""

@@ -37,7 +37,7 @@ def _to_task(keep: Keep, service: Service) -> tuple[socket.socket, str]:
         found = registry.find(state, service.task)
     if found is None or found.container is None or found.state is not TaskState.ACTIVE or found.idle:
         raise NotReached("not-running")
-    connection = agent.greet(Sandbox(keep, service.task).spool, found.container)
+    connection = agent.greet(Sandbox(keep, service.task).spool, found.container, CONNECT_SECONDS)
     if connection is None:
         raise NotReached("not-running")
     with connection:

@@ -6,7 +6,7 @@ The network is the sandbox's alone: internal, of 16 addresses, and the engine's 
 (`inhibit_ipv4`), so that there is no way to that. The sandbox joins it when its policy first allows hosts and leaves it
 when that allows none any more; another policy is another sidecar. Both carry the keep's labels: who ends the sandbox
 ends them, or the steward does. What squid tells of connections is read through the engine, and recorded when they
-have ended, from where it was read to (`run/egress/<task>/sidecar`); after a crash in between some may be told twice.
+have ended, from where it was read to (`run/egress/<task>.sidecar`); after a crash in between some may be told twice.
 
 Whoever opens or closes it is `working` on the task. Errors: `NetworkUnavailable`, and those of images and the engine.
 """
@@ -19,6 +19,7 @@ import itertools
 import secrets
 import time
 from collections import Counter
+from collections.abc import Callable, Iterable
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -33,8 +34,9 @@ from docker.models.containers import Container
 from sandkeep.events import Event
 from sandkeep.events import catalogue as ev
 from sandkeep.projections import NetworkPolicy, StateView, TaskState, network, registry
-from sandkeep.sandboxes import intent, settings, squid
+from sandkeep.sandboxes import agent, intent, settings, squid
 from sandkeep.sandboxes.container import BESIDE, INTENT, KEEP, TASK
+from sandkeep.sandboxes.engine import Found
 from sandkeep.sandboxes.errors import EngineFailed, KeepFormat, NetworkUnavailable
 from sandkeep.sandboxes.settings import NetworkGrants
 from sandkeep.sandboxes.squid import Seen
@@ -48,7 +50,7 @@ ACTOR = "egress-proxy"
 MOST_EVENTS, WINDOW_SECONDS = 60, 60.0
 """So many connections of a task are recorded one by one in so long; those beyond are counted."""
 
-_FILE, _LOCK = "sidecar", "sidecar.lock"
+_FILE, _LOCK = ".sidecar", ".sidecar-lock"
 _SETTLE_SECONDS, _STOP_SECONDS = 20.0, 5
 _RANGE = ipaddress.IPv4Network("198.18.0.0/15")  # for measurements (RFC 2544): no network that is in use has it
 _PREFIX, _TRIES = 28, 16
@@ -70,9 +72,23 @@ class Sidecar(msgspec.Struct, frozen=True):
     counted: int = 0
 
 
-def needed(keep: Keep) -> bool:
-    """Whether sandboxes of the keep cannot be given the socket of our proxy, or its settings do not want that."""
-    return settings.load(keep.path).network.sidecar or not keep.engine.is_local or keep.engine.relays
+def chosen(keep: Keep) -> bool:
+    """Whether all sandboxes of the keep have sidecars, by its settings or because its engine is far away."""
+    return _grants(keep).sidecar or not keep.engine.is_local
+
+
+def needed(keep: Keep, task: str, sandbox: str) -> bool:
+    """Whether a sandbox has to have one: also if it shares no socket, as that of its agent shows. One that is only too
+    busy to answer can be connected to."""
+    if chosen(keep):
+        return True
+    if not keep.engine.relays:
+        return False
+    connection = agent.connect(keep.path / "run" / "spool" / task, sandbox)
+    if connection is None:
+        return True
+    connection.sock.close()
+    return False
 
 
 def check(policy: NetworkPolicy) -> None:
@@ -87,7 +103,7 @@ def check(policy: NetworkPolicy) -> None:
 def find(folder: Path) -> Sidecar | None:
     """The sidecar of the task whose way out has this folder, if it has one."""
     try:
-        return msgspec.json.decode((folder / _FILE).read_bytes(), type=Sidecar)
+        return msgspec.json.decode(_beside(folder, _FILE).read_bytes(), type=Sidecar)
     except (FileNotFoundError, ValueError):
         return None
 
@@ -104,7 +120,7 @@ def open_way(keep: Keep, task: str, folder: Path, sandbox: str) -> str:
     image_id = keep.images.resolve("squid")[1]
     close_way(keep, task, folder)
     made = _start(keep, task, image_id, policy, sandbox)
-    with intent.exclusive(folder / _LOCK):
+    with intent.exclusive(_beside(folder, _LOCK)):
         _write(folder, made)
     _join(keep, made)
     return made.address
@@ -123,13 +139,15 @@ def close_way(keep: Keep, task: str, folder: Path) -> None:
         with contextlib.suppress(docker.errors.NotFound):
             client.api.remove_container(known.container, force=True, v=True)
         _remove_network(client, known.network)
-    with intent.exclusive(folder / _LOCK):
-        (folder / _FILE).unlink(missing_ok=True)
+    with intent.exclusive(_beside(folder, _LOCK)):
+        _beside(folder, _FILE).unlink(missing_ok=True)
 
 
 def tell(keep: Keep, task: str, folder: Path) -> None:
     """Record what the sidecar of a task has told since this was last called."""
-    with contextlib.suppress(FileNotFoundError), intent.exclusive(folder / _LOCK):
+    if find(folder) is None:
+        return
+    with intent.exclusive(_beside(folder, _LOCK)):
         known = find(folder)
         if known is None:
             return
@@ -144,24 +162,41 @@ def tell(keep: Keep, task: str, folder: Path) -> None:
         _write(folder, msgspec.structs.replace(known, told=told, counted=known.counted + len(seen)))
 
 
-def sweep(keep: Keep) -> list[str]:
-    """Remove the networks of sidecars that are gone, of this keep; tells so, a line each."""
+def forget(folder: Path) -> None:
+    """Remove the files that are about the sidecar of a task that is cleaned up."""
+    for name in (_FILE, _LOCK):
+        _beside(folder, name).unlink(missing_ok=True)
+
+
+def sweep(keep: Keep, sidecars: Iterable[Found], folder: Callable[[str], Path]) -> list[str]:
+    """Remove those of the keep's `sidecars`, and those of their networks, that no sandbox uses any more; tells so, a
+    line each. What somebody is at work on is left alone. `folder` is that of a task's way out."""
     done = []
+    for each in sidecars:
+        with keep.attempting(each.task) as mine:
+            if mine and not _is_used(keep, each.task, folder(each.task), each.container):
+                tell(keep, each.task, folder(each.task))
+                keep.engine.remove(each.container)
+                done.append(f"task {each.task}: removed the orphaned sidecar {each.container[:12]}")
     with keep.engine.connected() as client:
-        for each in client.api.networks(filters={"label": f"{KEEP}={keep.id}"}):
-            task = each["Labels"].get(TASK, "")
-            with keep.attempting(task) as mine:
-                if mine and not _is_used(keep, task, each["Id"]):
-                    _remove_network(client, each["Id"])
-                    done.append(f"task {task}: removed the orphaned network {each['Id'][:12]}")
+        networks = client.api.networks(filters={"label": f"{KEEP}={keep.id}"})
+    for found in networks:
+        task, number = found["Labels"].get(TASK, ""), str(found["Id"])
+        with keep.attempting(task) as mine, keep.engine.connected() as client:
+            if mine and not _is_used(keep, task, folder(task), number):
+                _remove_network(client, number)
+                done.append(f"task {task}: removed the orphaned network {number[:12]}")
     return done
 
 
-def _is_used(keep: Keep, task: str, network: str) -> bool:
-    known = find(keep.path / "run" / "egress" / task)
+def _is_used(keep: Keep, task: str, folder: Path, number: str) -> bool:
+    """Whether this container or network is that of the sidecar of the task's sandbox."""
+    known = find(folder)
     with keep.projections.reading() as state:
         found = registry.find(state, task)
-    return known is not None and found is not None and (known.network, known.sandbox) == (network, found.container)
+    if known is None or found is None:
+        return False
+    return found.container == known.sandbox and number in (known.container, known.network)
 
 
 def _start(keep: Keep, task: str, image_id: str, policy: NetworkPolicy, sandbox: str) -> Sidecar:
@@ -185,6 +220,7 @@ def _start(keep: Keep, task: str, image_id: str, policy: NetworkPolicy, sandbox:
                 mem_limit=_MEMORY,
                 memswap_limit=_MEMORY,
                 pids_limit=_PIDS,
+                sysctls={"net.ipv4.ip_forward": "0"},  # it stands in two networks
                 ulimits=[docker.types.Ulimit(name="nofile", soft=_FILES, hard=_FILES)],
                 log_config=docker.types.LogConfig(type="json-file", config=_LOG),
                 labels=labels,
@@ -257,9 +293,14 @@ def _remove_network(client: docker.DockerClient, network: str) -> None:
 
 
 def _write(folder: Path, known: Sidecar) -> None:
-    temporary = folder / f"{_FILE}.new"
+    temporary = _beside(folder, f"{_FILE}-new")
     temporary.write_bytes(msgspec.json.encode(known))
-    temporary.rename(folder / _FILE)
+    temporary.rename(_beside(folder, _FILE))
+
+
+def _beside(folder: Path, name: str) -> Path:
+    """A file of ours, where the sandbox does not see it: what it can open, it can lock."""
+    return folder.with_name(folder.name + name)
 
 
 def _read(keep: Keep, known: Sidecar) -> tuple[str, list[Seen]]:
@@ -282,10 +323,7 @@ def _read(keep: Keep, known: Sidecar) -> tuple[str, list[Seen]]:
 
 def _events(keep: Keep, policy: NetworkPolicy, seen: list[Seen], alone: int) -> list[Event]:
     """The events of connections, of which so many are recorded one by one."""
-    try:
-        grants = settings.load(keep.path).network
-    except KeepFormat:
-        grants = NetworkGrants()
+    grants = _grants(keep)
     found = [squid.events(each, policy, grants, secrets.token_hex(6)) for each in seen]
     done = list(itertools.chain.from_iterable(found[:alone]))
     if more := seen[alone:]:
@@ -299,6 +337,14 @@ def _events(keep: Keep, policy: NetworkPolicy, seen: list[Seen], alone: int) -> 
             )
         )
     return done
+
+
+def _grants(keep: Keep) -> NetworkGrants:
+    """What the keep grants; nothing, while that cannot be read."""
+    try:
+        return settings.load(keep.path).network
+    except KeepFormat:
+        return NetworkGrants()
 
 
 def _unless_cleaned(state: StateView, *, task: str, events: list[Event]) -> list[Event]:

@@ -104,11 +104,12 @@ def _reconcile(keep: Keep) -> list[str]:
     for task in believed:
         if task.container not in found or found[task.container].status in ENDED:
             done += _lose(keep, task)
-    done += _remove_orphans(keep, list(found.values()))
+    done += _remove_orphans(keep, [each for each in found.values() if not each.beside])
+    done += sidecar.sweep(keep, [each for each in found.values() if each.beside], partial(egress.folder, keep))
     _sweep(keep)
     monitor.release(keep)
     (keep.path / "run" / _STAMP).touch()
-    return done + sidecar.sweep(keep) + egress.revive(keep)
+    return done + egress.revive(keep)
 
 
 def _lose(keep: Keep, task: registry.Task) -> list[str]:
@@ -182,12 +183,10 @@ def _remove_orphans(keep: Keep, found: list[Found]) -> list[str]:
             continue  # it is no task's yet; see `pool`
         with keep.projections.reading() as state:
             task = registry.find(state, each.task)
-        believed = task is not None and task.container == (each.beside or each.container)
+        believed = task is not None and task.container == each.container
         ended = task is None or task.state in (TaskState.COMPLETED, TaskState.FAILED, TaskState.CLEANED)
         if (believed and not ended) or not abandoned(keep.intents, each.intent):
             continue
-        if each.beside:
-            sidecar.tell(keep, each.task, egress.folder(keep, each.task))
         keep.engine.remove(each.container)
         if task is not None and believed:
             removed = ev.SandboxRemoved(each.container)

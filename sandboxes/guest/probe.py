@@ -84,13 +84,34 @@ def version_6(task: dict[str, Any]) -> Found:
 
 
 def routes(task: dict[str, Any]) -> Found:
-    """Interfaces and routes there are."""
+    """Interfaces and routes there are, beside those to a sidecar's network."""
+    near, gateway = beside()
     with open("/proc/net/dev") as file:
         names = [line.split(":")[0].strip() for line in file.readlines()[2:]]
-    yield "interfaces", names != ["lo"], ", ".join(names)
+    yield "interfaces", len(names) > (2 if near else 1) or "lo" not in names, ", ".join(names)
     with open("/proc/net/route") as file:
-        ways = [line.split()[0] for line in file.readlines()[1:]]
-    yield "routes", bool(ways), ", ".join(ways) or "none"
+        lines = [line.split() for line in file.readlines()[1:]]
+    ways = [tuple(socket.inet_ntoa(struct.pack("=I", int(each, 16))) for each in line[1:3]) for line in lines]
+    # The engine names a gateway in a network that the machine has no address in. That nobody answers, others try.
+    known = ((near, "0.0.0.0"), ("0.0.0.0", gateway)) if near else ()
+    strange = [way for way in ways if way not in known]
+    yield "routes", bool(strange), ", ".join(f"{to} by {by}" for to, by in ways) or "none"
+
+
+def beside() -> tuple[str, str]:
+    """The network of the sidecar that is the way out, of 16 addresses, and the gateway that it would have; empty if
+    there is none."""
+    address = proxy_place()[0]
+    if address == PROXY[0]:
+        return "", ""
+    network = struct.unpack("!I", socket.inet_aton(address))[0] & ~15
+    return socket.inet_ntoa(struct.pack("!I", network)), socket.inet_ntoa(struct.pack("!I", network + 1))
+
+
+def proxy_place() -> tuple[str, int]:
+    """Where the way out begins."""
+    found = re.fullmatch(r"http://([0-9.]+):([0-9]+)", os.environ.get("http_proxy", ""))
+    return (found[1], int(found[2])) if found else PROXY
 
 
 def host(task: dict[str, Any]) -> Found:
@@ -246,7 +267,7 @@ def proxy(task: dict[str, Any]) -> Found:
         name = f"[{place[0]}]" if ":" in place[0] else place[0]
         where = f"{name}:{place[1]}"
         try:
-            with socket.create_connection(PROXY, WAIT_SECONDS) as connection:
+            with socket.create_connection(proxy_place(), WAIT_SECONDS) as connection:
                 connection.settimeout(10)
                 connection.sendall(f"CONNECT {where} HTTP/1.1\r\nHost: {where}\r\n\r\n".encode())
                 status = connection.recv(64).split(b"\r\n")[0].decode("ascii", "replace")

@@ -17,7 +17,7 @@ import pytest
 
 from sandkeep.events import Event
 from sandkeep.events import catalogue as ev
-from sandkeep.sandboxes import Keep, Task, egress
+from sandkeep.sandboxes import Keep, Task, egress, sidecar
 from sandkeep.sandboxes.errors import NetworkUnavailable, PolicyDenied, TaskRefused
 from sandkeep.sandboxes.guest import forwarder
 
@@ -323,7 +323,11 @@ class Relay(socketserver.BaseRequestHandler):
         target.shutdown(socket.SHUT_WR)
 
 
-def test_an_engine_that_is_reached_over_a_network_gets_no_way_out(keep: Keep, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_engine_that_is_reached_over_a_network_reaches_nothing_of_this_machine(
+    keep: Keep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = grant(keep, 8080)
+
     class Server(socketserver.ThreadingTCPServer):
         daemon_threads = True
 
@@ -333,9 +337,10 @@ def test_an_engine_that_is_reached_over_a_network_gets_no_way_out(keep: Keep, mo
         try:
             monkeypatch.setenv("DOCKER_HOST", f"tcp://127.0.0.1:{server.server_address[1]}")
             before = keep.head().position
-            with pytest.raises(NetworkUnavailable, match="another machine"):
-                keep.create_task("far away", network="allow", allow=["example.org"])
+            with pytest.raises(NetworkUnavailable, match="a socket of this machine"):
+                keep.create_task("far away", network="allow", private=[place])
             assert keep.head().position == before
+            assert sidecar.chosen(keep)
             keep.engine._client.close()
             del keep.engine._client  # so that nothing is asked of it when the keep is closed
         finally:
