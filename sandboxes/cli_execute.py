@@ -13,10 +13,15 @@ import typer
 
 from sandkeep.events import BadInput
 from sandkeep.sandboxes import cli_conflicts, cli_processes, render
-from sandkeep.sandboxes.execution import DEFAULT_TIMEOUT_SECONDS
+from sandkeep.sandboxes.background import Running
+from sandkeep.sandboxes.execution import DEFAULT_TIMEOUT_SECONDS, MAX_TIMEOUT_SECONDS
 from sandkeep.sandboxes.keep import Keep
 from sandkeep.sandboxes.options import HERE, AsJson, KeepPath, TaskId, Token
-from sandkeep.sandboxes.task import Task
+
+_ALONE = (
+    "a command in the background has no --stdin, --script or --secret: whoever finds that it has ended records what it"
+    " wrote, and knows no secret to keep out of that; put what it needs into files of the workspace first"
+)
 
 
 def execute(
@@ -25,8 +30,12 @@ def execute(
         list[str] | None, typer.Argument(metavar="-- ARGV...", help="The program and its arguments.")
     ] = None,
     timeout: Annotated[
-        float, typer.Option(metavar="SECONDS", help="When it is up, all that the command started is ended (124).")
-    ] = DEFAULT_TIMEOUT_SECONDS,
+        float | None,
+        typer.Option(
+            metavar="SECONDS",
+            help="When it is up, all that the command started is ended (124). By default 600, a day in the background.",
+        ),
+    ] = None,
     env: Annotated[list[str] | None, typer.Option(metavar="K=V", help="A variable; may be repeated.")] = None,
     secret: Annotated[
         list[str] | None,
@@ -55,7 +64,10 @@ def execute(
         on_output = None if json else _write
         words = argv or []
         if in_background:
-            _start(found, words, variables, cwd, bool(secrets or stdin or script), json)
+            if secrets or stdin is not None or script is not None:
+                raise BadInput(_ALONE)
+            limit = MAX_TIMEOUT_SECONDS if timeout is None else timeout
+            _say(found.start(words, timeout=limit, env=variables, cwd=cwd, progress=render.say_slowly()), json)
             return
         given: bytes | BinaryIO | None = None
         if script is not None:
@@ -65,7 +77,7 @@ def execute(
         with opened.locking.renewing(found.id, token):
             result = found.execute(
                 words,
-                timeout=timeout,
+                timeout=DEFAULT_TIMEOUT_SECONDS if timeout is None else timeout,
                 env=variables,
                 secrets=secrets,
                 cwd=cwd,
@@ -81,7 +93,9 @@ def execute(
     if own != begun:
         print(f"sandkeep: this ran in a workspace of its own, task {own}; 'detach' merges it", file=sys.stderr)
     if result.timed_out:
-        taken = min(timeout, round(result.duration_s, 1))  # the task's limit may be less than what was asked for
+        taken = min(
+            timeout or DEFAULT_TIMEOUT_SECONDS, round(result.duration_s, 1)
+        )  # the task's limit may be less than what was asked for
         print(f"sandkeep: the command was ended after {taken:g} s", file=sys.stderr)
     if result.stdout.truncated or result.stderr.truncated:
         print("sandkeep: the command was ended because it wrote too much", file=sys.stderr)
@@ -108,14 +122,11 @@ def _secret(name: str) -> str:
         ) from error
 
 
-def _start(task: Task, argv: list[str], env: dict[str, str], cwd: str, more: bool, json: bool) -> None:
-    if more:
-        raise BadInput("a command in the background has no input, script or secrets; put them into files first")
-    found = task.start(argv, env=env, cwd=cwd)
+def _say(started: Running, json: bool) -> None:
     if json:
-        render.print_json(cli_processes.process_document(found))
+        render.print_json(cli_processes.process_document(started))
     else:
-        print(found.id)
+        print(started.id)
 
 
 def _write(name: str, data: bytes) -> None:

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 
 from sandkeep.events import BadInput, Event, Receipt
 from sandkeep.events import catalogue as ev
-from sandkeep.projections import registry
+from sandkeep.projections import StateView, registry
+from sandkeep.projections import resources as uses
 from sandkeep.sandboxes import decider, intent, memory, monitor, outcome
 from sandkeep.sandboxes.errors import TaskRefused
 from sandkeep.sandboxes.images import quiet
@@ -97,13 +98,10 @@ class Lifecycle(Recorded):
             self._settle(ev.SandboxStopped(made))
 
     def rest(self) -> bool:
-        """Freeze the sandbox until the next command, unless something goes on in the task; true if it was frozen. Waits
-        for nobody."""
+        """Freeze the sandbox until the next command, unless something goes on in the task, or it stands still already
+        for want of memory; true if it was frozen. Waits for nobody."""
         with self._keep.attempting(self.id) as mine, intent.held(self._keep.intents) as made:
-            if not mine:
-                return False
-            receipt = self._decide(partial(decider.idle, intent=ev.SandboxPauseRequested(made)))
-            if receipt.last < receipt.first:
+            if not mine or not self._idle(ev.SandboxPauseRequested(made)):
                 return False
             with failing_as(self._keep, self.id, ev.SandboxPauseFailed, made):
                 container = str(self.state.container)
@@ -125,6 +123,18 @@ class Lifecycle(Recorded):
                 raise TaskRefused(f"the clean-up of task {self.id} has begun; finish it, and create a new task")
             self._act(partial(decider.reopen, event=event))
         memory.trail(self._keep, self.id)
+
+    def _idle(self, request: ev.SandboxPauseRequested) -> bool:
+        """Store the intent to freeze the sandbox, unless there is a reason not to."""
+
+        def decide(state: StateView) -> list[Event]:
+            use = uses.find(state, self.id)
+            if use is not None and use.extension is not None:
+                return []
+            return decider.idle(registry.find(state, self.id), request)
+
+        receipt = self._keep.log.decide(registry.STREAM + self.id, decide, actor=self._keep.actor)
+        return receipt.last >= receipt.first
 
     def _clear(self) -> bool:
         """Settle what a process that died has left under way, which would keep the task busy for ever; true if any."""

@@ -44,6 +44,9 @@ BAD = {
     "two inputs": (["--stdin", "-", "--script", "x", "--", "sh"], "bad-input"),
     "nothing to run": ([], "bad-input"),
     "input in the background": (["--background", "--stdin", "-", "--", "cat"], "bad-input"),
+    "a script in the background": (["--background", "--script", __file__], "bad-input"),
+    "a secret in the background": (["--background", "--secret", "HOME", "--", "true"], "bad-input"),
+    "no time in the background": (["--background", "--timeout", "0", "--", "true"], "bad-timeout"),
 }
 
 
@@ -74,6 +77,11 @@ def test_the_background_is_listed_read_waited_for_and_stopped(task_id: str, cli:
     cli("stop-process", task_id, command).refused("bad-input", 2)
     short = cli("execute", task_id, "--background", "--", "sh", "-c", "exit 5").stdout.decode().strip()
     assert cli("wait-process", task_id, short).status == 5
+    assert started["timeout_s"] == 86_400
+    brief = cli("execute", task_id, "--background", "--timeout", "0.3", "--json", "--", "sleep", "1000").json
+    assert brief["timeout_s"] == 0.3
+    ended = cli("wait-process", task_id, brief["command"], "--json").json
+    assert (ended["exit_code"], ended["timed_out"]) == (124, True)
 
 
 def test_a_terminal_is_given_every_key_and_ours_is_as_before(keep: Keep, task_id: str) -> None:

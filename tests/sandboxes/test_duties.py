@@ -15,6 +15,7 @@ import pytest
 
 from sandkeep.events import catalogue as ev
 from sandkeep.sandboxes import Keep, Task, duties, intent, settings, slot, steward
+from sandkeep.sandboxes.clock import boot_clock
 from sandkeep.sandboxes.duties import Duty, Steward
 from sandkeep.sandboxes.errors import KeepFormat, TaskRefused
 from sandkeep.sandboxes.incumbent import Seat, incumbent
@@ -285,6 +286,23 @@ def test_never_frozen_if_the_settings_say_so(keep: Keep, task: Task) -> None:
     set_sandboxes(keep, idle_pause_s=0.001)
     assert len(duties.rest(keep)) == 1
     assert duties.rest(keep) == []
+
+
+@pytest.mark.engine
+def test_what_works_in_the_background_or_waits_for_memory_is_not_idle(keep: Keep, task: Task) -> None:
+    set_sandboxes(keep, idle_pause_s=0.001)
+    running = task.start(["sleep", "1000"])
+    assert duties.rest(keep) == []
+    running.stop()
+    asked = ev.ExtensionRequested("e", container_of(task), 1, 1, 2, boot_clock()().lease(10**12))
+    before = len(types(task.history()))
+    keep.decide(task.id, lambda found: [asked])
+    assert duties.rest(keep) == []
+    assert len(types(task.history())) == before + 1
+    assert (status(task), task.state.idle) == ("running", False)
+    keep.decide(task.id, lambda found: [ev.ExtensionEnded("e", "resumed")])
+    assert len(duties.rest(keep)) == 1
+    assert (status(task), task.state.idle) == ("paused", True)
 
 
 @pytest.mark.engine
