@@ -13,8 +13,8 @@ import pytest
 
 from sandkeep.events import BadInput
 from sandkeep.events import catalogue as ev
-from sandkeep.sandboxes import Keep, Task, spool
-from sandkeep.sandboxes.errors import BadTimeout, CommandNotFound, OutsideWorkspace
+from sandkeep.sandboxes import Keep, Task, agent, spool
+from sandkeep.sandboxes.errors import BadTimeout, CommandNotFound, EngineFailed, OutsideWorkspace
 from sandkeep.sandboxes.execution import FLOODED, TIMED_OUT, content
 
 from .support import container_of, engine, eventually, left, shell, text, types
@@ -220,6 +220,31 @@ def test_a_callback_that_raises_ends_its_command(task: Task, error: type[BaseExc
     assert isinstance(failed.event, ev.CommandFailed)
     assert failed.event.code == "interrupted"
     assert shell(task, "echo alive") == "alive\n"
+
+
+def test_what_runs_unwatched_after_the_agent_failed_ends_with_the_next_command(
+    task: Task, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, ticks = container_of(task), task.workspace / "ticks"
+
+    def fail(*arguments: object) -> None:
+        eventually(ticks.exists)
+        raise EngineFailed("the agent does not answer")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(agent, "wait", fail)
+        with pytest.raises(EngineFailed):
+            task.execute(["sh", "-c", "while :; do date >>ticks; sleep 0.01; done"])
+    failed, lost = [record.event for record in task.history()][-2:]
+    assert isinstance(failed, ev.CommandFailed)
+    assert failed.code == "engine-failed"
+    assert lost == ev.SandboxLost(before, "the engine failed while a command ran in it")
+    assert (task.state.container, task.state.pending) == (None, ())
+    assert shell(task, "echo alive") == "alive\n"
+    assert container_of(task) != before
+    size = ticks.stat().st_size
+    assert shell(task, "sleep 0.2") == ""
+    assert ticks.stat().st_size == size
 
 
 @pytest.mark.parametrize("stream", ["stdout", "stderr"])
