@@ -2,7 +2,8 @@
 
 In a tunnel a direction that has ended is ended on the other side too, and the other goes on. In an exchange only the
 body of the one request goes to the server: what a client sends behind it, as if there were another request, goes
-nowhere; and it is over when the server has ended its answer. Silence both ways is ended after `idle_seconds`.
+nowhere; and it is over when the server has ended its answer, which the client can tell from one that was cut (see
+`http_response`). Silence both ways is ended after `idle_seconds`.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import final
 
 from sandkeep.sandboxes.client_hello import Incomplete, NotTls
 from sandkeep.sandboxes.http_request import BadRequest, Request
+from sandkeep.sandboxes.http_response import Answer
 
 Check = Callable[[bytes], None]
 """Looks at the first bytes of a tunnel: returns to let them pass; raises `Incomplete` for more, `NotTls` to refuse."""
@@ -92,7 +94,7 @@ class Relay:
                 raise BadRequest("its body is cut off") from error
 
         async with asyncio.timeout(self._idle_seconds) as self._patience:
-            await _both(self._in(), out(), first_is_enough=True)
+            await _both(self._in(Answer(request.head)), out(), first_is_enough=True)
 
     async def _chunks(self) -> None:
         """Pass a chunked body (RFC 9112, 7.1), written anew: without extensions and trailers."""
@@ -125,12 +127,14 @@ class Relay:
             self.sent += len(data)
         self._heard()
 
-    async def _in(self) -> None:
+    async def _in(self, answer: Answer | None = None) -> None:
         while data := await self._server_reader.read(_CHUNK):
-            self._writer.write(data)
+            self._writer.write(data if answer is None else answer.feed(data))
             await self._writer.drain()
             self.received += len(data)
             self._heard()
+        if answer is not None:
+            await self.say(answer.end())
         with contextlib.suppress(OSError):
             self._writer.write_eof()
 

@@ -475,6 +475,38 @@ async def test_a_task_has_so_many_connections_at_once_and_others_when_they_have_
 # ---- changes, ends
 
 
+@pytest.mark.parametrize("ends", [True, False])
+@scenario
+async def test_an_answer_without_a_length_that_is_cut_by_a_change_of_policy_does_not_look_complete(
+    ends: bool, tmp_path: Path
+) -> None:
+    goes_on = asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.0 200 OK\r\n\r\nhalf")
+        await writer.drain()
+        await goes_on.wait()
+
+    async with server(serve) as port, world(tmp_path) as here:
+        local(here, port)
+        reader, writer = await here.connect()
+        writer.write(get("web.example", port))
+        answer = await reader.readuntil(b"\r\nhalf\r\n")
+        if not ends:
+            here.policy = NetworkPolicy()
+            here.proxy.review()
+        else:
+            goes_on.set()
+        with contextlib.suppress(ConnectionError):
+            answer += await reader.read(-1)
+        assert answer.endswith(b"\r\nhalf\r\n0\r\n\r\n" if ends else b"\r\nhalf\r\n")
+        await here.until(lambda: here.of(ev.ConnectionClosed))
+        (closed,) = here.of(ev.ConnectionClosed)
+        assert (closed.received, closed.reason) == (23, "ended" if ends else "policy-changed")
+        goes_on.set()
+
+
 @scenario
 async def test_a_connection_ends_when_the_policy_does_not_allow_it_any_more(tmp_path: Path) -> None:
     async with server(keeping([])) as port, world(tmp_path) as here:
