@@ -17,7 +17,6 @@ started: a cache that is declared no more is not seen, and one that is read-only
 from __future__ import annotations
 
 import re
-import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -28,8 +27,8 @@ import msgspec
 from sandkeep.events import BadInput
 from sandkeep.events.catalogue import CacheChoice
 from sandkeep.sandboxes import quantity
-from sandkeep.sandboxes.errors import BadSettings, PolicyDenied
-from sandkeep.sandboxes.fields import Fields, table_of
+from sandkeep.sandboxes.errors import PolicyDenied
+from sandkeep.sandboxes.fields import Fields, read, table_of
 
 MOUNT = "/caches"
 """Where a sandbox sees its caches."""
@@ -65,23 +64,7 @@ class Seen(msgspec.Struct, frozen=True):
 
 def load(keep: Path) -> dict[str, Cache]:
     """The caches of the keep in the folder `keep`, by name. Raises `BadSettings`, which names all that is wrong."""
-    path = keep / "keep.toml"
-    try:
-        document = tomllib.loads(path.read_text())
-    except (OSError, ValueError) as error:  # of TOML, or of UTF-8
-        raise BadSettings(f"{path} cannot be read: {error}; correct it, or restore it from a copy") from error
-    problems: list[str] = []
-    table = table_of(document, "caches", problems)
-    found = {name: _cache(table, name, problems) for name in table}
-    if len(found) > _MOST:
-        problems.append(f"[caches] declares {len(found)} caches, more than {_MOST}")
-    variables = [each.variable for each in found.values()]
-    for variable in sorted({each for each in variables if variables.count(each) > 1}):
-        problems.append(f"[caches] {variable} is the variable of more than one")
-    if problems:
-        count = f"{len(problems)} errors" if len(problems) > 1 else "an error"
-        raise BadSettings(f"{path} has {count}: {'; '.join(problems)}; correct it")
-    return found
+    return read(keep, _caches)
 
 
 def choose(declared: Mapping[str, Cache], asked: Iterable[str] | None) -> tuple[CacheChoice, ...]:
@@ -126,6 +109,17 @@ def mounts(seen: Iterable[Seen]) -> list[docker.types.Mount]:
 def variables(seen: Iterable[Seen]) -> dict[str, str]:
     """The variables that tell programs of them."""
     return {each.variable: f"{MOUNT}/{each.name}" for each in seen}
+
+
+def _caches(document: Mapping[str, Any], problems: list[str]) -> dict[str, Cache]:
+    table = table_of(document, "caches", problems)
+    found = {name: _cache(table, name, problems) for name in table}
+    if len(found) > _MOST:
+        problems.append(f"[caches] declares {len(found)} caches, more than {_MOST}")
+    variables = [each.variable for each in found.values()]
+    for variable in sorted({each for each in variables if variables.count(each) > 1}):
+        problems.append(f"[caches] {variable} is the variable of more than one")
+    return found
 
 
 def _cache(table: Mapping[str, Any], name: str, problems: list[str]) -> Cache:

@@ -1,15 +1,36 @@
-"""Reading tables of `keep.toml`, so that all that is wrong with them is found at once."""
+"""Reading `keep.toml`, so that all that is wrong with it is found at once."""
 
 from __future__ import annotations
 
 import re
+import tomllib
 from collections.abc import Callable, Mapping
-from typing import Any, final
+from pathlib import Path
+from typing import Any, TypeVar, final
 
 import msgspec
 
 from sandkeep.events import BadInput
 from sandkeep.sandboxes import quantity
+from sandkeep.sandboxes.errors import BadSettings
+
+T = TypeVar("T")
+
+
+def read(keep: Path, parse: Callable[[Mapping[str, Any], list[str]], T]) -> T:
+    """What `parse` makes of the `keep.toml` in the folder `keep`; what is wrong it adds to the list that it is given.
+    Raises `BadSettings`, which names all of that."""
+    path = keep / "keep.toml"
+    try:
+        document = tomllib.loads(path.read_text())
+    except (OSError, ValueError) as error:  # of TOML, or of UTF-8
+        raise BadSettings(f"{path} cannot be read: {error}; correct it, or restore it from a copy") from error
+    problems: list[str] = []
+    found = parse(document, problems)
+    if problems:
+        count = f"{len(problems)} errors" if len(problems) > 1 else "an error"
+        raise BadSettings(f"{path} has {count}: {'; '.join(problems)}; correct it")
+    return found
 
 
 @final

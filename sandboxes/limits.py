@@ -13,7 +13,6 @@ named at once.
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -23,8 +22,8 @@ import msgspec
 from sandkeep.events import BadInput
 from sandkeep.events.catalogue import Limits
 from sandkeep.sandboxes import quantity
-from sandkeep.sandboxes.errors import BadLimits, BadSettings
-from sandkeep.sandboxes.fields import Fields, table_of
+from sandkeep.sandboxes.errors import BadLimits
+from sandkeep.sandboxes.fields import Fields, read, table_of
 
 LIMITS = Limits(
     memory_bytes=2 << 30,
@@ -123,17 +122,7 @@ class Settings(msgspec.Struct, frozen=True):
 
 def load(keep: Path) -> Settings:
     """The settings of the keep in the folder `keep`. Raises `BadSettings`, which names all that is wrong."""
-    path = keep / "keep.toml"
-    try:
-        document = tomllib.loads(path.read_text())
-    except (OSError, ValueError) as error:  # of TOML, or of UTF-8
-        raise BadSettings(f"{path} cannot be read: {error}; correct it, or restore it from a copy") from error
-    problems: list[str] = []
-    settings = _settings(document, problems)
-    if problems:
-        count = f"{len(problems)} errors" if len(problems) > 1 else "an error"
-        raise BadSettings(f"{path} has {count}: {'; '.join(problems)}; correct it")
-    return settings
+    return read(keep, _settings)
 
 
 def chosen(asked: Mapping[str, object], defaults: Limits) -> Limits | None:
