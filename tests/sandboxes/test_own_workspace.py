@@ -25,6 +25,7 @@ from sandkeep.sandboxes.merging import Merged
 from sandkeep.sandboxes.own_workspace import OwnTask
 
 from .agents import lines
+from .limited import configure
 from .support import Cli, container_of, containers, engine, eventually, listing, make_repository, shell
 
 pytestmark = pytest.mark.engine
@@ -101,6 +102,18 @@ def test_each_sees_only_its_own_work_until_it_is_merged(keep: Keep, shared: Task
     assert_nothing_is_left(keep, shared)
     shared.complete()
     shared.clean_up()
+
+
+def test_an_own_workspace_has_the_caches_that_its_task_was_given(keep: Keep) -> None:
+    configure(keep, '[caches]\npip = { mode = "read-write" }\nnpm = { tasks = "all" }\n')
+    given = keep.create_task("t", caches=["pip"]), keep.create_task("none", caches=None)
+    for task in given:
+        keep.conflicts(task.id).set_rules([Rule("*", "own-workspace")])
+        ann = attach(task, "ann")
+        assert isinstance(ann.task, OwnTask)
+        assert keep.caches.of(ann.task.own().id) == keep.caches.of(task.id)
+        merged(ann)
+    assert [len(keep.caches.of(task.id)) for task in given] == [2, 0]
 
 
 def test_an_own_workspace_reaches_what_its_task_may_also_when_that_changes(keep: Keep, shared: Task) -> None:
