@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from sandkeep.sandboxes.keep import Keep
 
 _MEASURED = "cache-"
+_logger = logging.getLogger(__name__)
 
 
 class Listed(msgspec.Struct, frozen=True):
@@ -112,14 +114,19 @@ class CacheStore:
 
     def tick(self) -> list[str]:
         """Prune those that it is time to look at, and tell what was done. For the steward. What is not declared any
-        more is left to `prune`: a slip in the settings should cost nothing."""
+        more is left to `prune`: a slip in the settings should cost nothing. What fails for one is logged, and holds up
+        no other."""
         declared, done = caches.load(self._keep.path), []
         for name in sorted({*declared} & {*self._names()}):
             if not disk.is_due(self._keep, _MEASURED + name, declared[name].size, boot_clock()()):
                 continue
-            with disk.measuring(self._keep, _MEASURED + name) as found:
-                pruned = self.prune(name)
-                found(sum(each.left.bytes for each in pruned))
+            try:
+                with disk.measuring(self._keep, _MEASURED + name) as found:
+                    pruned = self.prune(name)
+                    found(sum(each.left.bytes for each in pruned))
+            except OSError as error:
+                _logger.warning("the cache %s cannot be looked at: %s", name, error)
+                continue
             done += [
                 f"cache {name}: removed {each.removed.files} files, {quantity.show_size(each.removed.bytes)}"
                 for each in pruned

@@ -165,15 +165,22 @@ def test_the_steward_looks_when_it_is_time(keep: Keep) -> None:
     assert keep.caches.remembered("npm") is None
 
 
-def test_a_link_in_the_place_of_a_cache_is_not_followed(keep: Keep, tmp_path: Path) -> None:
+def test_a_link_in_the_place_of_a_cache_is_not_followed_and_holds_up_no_other(
+    keep: Keep, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     configure(keep, DECLARED)
     (tmp_path / "outside").mkdir()
     (tmp_path / "outside" / "file").touch()
-    fill(keep, "pip", 1).unlink()
-    (keep.path / "caches" / "pip").rmdir()
-    (keep.path / "caches" / "pip").symlink_to(tmp_path / "outside")
-    with pytest.raises(OSError, match="pip"):
-        keep.caches.prune("pip", everything=True)
+    fill(keep, "models", 1).unlink()
+    (keep.path / "caches" / "models").rmdir()
+    (keep.path / "caches" / "models").symlink_to(tmp_path / "outside")
+    with pytest.raises(OSError, match="models"):
+        keep.caches.prune("models", everything=True)
+    large = fill(keep, "pip", 3000)
+    (line,) = keep.caches.tick()
+    assert line.startswith("cache pip: removed")
+    assert not large.exists()
+    assert "the cache models cannot be looked at" in caplog.text
     assert (tmp_path / "outside" / "file").exists()
 
 
