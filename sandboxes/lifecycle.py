@@ -102,20 +102,8 @@ class Lifecycle(Recorded):
     def rest(self) -> bool:
         """Freeze the sandbox until the next command, unless something goes on in the task, it offers ports to others,
         or it stands still already for want of memory; true if it was frozen. Waits for nobody."""
-
-        def decide(state: StateView) -> list[Event]:
-            use = uses.find(state, self.id)
-            if use is not None and use.extension is not None:
-                return []
-            return decider.idle(registry.find(state, self.id), ev.SandboxPauseRequested(made))
-
         with self._keep.attempting(self.id) as mine, intent.held(self._keep.intents) as made:
-            with self._keep.projections.reading() as state:
-                offers = network.offers(state, self.id)
-            if not mine or offers:
-                return False
-            receipt = self._keep.log.decide(registry.STREAM + self.id, decide, actor=self._keep.actor)
-            if receipt.last < receipt.first:
+            if not mine or not self._idle(ev.SandboxPauseRequested(made)):
                 return False
             with failing_as(self._keep, self.id, ev.SandboxPauseFailed, made):
                 container = str(self.state.container)
@@ -137,6 +125,18 @@ class Lifecycle(Recorded):
                 raise TaskRefused(f"the clean-up of task {self.id} has begun; finish it, and create a new task")
             self._act(partial(decider.reopen, event=event))
         memory.trail(self._keep, self.id)
+
+    def _idle(self, request: ev.SandboxPauseRequested) -> bool:
+        """Store the intent to freeze the sandbox, unless there is a reason not to."""
+
+        def decide(state: StateView) -> list[Event]:
+            use = uses.find(state, self.id)
+            if (use is not None and use.extension is not None) or network.offers(state, self.id):
+                return []
+            return decider.idle(registry.find(state, self.id), request)
+
+        receipt = self._keep.log.decide(registry.STREAM + self.id, decide, actor=self._keep.actor)
+        return receipt.last >= receipt.first
 
     def _clear(self) -> bool:
         """Settle what a process that died has left under way, which would keep the task busy for ever; true if any."""

@@ -13,7 +13,7 @@ import pytest
 from sandkeep.events import Event
 from sandkeep.events import catalogue as ev
 from sandkeep.sandboxes import Keep, Task, agent, egress, image, isolation, sidecar, squid
-from sandkeep.sandboxes.engine import KEEP
+from sandkeep.sandboxes.container import KEEP
 from sandkeep.sandboxes.errors import NetworkUnavailable
 from sandkeep.sandboxes.recipe import base_recipe
 

@@ -210,7 +210,7 @@ def test_a_stop_cut_off_is_settled(keep: Keep, task: Task, step: str) -> None:
     assert_agreement(keep)
 
 
-REST = ("after:keep.decide", "before:engine.pause", "after:engine.pause", "after:task._settle")
+REST = ("after:task._idle", "before:engine.pause", "after:engine.pause", "after:task._settle")
 
 
 @pytest.mark.parametrize("step", REST)
