@@ -26,6 +26,7 @@ from sandkeep.projections import NetworkMode, network, registry
 from sandkeep.sandboxes.errors import NetworkUnavailable
 from sandkeep.sandboxes.guest import forwarder
 from sandkeep.sandboxes.intent import abandoned
+from sandkeep.sandboxes.podman import UNTOLD
 
 if TYPE_CHECKING:
     from sandkeep.sandboxes.keep import Keep
@@ -48,6 +49,7 @@ _NOT_FORWARDED = {
     None: "the forwarder in the sandbox does not come to serve; run the command again",
     126: _NO_PYTHON,
     127: _NO_PYTHON,
+    UNTOLD: f"the forwarder in the sandbox has ended; if a program there has taken port {forwarder.PORT}, end it",
     forwarder.PORT_TAKEN: f"a program in the sandbox has taken port {forwarder.PORT}, which the way out needs; end it",
 }
 

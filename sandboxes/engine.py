@@ -24,7 +24,7 @@ from docker.models.containers import Container
 from docker.types.daemon import CancellableStream
 
 from sandkeep.events.catalogue import Limits
-from sandkeep.sandboxes import agent, engine_facts, engine_fitness, engine_use, exec_stream, workspace
+from sandkeep.sandboxes import agent, engine_facts, engine_fitness, engine_use, exec_stream, podman, workspace
 from sandkeep.sandboxes.agent import Broken, Connection, Refused
 from sandkeep.sandboxes.cgroup import Sample
 from sandkeep.sandboxes.engine_errors import errors, unreached
@@ -80,7 +80,8 @@ class Engine:
 
     def __init__(self) -> None:
         self._forms: dict[str, str] = {}
-        self._told: set[str] = set()
+        self._told: set[engine_fitness.Lack] = set()
+        self._unstarted: set[str] = set()
         self.relays = False
         """Whether an agent could be reached by way of this engine only."""
 
@@ -130,10 +131,9 @@ class Engine:
         commands are run by the engine (`SHELL`), and there are no helpers. It is run by the engine's own runtime unless
         `runtime` names another. Raises `EngineUnsupported` if the engine is not fit for that.
         """
-        for lack in engine_fitness.check(self.facts, runtime):
-            if lack.what not in self._told:
-                self._told.add(lack.what)
-                _logger.warning("the engine makes sandboxes less safe: %s; %s", lack.what, lack.advice)
+        for lack in engine_fitness.check(self.facts, runtime) - self._told:
+            self._told.add(lack)
+            _logger.warning("the engine makes sandboxes less safe: %s; %s", lack.what, lack.advice)
         forms = [self._forms[image_id]] if image_id in self._forms else [AGENT, SHELL]
         for form in forms:
             try:
@@ -276,13 +276,13 @@ class Engine:
     def init_pid(self, container: str) -> int | None:
         """The process id of a container's first process on the engine's machine; None if it does not run."""
         with errors():
-            found = self._find(container)
+            found = engine_use.find(self._client, container)
             return None if found is None else int(found.attrs["State"]["Pid"]) or None
 
     def status(self, container: str) -> str | None:
         """The engine's word for the state of a container ("running", "paused", "exited" ...), None if it has none."""
         with errors():
-            found = self._find(container)
+            found = engine_use.find(self._client, container)
             return None if found is None else str(found.status)
 
     def pause(self, container: str) -> None:
@@ -306,10 +306,9 @@ class Engine:
     def remove(self, container: str) -> None:
         """Remove a container with all its processes, if it is there."""
         with errors():
-            found = self._find(container)
+            found = engine_use.find(self._client, container)
             if found is not None:
-                with contextlib.suppress(docker.errors.NotFound):
-                    found.remove(force=True, v=True)
+                engine_use.remove(found)
 
     def containers(self, keep: str) -> list[Found]:
         """Every container of the keep with this id, running or not."""
@@ -371,18 +370,17 @@ class Engine:
             try:
                 self._client.api.exec_start(execution, detach=True)
             except docker.errors.APIError:
-                if self.exit_status(execution) is None:  # or else the image lacks the program, which that tells
+                if self.exit_status(execution) is None:  # or else the image lacks the program
                     raise
+                self._unstarted.add(execution)
             return execution
 
     def exit_status(self, execution: str) -> int | None:
-        """The exit status of what `detach` started; None while it runs."""
+        """The exit status of what `detach` started; None while it runs, `podman.UNTOLD` if that is not told."""
+        if execution in self._unstarted:
+            return 127
         with errors():
             found = self._client.api.exec_inspect(execution)
-            return None if found["Running"] or found["ExitCode"] is None else int(found["ExitCode"])
-
-    def _find(self, container: str) -> Container | None:
-        try:
-            return self._client.containers.get(container)
-        except docker.errors.NotFound:
-            return None
+        if found["Running"]:
+            return podman.UNTOLD if self.facts.podman and podman.has_ended(found) else None
+        return None if found["ExitCode"] is None else int(found["ExitCode"])

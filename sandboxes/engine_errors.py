@@ -17,14 +17,19 @@ def errors(container: str | None = None) -> Iterator[None]:
     """Turn what the engine raises into our errors; if `container` is named, its absence is `SandboxGone`."""
     try:
         yield
-    except docker.errors.NotFound as error:
-        if container is not None:
-            raise SandboxGone("the sandbox has ended or was removed; run the command again in a new one") from error
-        raise EngineFailed(f"the Docker engine does not find something: {words(error)}") from error
     except docker.errors.APIError as error:
+        if is_missing(error) and container is not None:
+            raise SandboxGone("the sandbox has ended or was removed; run the command again in a new one") from error
+        if is_missing(error):
+            raise EngineFailed(f"the Docker engine does not find something: {words(error)}") from error
         raise EngineFailed(f"the Docker engine refused: {words(error)}") from error
     except (requests.RequestException, docker.errors.DockerException, OSError) as error:
         raise unreachable(error) from error
+
+
+def is_missing(error: docker.errors.APIError) -> bool:
+    """Whether what was asked for is not there. podman calls that its own fault while it is removing it."""
+    return isinstance(error, docker.errors.NotFound) or "no such container" in str(error.explanation)
 
 
 def words(error: docker.errors.APIError) -> str:

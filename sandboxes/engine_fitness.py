@@ -46,14 +46,14 @@ def lacks(facts: Facts, runtime: str = "") -> Iterator[Lack]:
         yield _GVISOR
 
 
-def check(facts: Facts, runtime: str = "") -> list[Lack]:
+def check(facts: Facts, runtime: str = "") -> set[Lack]:
     """What makes sandboxes of this engine less safe than is promised. Raises `EngineUnsupported` where they would not
     work."""
     found = list(lacks(facts, runtime))
     for lack in found:
         if lack.grade == REFUSED:
             raise EngineUnsupported(f"the engine cannot run sandboxes: {lack.what}; {lack.advice}")
-    return [lack for lack in found if lack.grade == UNSAFE]
+    return {lack for lack in found if lack.grade == UNSAFE}
 
 
 def check_api(api: str) -> None:

@@ -18,6 +18,7 @@ from docker.models.containers import Container
 from sandkeep.events.catalogue import Limits
 from sandkeep.sandboxes import podman
 from sandkeep.sandboxes.cgroup import Sample
+from sandkeep.sandboxes.engine_errors import is_missing
 from sandkeep.sandboxes.engine_facts import Facts
 from sandkeep.sandboxes.errors import EngineFailed
 
@@ -62,6 +63,25 @@ def update(client: docker.DockerClient, facts: Facts, container: str, limits: Li
         answer.raise_for_status()
     except requests.HTTPError as error:
         docker.errors.create_api_error_from_http_exception(error)
+
+
+def find(client: docker.DockerClient, container: str) -> Container | None:
+    """A container, if it is there."""
+    try:
+        return client.containers.get(container)
+    except docker.errors.APIError as error:
+        if is_missing(error):
+            return None
+        raise
+
+
+def remove(container: Container) -> None:
+    """Remove a container with all its processes, unless another does."""
+    try:
+        container.remove(force=True, v=True)
+    except docker.errors.APIError as error:
+        if not is_missing(error):
+            raise
 
 
 def probe(client: docker.DockerClient, container: str) -> None:

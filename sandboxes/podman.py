@@ -6,13 +6,16 @@ Measured on podman 4.3; the contract tests (tests/sandboxes/contract) hold it an
 from __future__ import annotations
 
 import resource
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import docker.types
 
 from sandkeep.events.catalogue import Limits
+
+UNTOLD = 255
+"""The exit status of what has ended that podman tells of no more."""
 
 _MOST = 1 << 20
 """What podman gives each process of open files and processes, be it allowed to or not."""
@@ -50,3 +53,8 @@ def change(container: str, limits: Limits) -> tuple[str, dict[str, Any]]:
         "pids": {"limit": limits.pids},
     }
     return f"/v4.0.0/libpod/containers/{container}/update", body
+
+
+def has_ended(found: Mapping[str, Any]) -> bool:
+    """Whether what an exec started has ended, though podman, which nobody tells, says that it runs."""
+    return bool(found.get("Pid")) and not Path(f"/proc/{found['Pid']}").exists()

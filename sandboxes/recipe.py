@@ -72,7 +72,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
         "/var/lib/dpkg/*-old /var/cache/apt/* /var/cache/debconf/*-old /var/cache/ldconfig/* /var/log/*"
     )
     environment: str = "LANG=C.UTF-8 PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-    version: int = 2
+    version: int = 3
 
     @property
     def digest(self) -> str:

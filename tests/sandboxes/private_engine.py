@@ -10,14 +10,15 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Protocol
 
 import docker
 
 from sandkeep.sandboxes.image import ensure
-from sandkeep.sandboxes.recipe import base_recipe
+from sandkeep.sandboxes.recipe import Recipe
 
-_ROOT = () if os.getuid() == 0 else ("sudo", "-n")
-_SECONDS = 60.0
+ROOT = () if os.getuid() == 0 else ("sudo", "-n")
+SECONDS = 60.0
 _BRIDGE = Path("/sys/class/net/docker0")
 
 _CONTAINERD = """version = 2
@@ -60,7 +61,7 @@ class PrivateEngine:
             *(f"--data-root={folder}/data", f"--exec-root={folder}/exec", f"--pidfile={folder}/pid"),
             *(f"--host={self.host}", "--log-level=error"),
         )
-        deadline = time.monotonic() + _SECONDS
+        deadline = time.monotonic() + SECONDS
         while True:
             with contextlib.suppress(docker.errors.DockerException), self.client() as client:
                 client.ping()
@@ -72,7 +73,7 @@ class PrivateEngine:
     def kill(self) -> None:
         """End it without warning. Its containers go on."""
         self._signal("KILL", (self.folder / "pid").read_text())
-        self._dockerd.wait(_SECONDS)
+        self._dockerd.wait(SECONDS)
 
     def restart(self) -> None:
         """Start it as it was before."""
@@ -94,14 +95,14 @@ class PrivateEngine:
                 client.api.remove_container(each["Id"], force=True)
         for process in (self._dockerd, self._containerd):
             self._signal("TERM", str(process.pid))
-            process.wait(_SECONDS)
+            process.wait(SECONDS)
 
     def _run(self, *command: str) -> subprocess.Popen[bytes]:
         with (self.folder / "log").open("ab") as log:
-            return subprocess.Popen([*_ROOT, *command], stdout=log, stderr=log)
+            return subprocess.Popen([*ROOT, *command], stdout=log, stderr=log)
 
     def _signal(self, name: str, process: str) -> None:
-        subprocess.run([*_ROOT, "kill", f"-{name}", process.strip()], check=True)
+        subprocess.run([*ROOT, "kill", f"-{name}", process.strip()], check=True)
 
 
 @contextlib.contextmanager
@@ -119,12 +120,18 @@ def private_engine() -> Iterator[PrivateEngine]:
     finally:
         made.stop()
         # An engine that was killed leaves its data mounted on itself.
-        subprocess.run([*_ROOT, "umount", f"{folder}/data"], stderr=subprocess.DEVNULL, check=False)
-        subprocess.run([*_ROOT, "rm", "-rf", "--one-file-system", str(folder)], check=True)
+        subprocess.run([*ROOT, "umount", f"{folder}/data"], stderr=subprocess.DEVNULL, check=False)
+        subprocess.run([*ROOT, "rm", "-rf", "--one-file-system", str(folder)], check=True)
 
 
-def give_base_image(to: PrivateEngine) -> None:
-    """Copy the base image from the engine in use, which makes it if it has to."""
+class Engine(Protocol):
+    """An engine of a test's own."""
+
+    def client(self) -> contextlib.AbstractContextManager[docker.DockerClient]: ...
+
+
+def give_image(to: Engine, recipe: Recipe) -> None:
+    """Copy the image of a recipe from the engine in use, which makes it if it has to."""
     with contextlib.closing(docker.DockerClient.from_env()) as source, to.client() as target:
-        name = ensure(source, base_recipe(), lambda message: None).tag
+        name = ensure(source, recipe, lambda message: None).tag
         target.images.load(b"".join(source.images.get(name).save(named=True)))

@@ -11,8 +11,9 @@ from sandkeep.events import SandkeepError
 from sandkeep.projections import TaskState
 from sandkeep.sandboxes import Keep, Task
 from sandkeep.sandboxes.errors import EngineUnreachable
+from sandkeep.sandboxes.recipe import base_recipe
 
-from .private_engine import PrivateEngine, give_base_image, private_engine
+from .private_engine import PrivateEngine, give_image, private_engine
 from .support import containers, eventually, shell, types
 
 pytestmark = pytest.mark.engine
@@ -23,7 +24,7 @@ def dockerd(request: pytest.FixtureRequest) -> Iterator[PrivateEngine]:
     """An engine of this module's own, which has the base image; with and without live-restore."""
     with private_engine() as made:
         made.start(live_restore=request.param)
-        give_base_image(made)
+        give_image(made, base_recipe())
         yield made
 
 
