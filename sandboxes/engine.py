@@ -11,7 +11,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path, PurePosixPath
 from typing import final
 
@@ -23,6 +23,7 @@ import requests
 from docker.models.containers import Container
 from docker.types.daemon import CancellableStream
 
+from sandkeep.events import SandkeepError
 from sandkeep.events.catalogue import Limits
 from sandkeep.sandboxes import agent, engine_facts, engine_fitness, engine_use, exec_stream, podman, workspace
 from sandkeep.sandboxes.agent import Broken, Connection, Refused
@@ -240,13 +241,19 @@ class Engine:
     def relayed(self, container: str, seconds: float) -> Connection | None:
         """A connection to the agent of a container by way of the engine, if it answers; see `exec_stream`."""
         command = [PYTHON, "-I", "-S", str(SPOOL / "agent"), "relay", str(SPOOL / "spool")]
-        connection = Connection(exec_stream.attach(self._client.api, container, command), container)
+        attached = exec_stream.attach(self._client.api, container, command, partial(self._may_live, container))
+        connection = Connection(attached, container)
         with contextlib.suppress(Broken, Refused):
             if connection.hello(seconds):
                 self.relays = True
                 return connection
         connection.sock.close()
         return None
+
+    def _may_live(self, container: str) -> bool:
+        with contextlib.suppress(SandkeepError):
+            return self.status(container) in ("running", "paused")
+        return True  # nobody can tell now
 
     def form(self, container: str) -> str:
         """Whether commands are run by the agent in a container (`AGENT`) or by the engine (`SHELL`)."""

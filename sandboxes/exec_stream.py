@@ -15,6 +15,7 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import cast
 
 import docker
@@ -26,17 +27,18 @@ _HEAD = struct.Struct(">BxxxI")
 _STDOUT = 1
 _CHUNK = 1 << 16
 _SETTLE_SECONDS = 10.0
+_SILENCE_SECONDS = 2.0
 
 
-def attach(api: docker.APIClient, container: str, argv: Sequence[str]) -> socket.socket:
-    """A socket that speaks through a program of root's in a container."""
+def attach(api: docker.APIClient, container: str, argv: Sequence[str], alive: Callable[[], bool]) -> socket.socket:
+    """A socket that speaks through a program of root's in a container, until either ends or it is not `alive`."""
     with errors(container):
         execution = api.exec_create(container, list(argv), stdin=True, user="0")["Id"]
         stream = api.exec_start(execution, socket=True)
     # The SDK wraps the socket in what it has read the head of the answer from.
     attached = cast(socket.socket, getattr(stream, "_sock", stream))
     attached.settimeout(None)
-    return join(attached)
+    return join(attached, alive)
 
 
 def run(
@@ -69,11 +71,15 @@ def run(
         return int(found["ExitCode"])
 
 
-def join(engine: socket.socket) -> socket.socket:
-    """A socket that speaks through the attached stream of an exec; the engine's end is closed with it."""
+def join(engine: socket.socket, alive: Callable[[], bool]) -> socket.socket:
+    """A socket that speaks through the attached stream of an exec; the engine's end is closed with it.
+
+    Where gVisor ends a whole container for want of memory, the stream does not end: so in a silence it is asked whether
+    there is still somebody to speak.
+    """
     ours, theirs = socket.socketpair()
-    for way in (_up, _down):
-        threading.Thread(target=way, args=(engine, theirs), name="sandkeep-relay", daemon=True).start()
+    for way in (partial(_up, engine, theirs), partial(_down, engine, theirs, alive)):
+        threading.Thread(target=way, name="sandkeep-relay", daemon=True).start()
     return ours
 
 
@@ -85,20 +91,26 @@ def _up(engine: socket.socket, theirs: socket.socket) -> None:
         engine.shutdown(socket.SHUT_WR)
 
 
-def _down(engine: socket.socket, theirs: socket.socket) -> None:
+def _down(engine: socket.socket, theirs: socket.socket, alive: Callable[[], bool]) -> None:
     """The engine puts a head before each piece: the number of the stream, and the size."""
     with contextlib.suppress(OSError, EOFError), engine:
         while True:
-            stream, size = _HEAD.unpack(_exactly(engine, _HEAD.size))
-            data = _exactly(engine, size)
+            stream, size = _HEAD.unpack(_exactly(engine, _HEAD.size, alive))
+            data = _exactly(engine, size, alive)
             if stream == _STDOUT:
                 theirs.sendall(data)
+    with contextlib.suppress(OSError):
+        theirs.shutdown(socket.SHUT_RDWR)  # to close it alone tells nobody while the other way reads from it
     theirs.close()
 
 
-def _exactly(engine: socket.socket, size: int) -> bytes:
-    data = b""
+def _exactly(engine: socket.socket, size: int, alive: Callable[[], bool]) -> bytes:
+    data, poller = b"", select.poll()
+    poller.register(engine, select.POLLIN)
     while len(data) < size:
+        while not poller.poll(_SILENCE_SECONDS * 1000):
+            if not alive():
+                raise EOFError
         more = engine.recv(size - len(data))
         if not more:
             raise EOFError

@@ -23,6 +23,7 @@ class PodmanEngine:
 
     def __init__(self, folder: Path) -> None:
         self.host = f"unix://{folder}/sock"
+        self._folder = folder
         self._log = folder / "log"
         command = [
             *(*ROOT, "unshare", "--net", "podman", f"--root={folder}/root", f"--runroot={folder}/run"),
@@ -59,6 +60,11 @@ class PodmanEngine:
                 client.api.remove_container(each["Id"], force=True)
         self._service.send_signal(signal.SIGTERM)
         self._service.wait(SECONDS)
+        # What watched an exec stays for five minutes, and would then make the folder anew.
+        for process in Path("/proc").iterdir():
+            with contextlib.suppress(OSError):
+                if process.name.isdigit() and f"{self._folder}/" in (process / "cmdline").read_text():
+                    subprocess.run([*ROOT, "kill", "-KILL", process.name], stderr=subprocess.DEVNULL, check=False)
         return [str(each["Names"]) for each in left]
 
 

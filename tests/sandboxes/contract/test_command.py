@@ -8,7 +8,7 @@ import pytest
 
 from sandkeep.sandboxes import Keep, Task, agent
 from sandkeep.sandboxes.engine import AGENT, SHELL, Engine
-from sandkeep.sandboxes.errors import CommandNotFound
+from sandkeep.sandboxes.errors import CommandNotFound, SandboxGone
 from sandkeep.sandboxes.podman import UNTOLD
 
 from ..support import container_of, eventually, shell, text
@@ -40,6 +40,13 @@ def test_the_agent_is_reached_by_way_of_the_engine(keep: Keep, monkeypatch: pyte
     assert count(task, "sleep") == 0
     large = task.execute(["head", "-c", "3000000", "/dev/zero"])
     assert (large.exit_code, large.stdout.size) == (0, 3_000_000)
+
+    def end(stream: str, data: bytes) -> None:
+        keep.engine.remove(container_of(task))
+
+    with pytest.raises(SandboxGone):
+        task.execute(["sh", "-c", "echo begun; sleep 1000"], timeout=300, on_output=end)
+    assert shell(task, "echo in another") == "in another\n"
 
 
 def test_output_input_status_and_environment(shared_task: Task) -> None:
