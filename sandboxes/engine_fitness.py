@@ -183,7 +183,7 @@ _LACKS: tuple[tuple[Callable[[Facts], bool], Lack], ...] = (
 
 _GVISOR = Lack(
     "gVisor (runsc): commands go by way of the engine, which is slower, no network policy but 'none' holds, and what"
-    " runs out of memory ends its whole sandbox",
+    " runs out of memory ends its whole sandbox; what a command that is ended had forked twice may go on until then",
     "name another runtime in keep.toml where that matters",
     GOOD_TO_KNOW,
 )

@@ -54,25 +54,12 @@ def test_nothing_is_said_of_a_good_engine() -> None:
     assert judged({}) == []
 
 
-@pytest.mark.parametrize(
-    ("changes", "words", "act"),
-    [
-        ({"api": "1.40"}, "older than Docker 20.10", True),
-        ({"api": "1.9"}, "older than Docker 20.10", True),
-        ({"local": False}, "another machine", True),
-        ({"security": ()}, "no seccomp", True),
-        ({"security": ("seccomp", "userns")}, "userns-remap", True),
-        ({"limits_memory": False}, "no memory", True),
-        ({"limits_pids": False}, "no processes", True),
-        ({"cgroup": "1"}, "cgroup v1", False),
-        ({"live_restore": False}, "ends all sandboxes", False),
-        ({"rootless": True}, "without root", False),
-    ],
-)
-def test_what_an_engine_lacks_is_said_with_what_to_do(changes: dict[str, object], words: str, act: bool) -> None:
-    (found,) = judged(changes)
-    assert words in found.what
-    assert (found.act, bool(found.advice)) == (act, True)
+def test_what_an_engine_lacks_is_said_with_what_to_do() -> None:
+    lacking = {"cgroup": "1", "limits_memory": False, "security": ("seccomp", "userns")}
+    found = judged(lacking, "kata")
+    assert [each.act for each in found] == [True, True, True, False]
+    assert all(each.advice for each in found)
+    assert "no runtime 'kata'" in found[0].what
 
 
 def test_without_an_engine_the_rest_is_still_looked_at(keep: Keep, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,7 @@ from sandkeep.projections import TaskState
 from sandkeep.sandboxes import Keep, isolation
 from sandkeep.sandboxes.doctor import examine, healthy
 from sandkeep.sandboxes.engine import INTENT, KEEP, TASK, Engine
+from sandkeep.sandboxes.errors import EngineUnsupported
 
 from ..limited import configure
 from ..support import container_of, containers, engine, eventually, shell, types
@@ -88,6 +89,16 @@ def test_the_steward_settles_what_happened_behind_its_back(keep: Keep) -> None:
     assert [record.event.reason for record in lost.history() if isinstance(record.event, ev.SandboxLost)]
     assert shell(lost, "echo again") == "again\n"
     assert keep.reconcile(again=True) == []
+
+
+def test_a_runtime_that_cannot_be_chosen_is_refused(keep: Keep) -> None:
+    configure(keep, '[sandboxes]\nruntime = "no-such-runtime"')
+    task = keep.create_task("t")
+    with pytest.raises(EngineUnsupported, match="no-such-runtime"):
+        task.execute(["true"])
+    assert (containers(keep.id), task.state.pending) == ([], ())
+    configure(keep, f'[sandboxes]\nruntime = "{keep.engine.facts.runtime}"')
+    assert shell(task, "echo on") == "on\n"
 
 
 def test_the_doctor_knows_the_engine_and_finds_nothing_to_do(backend: str, keep: Keep) -> None:
