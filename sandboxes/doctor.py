@@ -88,9 +88,10 @@ def _keep(keep: Keep) -> Iterator[Finding]:
     readers, most = keep.log.readers()
     if readers > most * _MANY:
         yield Finding("keep", f"{readers} of {most} readers of the log", "end some of the processes that use it", True)
-    free = shutil.disk_usage(keep.path).free
-    short = free < LEAST_BYTES
-    yield Finding("disk", f"{free >> 20} MiB are free for the keep", "make room for it" if short else "", short)
+    room = shutil.disk_usage(keep.path)
+    short, free = room.free < LEAST_BYTES, quantity.show_size(room.free)
+    told = f"{free} of {quantity.show_size(room.total)} are free for the keep"
+    yield Finding("disk", told, "make room for it" if short else "", short)
     yield from _disk(keep)
     if steward.abandoned_work(keep):
         advice = "run 'sandkeep steward', or any command in the task"

@@ -122,14 +122,6 @@ _LACKS: tuple[tuple[Callable[[Facts], bool], Lack], ...] = (
         ),
     ),
     (
-        lambda facts: facts.cgroup == "1",
-        Lack(
-            "cgroup v1: memory pressure cannot be seen before it kills",
-            "boot with systemd.unified_cgroup_hierarchy=1 to have it",
-            GOOD_TO_KNOW,
-        ),
-    ),
-    (
         lambda facts: facts.rootless and facts.cgroup == "1",
         Lack(
             "without root and with cgroup v1, no sandbox can be frozen: not when it is idle, and not to be restored",

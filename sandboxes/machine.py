@@ -6,7 +6,6 @@ from __future__ import annotations
 import contextlib
 import datetime
 import os
-import shutil
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -45,11 +44,9 @@ def describe(keep: Keep) -> Iterator[Said]:
     images = sum(each.size for each in keep.images.present())
     live = monitor.live(keep)
     taken = sum(found.bytes for use in live if (found := disk.remembered(keep, use.task)) is not None)
-    room = shutil.disk_usage(keep.path)
     yield (
         "disk",
-        f"{show_size(room.free)} of {show_size(room.total)} are free; tasks with a sandbox take {show_size(taken)},"
-        f" as last measured, and our images {show_size(images)}",
+        f"tasks with a sandbox take {show_size(taken)}, as last measured, and our images {show_size(images)}",
         "",
         False,
     )
@@ -108,7 +105,6 @@ def means(info: Mapping[str, Any], watched: bool | None, root: bool) -> Iterator
         yield "limits", "the kernel limits no swap", "boot with swapaccount=1, or switch swap off", False
     if not info.get("CpuCfsQuota", True):
         yield "limits", "the kernel limits no processors", "use one with CONFIG_CFS_BANDWIDTH", False
-    yield "limits", "disk: each file is held by RLIMIT_FSIZE, workspaces are measured by du", "", False
 
 
 def clocks(engine: str, asked: float, answered: float, last: float) -> Iterator[Said]:

@@ -47,7 +47,6 @@ def described(**changes: object) -> Facts:
         ({"seccomp": "unconfined"}, "no seccomp", UNSAFE),
         ({"limits_memory": False}, "no memory", UNSAFE),
         ({"limits_pids": False}, "no processes", UNSAFE),
-        ({"cgroup": "1"}, "cgroup v1", GOOD_TO_KNOW),
         ({"live_restore": False}, "ends all sandboxes", GOOD_TO_KNOW),
         ({"storage": "vfs"}, "whole copy", GOOD_TO_KNOW),
         ({"desktop": True}, "virtual machine", GOOD_TO_KNOW),
