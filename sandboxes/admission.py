@@ -8,8 +8,8 @@ within the keep's budget, takes one among those of all keeps; so keeps take turn
 large sandbox is not starved by small ones that come later. Nothing else is held meanwhile: the task can be looked at,
 stopped, paused and ended, and the latter two end the wait.
 
-Waiting is woken by every commit in the keep, and looks four times a second without one, since a ticket that is given
-back is none, and other keeps tell nobody.
+Waiting is woken by every commit in the keep, and looks four times a second without one, more often to begin with, since
+a ticket that is given back is none, and other keeps tell nobody.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ from sandkeep.sandboxes.quantity import show_size
 if TYPE_CHECKING:
     from sandkeep.sandboxes.keep import Keep
 
-_LOOK_SECONDS = 0.25
+_LOOK_SECONDS, _SOON_SECONDS = 0.25, 0.01
+_SILENT_SECONDS = 0.5
 _COUNT_SECONDS = 0.5  # to ask the engine again
 _SHOWN = 5
 _WAITS_SECONDS = 1.0  # who is served at once has a ticket too, for a moment
@@ -155,14 +156,20 @@ class Turn:
         Raises `BudgetExhausted` when the time is up, and `TaskRefused` if the task is paused or has ended meanwhile.
         """
         assert self._deadline is not None
-        told(f"waiting for room: {self._refusal}")
+        begun, silent = time.monotonic(), True
         woken = threading.Event()
         stop = self._keep.log.listen(woken.set)
         try:
             while not self._served() and (refusal := self._obstacle()) is not None:
                 self._refusal = refusal
                 self._judge()
-                woken.wait(max(0.0, min(_LOOK_SECONDS, self._deadline - time.monotonic())))
+                now = time.monotonic()
+                if silent and now - begun >= _SILENT_SECONDS:
+                    silent = False
+                    told(f"waiting for room: {refusal}")
+                # Those who come at the same time are served within milliseconds of each other.
+                pause = min(_LOOK_SECONDS, max(_SOON_SECONDS, (now - begun) / 4))
+                woken.wait(max(0.0, min(pause, self._deadline - now)))
                 woken.clear()
         finally:
             stop()

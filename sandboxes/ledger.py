@@ -118,7 +118,7 @@ class Ledger:
         # In this order: what is reserved no more is known to the engine by now.
         reserved = list(self._reservations())
         found: dict[tuple[str, str], Promise] = {}
-        for each in self._containers(cpus):
+        for each in self._containers({(each.keep, each.task) for each in reserved}, cpus):
             _merge(found, each, sum)
         for each in reserved:
             # It is for a sandbox that may be there by now, or for more than that has.
@@ -166,11 +166,13 @@ class Ledger:
                 with contextlib.suppress(OSError, ValueError):  # it was given back meanwhile
                     yield msgspec.json.decode(path.read_bytes(), type=Promise)
 
-    def _containers(self, cpus: bool) -> Iterator[Promise]:
+    def _containers(self, reserved: set[tuple[str, str]], cpus: bool) -> Iterator[Promise]:
+        """All but those that are reserved and only made yet: the engine tells nothing of one while it starts it."""
         with self._engine.connected() as client:
             for each in client.api.containers(all=True, filters={"label": KEEP}):
                 container, labels, state = each["Id"], each["Labels"], each["State"]
-                if state in ENDED:
+                promise = Promise(labels[KEEP], labels.get(TASK, ""), Amount(), container)
+                if state in ENDED or (state == "created" and (promise.keep, promise.task) in reserved):
                     continue
                 # The kernel's files tell in a tenth of a millisecond what the engine does in one or two.
                 live = state in ("running", "paused")
@@ -185,7 +187,7 @@ class Ledger:
                         continue
                     memory = max(held.get("Memory") or 0, held.get("MemorySwap") or 0)
                     taken = Amount(memory, held.get("NanoCpus") or 0, max(0, held.get("PidsLimit") or 0))
-                yield Promise(labels[KEEP], labels.get(TASK, ""), taken, container)
+                yield replace(promise, amount=taken)
 
     def _pids(self) -> int:
         """By default; 0 if the engine's kernel is not known to be ours."""

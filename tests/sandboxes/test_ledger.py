@@ -15,14 +15,14 @@ from pathlib import Path
 import pytest
 
 from sandkeep.events import catalogue as ev
-from sandkeep.sandboxes import Keep, Task, ledger, limits, pool, pressure, slot
+from sandkeep.sandboxes import Keep, Task, admission, ledger, limits, pool, pressure, slot
 from sandkeep.sandboxes.errors import BadSettings, BudgetExhausted, TaskRefused
 from sandkeep.sandboxes.ledger import Amount, Ledger, Promise
 from sandkeep.sandboxes.limits import Host
 
 from ..conftest import close
 from .limited import configure, events, held
-from .support import Cli, eventually, shell, stopped_at
+from .support import eventually, shell, stopped_at
 
 pytestmark = pytest.mark.engine
 
@@ -212,7 +212,7 @@ def test_what_is_started_ahead_counts_and_makes_way(keep: Keep, other: Keep) -> 
     assert slot.names(keep) == []
 
 
-def test_what_is_started_ahead_counts_in_its_keep_and_its_task_waits_for_nobody(keep: Keep, cli: Cli) -> None:
+def test_what_is_started_ahead_counts_in_its_keep_and_its_task_waits_for_nobody(keep: Keep) -> None:
     settings = '[limits]\nmemory = "64MiB"\n[budget]\nmemory = "100MiB"\nwait = 0\n[sandboxes]\npool = 1'
     first = keep.create_task("before")
     configure(keep, settings)
@@ -223,7 +223,8 @@ def test_what_is_started_ahead_counts_in_its_keep_and_its_task_waits_for_nobody(
     configure(keep, settings.replace("wait = 0", 'wait = "60s"'))
     starting = Starting(first)
     eventually(starting.waits)
-    assert cli("top", "--json").json["promised"] == 64 << 20
+    with keep.projections.reading() as state:
+        assert admission.promised(keep, state) == {name: 64 << 20}
     taken = keep.create_task("takes the slot")
     assert (taken.id, shell(taken, "echo alive")) == (name, "alive\n")
     taken.complete()
