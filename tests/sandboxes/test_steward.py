@@ -173,8 +173,10 @@ def test_a_creation_cut_off_is_left_alone_while_its_git_still_writes(
     with subprocess.Popen([SCRIPT, "create-task", "--keep", keep.path, "--source", source, "t"]) as process:
         eventually((tmp_path / "begun").exists)
         process.kill()
-    assert later(keep) == []
-    (tmp_path / "go").touch()
+    try:
+        assert later(keep) == []
+    finally:
+        (tmp_path / "go").touch()
     eventually(lambda: later(keep))
     (task,) = keep.tasks(*TaskState)
     assert task.state is TaskState.CLEANED
