@@ -23,7 +23,6 @@ import requests
 from docker.models.containers import Container
 from docker.types.daemon import CancellableStream
 
-from sandkeep.events import SandkeepError
 from sandkeep.events.catalogue import Limits
 from sandkeep.sandboxes import agent, engine_facts, engine_fitness, engine_use, exec_stream, podman, workspace
 from sandkeep.sandboxes.agent import Broken, Connection, Refused
@@ -231,7 +230,7 @@ class Engine:
                 container.reload()
                 if container.status != "running":
                     break
-                connection = self.relayed(str(container.id), agent.HELLO_SECONDS)
+                connection = self.relayed(str(container.id), agent.RELAY_SECONDS)
             if connection is not None:
                 connection.sock.close()
                 return
@@ -241,7 +240,7 @@ class Engine:
     def relayed(self, container: str, seconds: float) -> Connection | None:
         """A connection to the agent of a container by way of the engine, if it answers; see `exec_stream`."""
         command = [PYTHON, "-I", "-S", str(SPOOL / "agent"), "relay", str(SPOOL / "spool")]
-        attached = exec_stream.attach(self._client.api, container, command, partial(self._may_live, container))
+        attached = exec_stream.attach(self._client.api, container, command, partial(self.status, container))
         connection = Connection(attached, container)
         with contextlib.suppress(Broken, Refused):
             if connection.hello(seconds):
@@ -249,11 +248,6 @@ class Engine:
                 return connection
         connection.sock.close()
         return None
-
-    def _may_live(self, container: str) -> bool:
-        with contextlib.suppress(SandkeepError):
-            return self.status(container) in ("running", "paused")
-        return True  # nobody can tell now
 
     def form(self, container: str) -> str:
         """Whether commands are run by the agent in a container (`AGENT`) or by the engine (`SHELL`)."""
