@@ -28,6 +28,9 @@ from sandkeep.sandboxes.spool import Ended
 HELLO_SECONDS = 0.5
 """How long an agent that does not answer is given before the engine is asked about its container."""
 
+RELAY_SECONDS = 5.0
+"""How long it is given by way of the engine, which has to start a program for that."""
+
 _ANSWER_SECONDS = 10.0
 _LOOK_SECONDS = 0.2
 _MOST_MESSAGE = 1 << 20

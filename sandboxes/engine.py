@@ -23,7 +23,6 @@ import requests
 from docker.models.containers import Container
 from docker.types.daemon import CancellableStream
 
-from sandkeep.events import SandkeepError
 from sandkeep.events.catalogue import Limits
 from sandkeep.sandboxes import (
     agent,
@@ -185,7 +184,7 @@ class Engine:
                 container.reload()
                 if container.status != "running":
                     break
-                connection = self.relayed(str(container.id), agent.HELLO_SECONDS)
+                connection = self.relayed(str(container.id), agent.RELAY_SECONDS)
             if connection is not None:
                 connection.sock.close()
                 return
@@ -195,7 +194,7 @@ class Engine:
     def relayed(self, container: str, seconds: float) -> Connection | None:
         """A connection to the agent of a container by way of the engine, if it answers; see `exec_stream`."""
         command = [*self.python(container), "-I", "-S", str(SPOOL / "agent"), "relay", str(SPOOL / "spool")]
-        attached = exec_stream.attach(self._client.api, container, command, partial(self._may_live, container))
+        attached = exec_stream.attach(self._client.api, container, command, partial(self.status, container))
         connection = Connection(attached, container)
         with contextlib.suppress(Broken, Refused):
             if connection.hello(seconds):
@@ -207,11 +206,6 @@ class Engine:
     def python(self, container: str) -> list[str]:
         """The command that is Python in a container."""
         return python(self.form(container))
-
-    def _may_live(self, container: str) -> bool:
-        with contextlib.suppress(SandkeepError):
-            return self.status(container) in ("running", "paused")
-        return True  # nobody can tell now
 
     def form(self, container: str) -> str:
         """Whether commands are run by the agent in a container (`AGENT`, `GUEST`) or by the engine (`SHELL`)."""

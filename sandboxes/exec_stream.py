@@ -20,6 +20,7 @@ from typing import cast
 
 import docker
 
+from sandkeep.events import SandkeepError
 from sandkeep.sandboxes.engine_errors import errors
 from sandkeep.sandboxes.errors import SandboxGone
 
@@ -30,15 +31,18 @@ _SETTLE_SECONDS = 10.0
 _SILENCE_SECONDS = 2.0
 
 
-def attach(api: docker.APIClient, container: str, argv: Sequence[str], alive: Callable[[], bool]) -> socket.socket:
-    """A socket that speaks through a program of root's in a container, until either ends or it is not `alive`."""
+def attach(
+    api: docker.APIClient, container: str, argv: Sequence[str], status: Callable[[], str | None]
+) -> socket.socket:
+    """A socket that speaks through a program of root's in a container, until either ends or the container does,
+    whose `status` the engine tells."""
     with errors(container):
         execution = api.exec_create(container, list(argv), stdin=True, user="0")["Id"]
         stream = api.exec_start(execution, socket=True)
     # The SDK wraps the socket in what it has read the head of the answer from.
     attached = cast(socket.socket, getattr(stream, "_sock", stream))
     attached.settimeout(None)
-    return join(attached, alive)
+    return join(attached, partial(_lives, status))
 
 
 def run(
@@ -81,6 +85,12 @@ def join(engine: socket.socket, alive: Callable[[], bool]) -> socket.socket:
     for way in (partial(_up, engine, theirs), partial(_down, engine, theirs, alive)):
         threading.Thread(target=way, name="sandkeep-relay", daemon=True).start()
     return ours
+
+
+def _lives(status: Callable[[], str | None]) -> bool:
+    with contextlib.suppress(SandkeepError):
+        return status() in ("running", "paused")
+    return True  # nobody can tell now
 
 
 def _up(engine: socket.socket, theirs: socket.socket) -> None:

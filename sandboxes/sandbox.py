@@ -241,7 +241,7 @@ class Sandbox:
                 return engine.relayed(container, _PATIENCE_SECONDS)
             if time.monotonic() > looked + _LOOK_SECONDS:
                 looked = time.monotonic()
-                if (connection := engine.relayed(container, agent.HELLO_SECONDS)) is not None:
+                if (connection := engine.relayed(container, agent.RELAY_SECONDS)) is not None:
                     return connection
             time.sleep(0.01)
         return connection

@@ -33,7 +33,8 @@ class PodmanEngine:
             *("system", "service", "--time=0", self.host),
         ]
         with self._log.open("wb") as log:
-            self._service = subprocess.Popen(command, stdout=log, stderr=log)
+            # It leaves a file where it was started when a container runs out of memory.
+            self._service = subprocess.Popen(command, stdout=log, stderr=log, cwd=folder)
 
     def wait(self) -> None:
         """Wait until it answers."""
