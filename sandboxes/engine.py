@@ -102,10 +102,12 @@ class Engine:
 
     @cached_property
     def machine(self) -> tuple[int, int, str]:
-        """How many processors and how many bytes of memory the engine's machine has, and the engine's id."""
+        """How many processors and bytes of memory the engine's machine has, and what the engine is known by."""
         with errors():
             info = self._client.info()
-        return int(info["NCPU"]), int(info["MemTotal"]), str(info.get("ID", ""))
+        # podman says another id each time.
+        known = info["DockerRootDir"] if self.facts.podman else info.get("ID", "")
+        return int(info["NCPU"]), int(info["MemTotal"]), str(known)
 
     def fit(self, limits: Limits) -> Limits:
         """`limits` with no more processors than the engine's machine has, which it would refuse."""

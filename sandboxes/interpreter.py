@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import docker.types
 
 from sandkeep.events import SandkeepError
-from sandkeep.sandboxes import image, intent, workspace
+from sandkeep.sandboxes import engine_use, image, intent, workspace
 from sandkeep.sandboxes.container import INTENT, KEEP, TASK
 from sandkeep.sandboxes.errors import EngineFailed
 from sandkeep.sandboxes.guest import lend
@@ -56,11 +56,13 @@ def _copy(keep: Keep, base: str, folder: Path) -> None:
     if os.getuid() == 0:
         os.chown(made, uid, gid)
     with intent.held(keep.intents) as held, keep.engine.connected() as client:
-        container = client.containers.run(
+        container = engine_use.create(
+            client,
+            keep.engine.facts,
+            "",
             base,
-            ["-I", "-c", Path(lend.__file__).read_text(), _TARGET],
+            command=["-I", "-c", Path(lend.__file__).read_text(), _TARGET],
             entrypoint=["python3"],
-            detach=True,
             user=f"{uid}:{gid}",
             network_mode="none",
             read_only=True,
@@ -74,6 +76,7 @@ def _copy(keep: Keep, base: str, folder: Path) -> None:
             use_config_proxy=False,
         )
         try:
+            container.start()
             status = container.wait(timeout=_PATIENCE_SECONDS)["StatusCode"]
             told = container.logs(stdout=False, tail=3).decode(errors="replace") if status else ""
         finally:

@@ -6,8 +6,8 @@ from functools import partial
 
 import pytest
 
-from sandkeep.sandboxes import Keep, Task, agent
-from sandkeep.sandboxes.container import AGENT, SHELL
+from sandkeep.sandboxes import Keep, Task, agent, interpreter
+from sandkeep.sandboxes.container import AGENT, GUEST, SHELL
 from sandkeep.sandboxes.engine import Engine
 from sandkeep.sandboxes.errors import CommandNotFound, SandboxGone
 from sandkeep.sandboxes.podman import UNTOLD
@@ -91,7 +91,18 @@ def ended(engine: Engine, started: str) -> bool:
     return engine.exit_status(started) is not None
 
 
-def test_an_image_without_python_has_its_commands_run_by_the_engine(shared_keep: Keep, small: Task) -> None:
+def test_an_image_without_python_is_lent_one(keep: Keep) -> None:
+    small = keep.create_task("small", image="busybox")
+    assert text(small.execute(["cat"], stdin=b"given")) == "given"
+    assert keep.engine.form(container_of(small)) == GUEST
+    assert small.execute(["sh", "-c", TREE], timeout=1).timed_out
+    assert text(small.execute(["sh", "-c", "ps | grep -c '[s]leep'; true"])) == "0\n"
+
+
+def test_an_image_without_any_python_has_its_commands_run_by_the_engine(
+    shared_keep: Keep, small: Task, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(interpreter, "borrowed", lambda keep: None)
     result = small.execute(["sh", "-c", 'echo out; echo err >&2; echo "$WORD"; exit 3'], env={"WORD": "a b"})
     assert (result.exit_code, result.stdout.data, result.stderr.data) == (3, b"out\na b\n", b"err\n")
     assert shared_keep.engine.form(container_of(small)) == SHELL

@@ -13,6 +13,7 @@ from sandkeep.events.catalogue import Limits
 from sandkeep.sandboxes import Keep, Task, cgroup, guest, workspace
 from sandkeep.sandboxes.cgroup import Group
 from sandkeep.sandboxes.container import INTENT, KEEP, TASK
+from sandkeep.sandboxes.engine import Engine
 from sandkeep.sandboxes.errors import EngineFailed, SandboxGone
 from sandkeep.sandboxes.limits import LIMITS
 
@@ -45,6 +46,11 @@ def in_force(keep: Keep, task: Task) -> tuple[int, int, float]:
 def status(text: str) -> dict[str, str]:
     """A process's status, as the kernel tells it."""
     return {name: value.strip() for name, value in (line.split(":", 1) for line in text.splitlines())}
+
+
+def test_an_engine_is_known_again(shared_keep: Keep, backend: str) -> None:
+    assert Engine().machine == shared_keep.engine.machine
+    assert Engine().machine[2]
 
 
 def test_a_command_has_no_privileges(shared_task: Task) -> None:
@@ -146,6 +152,7 @@ def test_only_the_folders_of_the_task_are_mounted(shared_keep: Keep, shared_task
         "/run/sandkeep/spool": (str(run / "spool" / shared_task.id), True),
         "/run/sandkeep/agent": (str(guest.install(run)), False),
         "/run/sandkeep-egress": (str(run / "egress" / shared_task.id), False),
+        "/etc/hosts": (str(run / "egress" / shared_task.id / "hosts"), False),
     }
 
 
