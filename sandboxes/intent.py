@@ -28,12 +28,12 @@ def held(folder: Path) -> Iterator[str]:
     descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
-        before = inherited()
-        _mine.descriptors = (*before, descriptor)
+        mine: set[int] = _mine.__dict__.setdefault("descriptors", set())
+        mine.add(descriptor)
         try:
             yield intent
         finally:
-            _mine.descriptors = before
+            mine.discard(descriptor)  # in whatever order blocks end, and on whatever thread
     finally:
         path.unlink(missing_ok=True)
         os.close(descriptor)
@@ -41,7 +41,7 @@ def held(folder: Path) -> Iterator[str]:
 
 def inherited() -> tuple[int, ...]:
     """The locks of the intents that this thread is in the block of: for a program that does a part of their work."""
-    return getattr(_mine, "descriptors", ())
+    return tuple(getattr(_mine, "descriptors", ()))
 
 
 def abandoned(folder: Path, intent: str) -> bool:

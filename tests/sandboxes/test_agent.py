@@ -577,8 +577,8 @@ def test_who_asks_a_supervisor_for_what_it_served_before_gets_no_other_command(
 def test_a_helper_is_kept_running_where_the_task_cannot_reach_it(keep: Keep, monkeypatch: pytest.MonkeyPatch) -> None:
     start: Callable[..., str] = Engine.start
 
-    def helped(self: Engine, *arguments: Any) -> str:
-        return start(self, *arguments, helpers=[["sh", "-c", "echo $$ >/tmp/helper; exec sleep 777"]])
+    def helped(self: Engine, *arguments: Any, **named: Any) -> str:
+        return start(self, *arguments, **named, helpers=[["sh", "-c", "echo $$ >/tmp/helper; exec sleep 777"]])
 
     monkeypatch.setattr(Engine, "start", helped)
     task = keep.create_task("helped")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -73,6 +75,21 @@ def test_an_intent_is_held_by_a_program_that_does_a_part_of_it(tmp_path: Path) -
         process.stdin.close()
         assert process.stdout.read() == ""
     eventually(lambda: abandoned(tmp_path, intent))
+    assert inherited() == ()
+
+
+def test_what_is_inherited_is_held_in_whatever_order_blocks_end(tmp_path: Path) -> None:
+    first, second = contextlib.ExitStack(), contextlib.ExitStack()
+    first.enter_context(held(tmp_path))
+    (outer,) = inherited()
+    second.enter_context(held(tmp_path))
+    assert len(inherited()) == 2
+    first.close()
+    (inner,) = inherited()
+    assert inner != outer
+    ended = threading.Thread(target=second.close)
+    ended.start()
+    ended.join()
     assert inherited() == ()
 
 
