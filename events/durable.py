@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 from pathlib import Path
+
+_WAIT_BEFORE, _WRITE = 1, 2
+_sync_file_range = ctypes.CDLL(None).sync_file_range
+_sync_file_range.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
 
 
 def sync_folder(path: Path) -> None:
@@ -18,3 +23,12 @@ def sync_folder(path: Path) -> None:
 def private(path: str, flags: int) -> int:
     """An opener, for `open`, of a file that only its owner may read."""
     return os.open(path, flags | os.O_CLOEXEC, 0o600)
+
+
+def write_out(descriptor: int) -> None:
+    """Begin to write what an open file holds to the disk, so that a later store through a memory map changes its times.
+
+    A store to a page that is dirty already changes no time; one to a page that was given to the disk does
+    (sync_file_range(2)). Nothing is durable by this, and where it cannot be done, nothing is.
+    """
+    _sync_file_range(descriptor, 0, 0, _WAIT_BEFORE | _WRITE)

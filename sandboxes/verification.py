@@ -72,6 +72,7 @@ def verify_keep(keep: Keep, progress: Callable[[str], None]) -> KeepReport:
         keep_signer(keep)
     except KeyUnavailable as error:
         damage.append(f"keys: {error}")
+    keep.blobs.forget()
     seen: set[str] = set()
     for record in keep.log.read():
         for digest, _, tree in references(record.event):
