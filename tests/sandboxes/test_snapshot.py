@@ -14,7 +14,7 @@ from typing import BinaryIO
 
 import pytest
 
-from sandkeep.events import BlobStore
+from sandkeep.events import Batch, BlobStore
 from sandkeep.sandboxes import manifest, snapshot
 from sandkeep.sandboxes.errors import CheckpointRefused
 from sandkeep.sandboxes.manifest import Kind
@@ -150,20 +150,17 @@ def test_times_beyond_what_a_manifest_can_hold_are_refused(folder: Path, blobs: 
 # ---- trees that change meanwhile
 
 
-Stream = Callable[[BinaryIO, int | None], tuple[str, int]]
-
-
-def meanwhile(blobs: BlobStore, monkeypatch: pytest.MonkeyPatch, act: Callable[[int], object]) -> None:
+def meanwhile(monkeypatch: pytest.MonkeyPatch, act: Callable[[int], object]) -> None:
     """Do `act` with the number of the attempt whenever a file has just been read."""
-    read: Stream = blobs.put_stream
+    read = Batch.put_stream
     attempts = iter(range(1000))
 
-    def reading(source: BinaryIO, limit: int | None = None) -> tuple[str, int]:
-        found = read(source, limit)
+    def reading(batch: Batch, source: BinaryIO, limit: int | None = None) -> tuple[str, int]:
+        found = read(batch, source, limit)
         act(next(attempts))
         return found
 
-    monkeypatch.setattr(blobs, "put_stream", reading)
+    monkeypatch.setattr(Batch, "put_stream", reading)
 
 
 def append(path: Path) -> None:
@@ -184,7 +181,7 @@ def test_a_file_that_will_not_hold_still_is_torn_and_left_out(
     folder: Path, blobs: BlobStore, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
     (folder / "moving").write_bytes(b"0123456789")
-    meanwhile(blobs, monkeypatch, lambda attempt: CHANGES[how](folder / "moving"))
+    meanwhile(monkeypatch, lambda attempt: CHANGES[how](folder / "moving"))
     taken = take(folder, blobs)
     assert (taken.torn, taken.files, taken.bytes) == (("moving",), 0, 0)
     assert manifest.load(taken.digest, blobs) == {}
@@ -194,7 +191,7 @@ def test_a_file_that_comes_to_rest_is_recorded_as_it_rests(
     folder: Path, blobs: BlobStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (folder / "moving").write_bytes(b"0")
-    meanwhile(blobs, monkeypatch, lambda attempt: append(folder / "moving") if attempt < 2 else None)
+    meanwhile(monkeypatch, lambda attempt: append(folder / "moving") if attempt < 2 else None)
     taken = take(folder, blobs)
     assert (taken.torn, taken.files) == ((), 1)
     assert contents(taken, blobs) == {b"0moremore"}
@@ -205,7 +202,7 @@ def test_a_file_that_is_gone_by_the_time_it_is_read_again_is_torn(
 ) -> None:
     for name in ("a", "b"):
         (folder / name).write_text(name)
-    meanwhile(blobs, monkeypatch, lambda attempt: (folder / "b").unlink(missing_ok=True))
+    meanwhile(monkeypatch, lambda attempt: (folder / "b").unlink(missing_ok=True))
     taken = take(folder, blobs)
     assert (taken.torn, contents(taken, blobs)) == (("b",), {b"a"})
 
