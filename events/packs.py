@@ -163,6 +163,8 @@ class Packs:
                     if locked(file, self.path(pack)) and os.fstat(file).st_size < MAX_PACK_BYTES:
                         end = self._settle(index, pack, file)
                         os.ftruncate(file, end)
+                        if not end:  # whoever made it may not have come to that
+                            self._sync_names()
                         file, kept = -1, file
                         return pack, kept, end
                 finally:
@@ -172,7 +174,7 @@ class Packs:
         file = os.open(self.path(pack), os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(file, fcntl.LOCK_EX)
-            sync_folder(self.root)
+            self._sync_names()
         except BaseException:
             os.close(file)
             raise
@@ -207,9 +209,7 @@ class Packs:
         return index is self._index and (os.getpid(), found.st_dev, found.st_ino) == self._key
 
     def _open(self) -> Index:
-        if not self.root.is_dir():
-            self.root.mkdir(mode=0o700, exist_ok=True)
-            sync_folder(self.root.parent)
+        self.root.mkdir(mode=0o700, exist_ok=True)
         with self._locked(fcntl.LOCK_EX):
             try:
                 index = pack_index.shared(self._index_path)
@@ -264,6 +264,10 @@ class Packs:
                 stored.update(pack_index.entries(pack, offset, header))
             index.commit(pack, end, stored)
         return end
+
+    def _sync_names(self) -> None:
+        for folder in (self.root, self.root.parent, self.root.parent.parent):
+            sync_folder(folder)
 
     @contextlib.contextmanager
     def _locked(self, how: int) -> Iterator[None]:
