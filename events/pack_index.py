@@ -129,8 +129,8 @@ class Index:
     def commit(self, pack: bytes, end: int, stored: Mapping[bytes, Entry], *, instead: bytes = b"") -> None:
         """Durably enter what was `stored` in a pack, which is synced up to `end`.
 
-        If it was moved there `instead` of another pack, that is forgotten; what has been removed from it, or stored
-        elsewhere since, is left as it is, and what was condemned stays so.
+        If it was moved there `instead` of another pack, that is forgotten; what has been removed since stays so, and so
+        does what is condemned.
         """
         with _failing(), self._env.begin(write=True, db=self._objects) as txn:
             before = txn.get(pack, db=self._packs)
@@ -140,7 +140,7 @@ class Index:
                 entry = stored[digest]
                 if instead:
                     found = txn.get(digest)
-                    if found is None or _decode(found).pack != instead:
+                    if found is None:
                         continue
                     entry = msgspec.structs.replace(entry, condemned=_decode(found).condemned)
                 txn.put(digest, _encode(entry))

@@ -6,12 +6,15 @@ can be in after each call that this SHARD looks at are made, MOST of them at the
 
 from __future__ import annotations
 
+import contextlib
 import gc
+import os
 import random
 import shutil
 import sys
 from pathlib import Path
 
+import pytest
 from blake3 import blake3
 
 from sandkeep.events import BlobStore, batch
@@ -41,6 +44,11 @@ def record(folder: Path) -> tuple[list[Call], Batches]:
             batches[name] = contents
             recorder.calls.append(Started(name, len(contents)))
             store = BlobStore(folder / "blobs")
+            if number == 8:
+                _killed(store, contents)
+                del store
+                shutil.rmtree(folder / "blobs" / "packs" / "index")
+                store = BlobStore(folder / "blobs")
             with store.batch() as made:
                 for content in contents:
                     made.put(content)
@@ -51,6 +59,20 @@ def record(folder: Path) -> tuple[list[Call], Batches]:
                 del store
                 shutil.rmtree(folder / "blobs" / "packs" / "index")
     return recorder.calls, batches
+
+
+def _killed(store: BlobStore, contents: list[bytes]) -> None:
+    """Store a batch up to where it is to be synced, as a writer does that is killed then."""
+
+    def kill(_: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch, contextlib.suppress(KeyboardInterrupt):
+        patch.setattr(os, "fdatasync", kill)
+        patch.setattr(os, "ftruncate", lambda *_: None)
+        with store.batch() as made:
+            for content in contents:
+                made.put(content)
 
 
 def judge(folder: Path, batches: Batches, acknowledged: set[str]) -> None:

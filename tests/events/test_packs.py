@@ -22,6 +22,7 @@ from blake3 import blake3
 from sandkeep.events import BlobDamaged, BlobMissing, BlobStore, BlobsUnavailable, pack_frame, pack_sweep, packs
 from sandkeep.events.batch import CHUNK_BYTES, LARGE_BYTES
 from sandkeep.events.pack_frame import Kind
+from sandkeep.events.pack_index import Entry
 
 from ..packed import damage, flip, lose, objects, stored
 
@@ -258,6 +259,15 @@ def test_large_content_that_lacks_a_part_is_named(store: BlobStore, root: Path) 
     assert digest in set(store.verify())
 
 
+def test_a_recipe_for_something_else_is_damage(store: BlobStore, root: Path) -> None:
+    (part,) = put(store, b"part")
+    with store.batch() as batch:
+        batch.move(blake3(b"whole").digest(), Kind.RECIPES, bytes.fromhex(part) * 2)
+    with pytest.raises(BlobDamaged, match=f"{hex_of(b'whole')} does not match its digest"):
+        store.get(hex_of(b"whole"))
+    assert list(store.verify()) == [hex_of(b"whole")]
+
+
 def test_what_looks_like_frames_of_another_pack_is_none(store: BlobStore, root: Path) -> None:
     """What a sandbox writes may end up in a pack as it is, if it does not compress, and a damaged pack is searched."""
     (first,) = put(store, b"first")
@@ -438,6 +448,22 @@ def test_a_reader_goes_on_while_its_pack_is_written_anew(store: BlobStore, root:
     assert store.sweep({kept}.__contains__, -1)[0] > 1
     assert not before.exists()
     assert first + b"".join(reading) == content
+
+
+def test_what_a_sweep_removes_while_another_moves_it_stays_removed(
+    store: BlobStore, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept, gone, _ = put(store, b"kept", b"gone", noise(1000))
+    read = packs.Packs.read
+
+    def removed_meanwhile(self: packs.Packs, digest: bytes, entry: Entry) -> bytes:
+        if gone in store and digest.hex() in (kept, gone):
+            lose(root, gone)
+        return read(self, digest, entry)
+
+    monkeypatch.setattr(packs.Packs, "read", removed_meanwhile)
+    assert store.sweep({kept, gone}.__contains__, -1)[0] == 1
+    assert stored(root) == [kept]
 
 
 def test_a_damaged_pack_is_left_as_it_is(store: BlobStore, root: Path) -> None:
