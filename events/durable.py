@@ -7,7 +7,8 @@ import os
 from pathlib import Path
 
 _WAIT_BEFORE, _WRITE = 1, 2
-_sync_file_range = ctypes.CDLL(None).sync_file_range
+_libc = ctypes.CDLL(None, use_errno=True)
+_sync_file_range = _libc.sync_file_range
 _sync_file_range.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
 
 
@@ -18,6 +19,13 @@ def sync_folder(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def sync_file_system(descriptor: int) -> None:
+    """Make all durable that was written to the file system of an open file, by anybody. Raises `OSError`."""
+    if _libc.syncfs(descriptor):
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
 
 
 def private(path: str, flags: int) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import stat
 import tempfile
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 
-from sandkeep.events import BlobDamaged, BlobMissing, BlobStore
+from sandkeep.events import BlobDamaged, BlobMissing, BlobStore, durable
 from sandkeep.sandboxes import manifest, restore, snapshot
 
 from ..packed import damage, lose
@@ -281,3 +282,38 @@ def test_damaged_content_never_takes_the_place_of_a_file(folder: Path, tmp_path:
             restore.apply(root, present, target, blobs)
     assert (folder / "file").read_text() == "changed"
     assert not list(folder.glob(".sandkeep-*"))
+
+
+# ---- on the disk
+
+
+@pytest.mark.parametrize(
+    ("each", "expected"),
+    [
+        (100, ["fsync .sandkeep-X", "fsync sub/.sandkeep-X", "fsync sub", "fsync ."]),
+        (1, ["fsync .sandkeep-X", "sync_file_system ."]),
+    ],
+    ids=["few", "many"],
+)
+def test_what_was_written_is_synced_when_a_restore_returns(
+    folder: Path, blobs: BlobStore, monkeypatch: pytest.MonkeyPatch, each: int, expected: list[str]
+) -> None:
+    target = take(folder, blobs).digest
+    (folder / "file").write_text("changed")
+    (folder / "sub" / "other").unlink()
+    synced: list[str] = []
+
+    def noting(real: Callable[[int], None]) -> Callable[[int], None]:
+        def sync(descriptor: int) -> None:
+            synced.append(f"{real.__name__} {os.path.relpath(os.readlink(f'/proc/self/fd/{descriptor}'), folder)}")
+            real(descriptor)
+
+        return sync
+
+    with opened(folder) as root:
+        present = snapshot.take(root, blobs).digest
+        monkeypatch.setattr(restore, "_SYNCED_EACH", each)
+        monkeypatch.setattr(os, "fsync", noting(os.fsync))
+        monkeypatch.setattr(restore, "sync_file_system", noting(durable.sync_file_system))
+        restore.apply(root, present, target, blobs)
+    assert [re.sub("[0-9a-f]{16}", "X", name) for name in synced] == expected
