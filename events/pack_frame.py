@@ -148,6 +148,11 @@ def committed(file: int, pack: bytes, start: int) -> tuple[list[tuple[int, Heade
     return found[:kept], end
 
 
+def parts(recipe: bytes) -> list[bytes]:
+    """The digests of the chunks that a recipe names, in order."""
+    return [recipe[start : start + DIGEST_BYTES] for start in range(0, len(recipe), DIGEST_BYTES)]
+
+
 def _next(file: int, offset: int, size: int) -> int:
     """Where something that may be a frame begins next; `size` if nothing does."""
     while offset < size:

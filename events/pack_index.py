@@ -108,13 +108,13 @@ class Index:
         """Where the object lies."""
         with _failing(), self._env.begin(db=self._objects) as txn:
             found = txn.get(digest)
-        return None if found is None else _decode(found)
+            return None if found is None else _decode(found)
 
     def extent(self, pack: bytes) -> Extent:
         """How far a pack is indexed."""
         with _failing(), self._env.begin(db=self._packs) as txn:
             found = txn.get(pack)
-        return Extent(0, 0) if found is None else Extent(*_PACK.unpack(found))
+            return Extent(0, 0) if found is None else Extent(*_PACK.unpack(found))
 
     def extents(self) -> dict[bytes, Extent]:
         """How far each pack is indexed."""
@@ -178,9 +178,10 @@ class Index:
 def _failing() -> Iterator[None]:
     try:
         yield
-    except lmdb.Error as error:
+    except (lmdb.Error, struct.error, ValueError) as error:
         raise BlobsUnavailable(
-            f"the index of the packs cannot be used: {error}; free some space, or remove it: it is made anew"
+            f"the index of the packs cannot be used: {error}; see that the disk is not full,"
+            f" or remove the folder blobs/packs/index, which is made anew"
         ) from error
 
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import final
 
 import msgspec
@@ -23,7 +23,7 @@ import msgspec
 from sandkeep.events.batch import Batch
 from sandkeep.events.durable import sync_folder
 from sandkeep.events.errors import BlobDamaged, BlobMissing
-from sandkeep.events.pack_frame import DIGEST_BYTES, Kind
+from sandkeep.events.pack_frame import Kind, parts
 from sandkeep.events.pack_index import Entries, Entry
 from sandkeep.events.packs import Packs, locked, opened
 
@@ -72,15 +72,13 @@ class _Verdict:
         since = entry.condemned or self._now
         return msgspec.structs.replace(entry, condemned=since) if since > self._before else None
 
-    def _parts(self, digest: bytes, entry: Entry, wanted: bool) -> Iterator[bytes]:
+    def _parts(self, digest: bytes, entry: Entry, wanted: bool) -> list[bytes]:
         try:
-            recipe = self._packs.read(digest, entry)
-        except (BlobDamaged, BlobMissing):
+            return parts(self._packs.frame(entry).contents[entry.number])
+        except (BlobDamaged, FileNotFoundError) as error:
             if wanted:
-                raise
-            return  # nobody can read it, and nobody wants to
-        for start in range(0, len(recipe), DIGEST_BYTES):
-            yield recipe[start : start + DIGEST_BYTES]
+                raise BlobDamaged(f"blob {digest.hex()} cannot be read: {error}") from error
+            return []  # nobody can read it, and nobody wants to
 
 
 def _compact(packs: Packs, pack: bytes) -> int:

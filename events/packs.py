@@ -35,7 +35,7 @@ from blake3 import blake3
 from sandkeep.events import pack_frame, pack_index
 from sandkeep.events.durable import sync_folder
 from sandkeep.events.errors import BlobDamaged, BlobMissing, BlobsUnavailable
-from sandkeep.events.pack_frame import DIGEST_BYTES, Frame, Kind
+from sandkeep.events.pack_frame import Frame, Kind, parts
 from sandkeep.events.pack_index import Entries, Entry, Index
 
 MAX_PACK_BYTES = 256 << 20
@@ -82,8 +82,7 @@ class Packs:
             yield content
             return
         hasher = blake3()
-        for start in range(0, len(content), DIGEST_BYTES):
-            chunk = content[start : start + DIGEST_BYTES]
+        for chunk in parts(content):
             lies = self.index().find(chunk)
             if lies is None or lies.kind is Kind.RECIPES:
                 raise BlobMissing(f"blob {digest.hex()} lacks its part {chunk.hex()}; restore the packs from a copy")
@@ -100,7 +99,7 @@ class Packs:
             if wanted is None:
                 break
             try:
-                frame = self._frame(wanted)
+                frame = self.frame(wanted)
             except FileNotFoundError:  # it has been moved, or is lost
                 wanted = self.index().find(digest)
                 continue
@@ -111,7 +110,8 @@ class Packs:
             return frame.contents[wanted.number]
         raise BlobMissing(f"no blob {digest.hex()} is stored any more; 'sandkeep verify' lists what is missing")
 
-    def _frame(self, entry: Entry) -> Frame:
+    def frame(self, entry: Entry) -> Frame:
+        """The frame that an object was found in. Raises `FileNotFoundError` if its pack is gone, and `BlobDamaged`."""
         key = (entry.pack, entry.offset)
         with self._caching:
             found = self._frames.get(key)
@@ -160,8 +160,12 @@ class Packs:
             with contextlib.suppress(FileNotFoundError):
                 file = os.open(self.path(pack), os.O_RDWR | os.O_CLOEXEC)
                 try:
-                    if locked(file, self.path(pack)) and os.fstat(file).st_size < MAX_PACK_BYTES:
+                    # One that was cut is left to whoever opens the index next.
+                    known = index.extent(pack).end
+                    if known <= os.fstat(file).st_size < MAX_PACK_BYTES and locked(file, self.path(pack)):
                         end = self._settle(index, pack, file)
+                        if end > known:
+                            self._prune(index)
                         os.ftruncate(file, end)
                         if not end:  # whoever made it may not have come to that
                             self._sync_names()
@@ -231,6 +235,7 @@ class Packs:
         for pack in self.names():
             with opened(self.path(pack)) as file:
                 self._settle(index, pack, file)
+        self._prune(index)
         del index
         sync_folder(new)
         if self._index_path.exists():
@@ -242,14 +247,37 @@ class Packs:
 
     def _reconcile(self, index: Index) -> None:
         """Make the index agree with the packs that nobody appends to at this moment."""
-        known, there = index.extents(), set(self.names())
+        known, there = index.extents(), self.names()
+        sizes = {pack: _size(self.path(pack)) for pack in there}
         # What is gone, or was cut, is missing from now on, and stored again by whoever has it.
-        index.forget(pack for pack, extent in known.items() if pack not in there or _size(self.path(pack)) < extent.end)
-        for pack in sorted(there):
-            if _size(self.path(pack)) != index.extent(pack).end:
+        lost = {pack for pack, extent in known.items() if sizes.get(pack, -1) < extent.end}
+        index.forget(lost)
+        settled = False
+        for pack in there:
+            if pack in lost or pack not in known or sizes[pack] != known[pack].end:
                 with contextlib.suppress(FileNotFoundError), opened(self.path(pack)) as file:
                     if locked(file, self.path(pack)):
                         self._settle(index, pack, file)
+                        settled = True
+        if lost or settled:
+            self._prune(index)
+
+    def _prune(self, index: Index) -> None:
+        """Drop the recipes of which a part is not there, so that they are stored again with it."""
+
+        def complete(entry: Entry, entries: Entries) -> bool:
+            try:
+                return entries.keys() >= set(parts(self.frame(entry).contents[entry.number]))
+            except (BlobDamaged, FileNotFoundError):
+                return False
+
+        index.judge(
+            lambda entries: {
+                digest: entry
+                for digest, entry in entries.items()
+                if entry.kind is not Kind.RECIPES or complete(entry, entries)
+            }
+        )
 
     def _settle(self, index: Index, pack: bytes, file: int) -> int:
         """Index what was committed to a pack and is not in the index; returns where the last batch ends."""

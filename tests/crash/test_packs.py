@@ -8,7 +8,7 @@ from pathlib import Path
 
 from .support import LONG, finish
 
-ROUNDS = 400 if LONG else 40
+ROUNDS = 250 if LONG else 30
 STATES = 12 if LONG else 3
 SHARDS = 1 if LONG else 6
 ENOUGH = 5000 if LONG else 150

@@ -223,6 +223,16 @@ def test_a_pack_that_was_cut_is_noticed_when_it_is_opened_and_stored_again(root:
     assert_put_again(root, noise(1000))
 
 
+def test_a_pack_that_was_cut_is_not_appended_to(store: BlobStore, root: Path) -> None:
+    put(store, noise(5000))
+    (cut,) = pack_files(root)
+    os.truncate(cut, 1000)
+    (digest,) = put(store, b"more")
+    assert (cut.stat().st_size, len(pack_files(root))) == (1000, 2)
+    assert_put_again(root, noise(5000))
+    assert [store.get(digest), store.get(hex_of(noise(5000)))] == [b"more", noise(5000)]
+
+
 def test_a_pack_that_is_gone_is_noticed_and_its_content_stored_again(root: Path) -> None:
     (digest,) = put(BlobStore(root), b"content")
     pack_files(root)[0].unlink()
@@ -325,6 +335,26 @@ def test_an_index_that_is_made_anew_lacks_only_what_is_damaged(store: BlobStore,
     assert [store.get(digest) for digest in digests] == [noise(1000, number) for number in range(6)]
 
 
+@pytest.mark.parametrize("how", ["index", "pack"])
+def test_large_content_that_lost_a_part_with_the_index_or_a_pack_is_stored_again(root: Path, how: str) -> None:
+    content = noise(2 * MIB)
+    store = BlobStore(root)
+    put(store, content[: 3 * MIB // 2])
+    (first,) = pack_files(root)
+    with packs.opened(first, os.O_RDWR) as file:
+        assert packs.locked(file, first)
+        (digest,) = put(store, content)
+    lies = objects(root)
+    part = next(each for each, entry in lies.items() if entry.kind is Kind.CONTENT and entry.pack.hex() == first.stem)
+    assert lies[digest].pack.hex() != first.stem
+    if how == "index":
+        damage(root, part)
+        drop_index(root)
+    else:
+        first.unlink()
+    assert_put_again(root, content)
+
+
 def test_what_was_written_and_not_committed_is_cut_off_by_the_next_writer(store: BlobStore, root: Path) -> None:
     put(store, b"kept")
     (path,) = pack_files(root)
@@ -373,6 +403,17 @@ def test_lmdb_failing_is_told_as_such(store: BlobStore, root: Path, monkeypatch:
     monkeypatch.setattr("sandkeep.events.pack_index._encode", failing)
     with pytest.raises(BlobsUnavailable, match="No space left"):
         put(store, b"content")
+
+
+def test_an_entry_that_is_none_is_told_as_such(store: BlobStore, root: Path) -> None:
+    (digest,) = put(store, b"content")
+    index = packs.Packs(root / "packs").index()
+    with index._env.begin(write=True, db=index._objects) as txn:
+        txn.put(bytes.fromhex(digest), b"no entry")
+    with pytest.raises(BlobsUnavailable, match="remove the folder blobs/packs/index"):
+        store.get(digest)
+    drop_index(root)
+    assert store.get(digest) == b"content"
 
 
 # ---- sweeping
