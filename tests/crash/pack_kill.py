@@ -1,14 +1,15 @@
 """Kill writers of batches at random: `pack_kill FOLDER SEED ROUNDS`.
 
 In each round three processes store batches in one store, as quickly as they can, and sweep it now and then; after a
-moment all are killed, and another looks at what is there. They are forked, since starting an interpreter would take
-longer than what is to be killed; this process never opens the store itself.
+moment all are killed, and another looks at what is there. Before some rounds the index is lost. They are forked, since
+starting an interpreter would take longer than what is to be killed; this process never opens the store itself.
 """
 
 from __future__ import annotations
 
 import os
 import random
+import shutil
 import signal
 import sys
 import time
@@ -88,6 +89,8 @@ def main() -> None:
         (folder / each).touch()
     for number in range(rounds):
         print(f"seed {seed}, round {number}", file=sys.stderr, flush=True)
+        if number % 5 == 2:
+            shutil.rmtree(folder / "blobs" / "packs" / "index", ignore_errors=True)
         children = [
             forked(lambda name=f"{seed}-{number}-{each}": write(folder, name))  # type: ignore[misc]
             for each in range(WRITERS)

@@ -29,16 +29,6 @@ from ..packed import damage, flip, lose, objects, stored
 MIB = 1 << 20
 
 
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    return tmp_path / "blobs"
-
-
-@pytest.fixture
-def store(root: Path) -> BlobStore:
-    return BlobStore(root)
-
-
 def put(store: BlobStore, *contents: bytes) -> list[str]:
     """Store these in one batch."""
     with store.batch() as batch:
