@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import resource
 import stat
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
@@ -195,6 +197,27 @@ def test_a_file_that_comes_to_rest_is_recorded_as_it_rests(
     taken = take(folder, blobs)
     assert (taken.torn, taken.files) == ((), 1)
     assert contents(taken, blobs) == {b"0moremore"}
+
+
+def test_a_store_through_a_memory_map_while_a_file_is_read_is_noticed(
+    folder: Path, blobs: BlobStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A page that is dirty already is changed by a further store without any sign of it in the file's times."""
+    (folder / "mapped").write_bytes(bytes(100))
+    with open(folder / "mapped", "r+b") as file, mmap.mmap(file.fileno(), 0) as mapped:
+        mapped[0] = 1
+        time.sleep(0.05)  # longer than the clock of the file system ticks
+        attempts: list[int] = []
+
+        def act(attempt: int) -> None:
+            attempts.append(attempt)
+            if not attempt:
+                mapped[1] = 2
+
+        meanwhile(monkeypatch, act)
+        taken = take(folder, blobs)
+    assert (taken.torn, attempts) == ((), [0, 1])
+    assert contents(taken, blobs) == {b"\x01\x02" + bytes(98)}
 
 
 def test_a_file_that_is_gone_by_the_time_it_is_read_again_is_torn(
