@@ -119,7 +119,9 @@ def test_any_stream_has_a_summary(events: list[Event]) -> None:
     task, found, decided, numbers = folded([created("a"), *events])
     assert len(decided) == numbers.decisions == sum(isinstance(event, ev.DecisionRecorded) for event in events)
     assert numbers.events == len(events) + 1
-    assert sorted(each.number for each in found) == list(range(1, len(found) + 1))
+    # One that is asked for twice under one id, which no decider does, is listed once.
+    assert len({each.number for each in found}) == len(found)
+    assert all(1 <= each.number <= numbers.executions for each in found)
     assert len(found) <= sum(isinstance(event, ev.CommandRequested) for event in events)
     assert numbers.executions == task.executions
 

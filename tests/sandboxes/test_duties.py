@@ -180,6 +180,7 @@ def test_one_that_waits_can_be_stopped(keep: Keep, working: Steward) -> None:
 
 def test_the_memory_folders_follow_the_log(keep: Keep, working: Steward, monkeypatch: pytest.MonkeyPatch) -> None:
     task = keep.create_task("t")
+    keep.trailing.wait(task.id)
     # As it is when who did something in the task died before it had brought the folder up to date.
     keep.decide(task.id, lambda found: [ev.DecisionRecorded("remember this")])
     eventually(lambda: "remember this" in (task.folder / "memory" / "decisions.md").read_text())

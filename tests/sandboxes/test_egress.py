@@ -17,7 +17,8 @@ import pytest
 
 from sandkeep.events import Event
 from sandkeep.events import catalogue as ev
-from sandkeep.sandboxes import Keep, Task, egress, sidecar
+from sandkeep.sandboxes import Keep, Task, sidecar
+from sandkeep.sandboxes.engine import Engine
 from sandkeep.sandboxes.errors import NetworkUnavailable, PolicyDenied, TaskRefused
 from sandkeep.sandboxes.guest import forwarder
 
@@ -260,7 +261,7 @@ def test_a_sandbox_that_is_lost_gets_its_way_out_with_the_next(keep: Keep, open_
 
 
 def test_an_image_without_python_has_no_way_out_and_says_so(open_task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(egress, "_FORWARD", ["no-such-python"])
+    monkeypatch.setattr(Engine, "python", lambda self, container: ["no-such-python"])
     with pytest.raises(NetworkUnavailable, match="python3"):
         open_task.execute(["true"])
     assert open_task.state.pending == ()

@@ -17,7 +17,7 @@ import docker
 import pytest
 
 from sandkeep.projections import TaskState
-from sandkeep.sandboxes import Keep, Task, guest, workspace
+from sandkeep.sandboxes import Keep, Task, guest, interpreter, workspace
 from sandkeep.sandboxes.container import FORM, INTENT, KEEP, TASK
 from sandkeep.sandboxes.engine import Engine
 from sandkeep.sandboxes.errors import EngineFailed, EngineUnreachable, ImageNotFound
@@ -183,6 +183,7 @@ def test_only_the_folders_of_the_task_are_mounted(inspected: Json, shared_keep: 
         "/run/sandkeep/spool": (str(shared_keep.path / "run" / "spool" / shared_task.id), True),
         "/run/sandkeep/agent": (str(guest.install(shared_keep.path / "run")), False),
         "/run/sandkeep-egress": (str(shared_keep.path / "run" / "egress" / shared_task.id), False),
+        "/etc/hosts": (str(shared_keep.path / "run" / "egress" / shared_task.id / "hosts"), False),
     }
 
 
@@ -295,9 +296,12 @@ def test_a_container_of_others_that_pretends_to_be_ours_is_left_alone(
         client.images.remove(tag, force=True)
 
 
-def test_an_image_that_cannot_run_a_sandbox_makes_none(keep: Keep, client: docker.DockerClient) -> None:
+def test_an_image_that_cannot_run_a_sandbox_makes_none(
+    keep: Keep, client: docker.DockerClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
     tag = "sandkeep-test/nothing:1"
     import_image(client, tag)
+    monkeypatch.setattr(interpreter, "borrowed", lambda keep: None)
     try:
         task = keep.create_task("t", image=tag)
         with pytest.raises(EngineFailed, match="cannot run a sandbox"):

@@ -208,9 +208,9 @@ def test_tasks_start_their_sandboxes_side_by_side(keep: Keep, monkeypatch: pytes
     meeting = threading.Barrier(count, timeout=60)
     start: Callable[..., str] = Engine.start
 
-    def together(*arguments: object) -> object:
+    def together(*arguments: object, **named: object) -> object:
         meeting.wait()
-        return start(*arguments)
+        return start(*arguments, **named)
 
     monkeypatch.setattr(Engine, "start", together)
     tasks = [keep.create_task(f"t{number}") for number in range(count)]

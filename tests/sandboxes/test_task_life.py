@@ -75,7 +75,7 @@ def test_a_source_that_cannot_be_cloned_leaves_no_half_made_task(keep: Keep, sou
 def test_a_sandbox_that_does_not_start_is_recorded_and_tried_again(keep: Keep, monkeypatch: pytest.MonkeyPatch) -> None:
     task = keep.create_task("t")
 
-    def failing(self: Engine, *arguments: object) -> str:
+    def failing(self: Engine, *arguments: object, **named: object) -> str:
         raise EngineFailed("no")
 
     with monkeypatch.context() as patch:
