@@ -340,7 +340,7 @@ def test_what_a_crash_leaves_is_settled_by_the_steward(keep: Keep, task: Task) -
         process.wait()
         running.hurry()
         eventually(lambda: not task.state.pending)
-    assert types(task.history())[-1] == "CommandFailed"
+    assert "CommandFailed" in types(task.history())[-2:]  # what it used may have been measured since
 
 
 @pytest.mark.engine
