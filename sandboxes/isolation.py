@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, final
 
 import msgspec
 
-from sandkeep.sandboxes import execution
+from sandkeep.sandboxes import caches, execution
 from sandkeep.sandboxes.errors import IsolationUnknown
 from sandkeep.sandboxes.guest import probe
 
@@ -68,8 +68,9 @@ def check(keep: Keep, task: Task | None = None) -> Isolation:
 def _check(keep: Keep, task: Task) -> Isolation:
     with _Listeners() as listeners:
         task.start_sandbox()
-        python = keep.engine.python(str(task.state.container))
-        line = [*python, "-I", "-S", "-c", _PROBE, json.dumps(listeners.asked())]
+        container = str(task.state.container)
+        asked = json.dumps(listeners.asked() | _mounted(keep, task.id, container))
+        line = [*keep.engine.python(container), "-I", "-S", "-c", _PROBE, asked]
         result = task.execute(line, timeout=_TIMEOUT_SECONDS)
         heard = sorted(listeners.heard)
     said = execution.content(result.stdout, keep.blobs) if result.exit_code == 0 else b""
@@ -98,6 +99,13 @@ def _addresses() -> list[str]:
             if not (address.is_loopback or address.is_link_local):
                 found.add(str(address))
     return sorted(found)
+
+
+def _mounted(keep: Keep, task: str, container: str) -> dict[str, list[str]]:
+    """What a sandbox has mounted beside what all have: its caches, and what is empty and covers its image's volumes."""
+    with keep.engine.connected() as client:
+        empty = client.api.inspect_container(container)["HostConfig"]["Tmpfs"]
+    return {"caches": [f"{caches.MOUNT}/{each.name}" for each in keep.caches.of(task)], "empty": sorted(empty or ())}
 
 
 @final

@@ -212,7 +212,15 @@ def mounts(task: dict[str, Any]) -> Found:
     """File systems that are not meant to be here, and making more; devices; namespaces."""
     with open("/proc/self/mountinfo") as file:
         lines = [line.split() for line in file]
-    more = sorted(line[4] for line in lines if not OURS.fullmatch(line[4]) and not podmans(line[4], line[-3]))
+    caches, empty = set(task["caches"]), set(task["empty"])
+    more = sorted(
+        point
+        for point, kind in ((line[4], line[-3]) for line in lines)
+        if not OURS.fullmatch(point)
+        and not podmans(point, kind)
+        and point not in caches
+        and not (point in empty and kind == "tmpfs")
+    )
     yield "mounted besides", bool(more), ", ".join(more) or "nothing"
     libc = ctypes.CDLL(None, use_errno=True)
     for what, call in (

@@ -17,7 +17,7 @@ import docker
 import pytest
 
 from sandkeep.projections import TaskState
-from sandkeep.sandboxes import Keep, Task, guest, interpreter, workspace
+from sandkeep.sandboxes import Keep, Task, guest, interpreter, isolation, workspace
 from sandkeep.sandboxes.container import FORM, INTENT, KEEP, TASK
 from sandkeep.sandboxes.engine import Engine
 from sandkeep.sandboxes.errors import EngineFailed, EngineUnreachable, ImageNotFound
@@ -252,6 +252,7 @@ def test_what_an_image_says_does_not_loosen_the_defaults(
     assert told["Config"]["StopSignal"] == "SIGTERM"
     assert told["HostConfig"]["PortBindings"] in (None, {})
     assert [found.task for found in keep.engine.containers(keep.id)] == [task.id]
+    assert isolation.check(keep, task).closed
     assert shell(task, "touch /data/x /run/x /var/lib/y/x && df -k /data | awk 'END { print $2 * 1024 }'").split() == [
         str(LIMITS.tmp_bytes)
     ]

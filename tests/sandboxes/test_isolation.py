@@ -61,11 +61,20 @@ def test_what_a_sandbox_does_not_tell_counts_as_open(
         isolation.check(shared_keep, shared_task)
 
 
+@pytest.mark.engine
+def test_a_cache_that_the_task_was_given_is_no_way_out(keep: Keep) -> None:
+    with (keep.path / "keep.toml").open("a") as file:
+        file.write("[caches]\npip = {}\n")
+    found = isolation.check(keep, keep.create_task("t", caches=["pip"]))
+    assert opened(found.attempts) == set()
+
+
 def probed(keep: Keep, **options: Any) -> tuple[set[str], set[str]]:
     """The ways that are open from a container as root, and what the host hears. It has mounts of its own."""
     image = keep.images.resolve()[1]
     with isolation._Listeners() as listeners, engine() as client:
-        command = ["python3", "-I", "-S", "-c", Path(probe.__file__).read_text(), json.dumps(listeners.asked())]
+        asked = json.dumps(listeners.asked() | {"caches": [], "empty": []})
+        command = ["python3", "-I", "-S", "-c", Path(probe.__file__).read_text(), asked]
         made = client.containers.create(image, command, user="0:0", **options)
         try:
             made.start()
