@@ -12,6 +12,7 @@ remove anyway. What lies deeper than any tool makes it is brought up to the top,
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 import os
 import secrets
@@ -98,7 +99,8 @@ def _remove(folder: Path, now: float, cut: int, bytes_of_cut: float) -> Content:
     """Remove all that is older than the age `cut`, and of that age so many bytes, and folders with nothing in them."""
     files = removed = 0
     with _opened(folder) as root:
-        for inner, name, found in _walk(root, root, 0):
+        # Bounded, or who makes more meanwhile would hold this up for ever.
+        for inner, name, found in itertools.islice(_walk(root, root, 0), MOST_ENTRIES):
             age, size, is_folder = _age(found, now), _size(found), stat.S_ISDIR(found.st_mode)
             if age < cut or (age == cut and bytes_of_cut <= 0 and not is_folder):
                 continue

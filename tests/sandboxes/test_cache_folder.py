@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import threading
 import time
@@ -132,10 +133,12 @@ def test_a_folder_that_is_swapped_for_a_link_all_the_time_leads_nowhere(cache: P
     before, stop = listing(outside), threading.Event()
 
     def swap() -> None:
-        while not stop.is_set():
+        for number in itertools.cycle(range(50)):  # no more than can be removed as fast as they come
+            if stop.is_set():
+                return
             with contextlib.suppress(OSError):
                 (cache / "trap" / "folder").mkdir(parents=True)
-                (cache / "trap").rename(cache / f"aside-{time.monotonic_ns()}")
+                (cache / "trap").rename(cache / f"aside-{number}")
             with contextlib.suppress(OSError):
                 (cache / "trap").symlink_to(outside)
                 (cache / "trap").unlink()
