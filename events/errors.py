@@ -91,12 +91,6 @@ class BlobDamaged(SandkeepError):
     code = "blob-damaged"
 
 
-class BlobsUnavailable(SandkeepError):
-    """The index of the packs that blobs lie in cannot be read or written."""
-
-    code = "blobs-unavailable"
-
-
 class SubscriptionBusy(SandkeepError):
     """Another consumer has this durable subscription."""
 
