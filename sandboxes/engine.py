@@ -100,18 +100,9 @@ class Engine:
         with errors():
             yield client
 
-    @cached_property
-    def machine(self) -> tuple[int, int, str]:
-        """How many processors and bytes of memory the engine's machine has, and what the engine is known by."""
-        with errors():
-            info = self._client.info()
-        # podman says another id each time.
-        known = info["DockerRootDir"] if self.facts.podman else info.get("ID", "")
-        return int(info["NCPU"]), int(info["MemTotal"]), str(known)
-
     def fit(self, limits: Limits) -> Limits:
         """`limits` with no more processors than the engine's machine has, which it would refuse."""
-        return msgspec.structs.replace(limits, nano_cpus=min(limits.nano_cpus, self.machine[0] * 10**9))
+        return msgspec.structs.replace(limits, nano_cpus=min(limits.nano_cpus, self.facts.cpus * 10**9))
 
     def start(
         self,

@@ -15,6 +15,7 @@ DOCKER, PODMAN = "Docker", "podman"
 class Facts(msgspec.Struct, frozen=True):
     """What an engine is, and what its host can do. `security` names what it confines containers with, `seccomp` the
     profile of system calls, and `runtimes` what can run a container, of which `runtime` does unless another is named.
+    `identity` is what tells it from other engines.
     """
 
     version: str
@@ -35,6 +36,7 @@ class Facts(msgspec.Struct, frozen=True):
     seccomp: str = "default"
     desktop: bool = False
     runtime: str = "runc"
+    identity: str = ""
 
     @property
     def podman(self) -> bool:
@@ -73,6 +75,8 @@ def ask(client: docker.DockerClient) -> Facts:
         seccomp=next((option.get("profile", "default") for option in options if option.get("name") == "seccomp"), ""),
         desktop=str(info.get("OperatingSystem", "")) == "Docker Desktop",
         runtime=str(info.get("DefaultRuntime", "")),
+        # podman says another id each time.
+        identity=str(info["DockerRootDir"] if podman else info.get("ID", "")),
     )
 
 

@@ -148,8 +148,9 @@ _LACKS: tuple[tuple[Callable[[Facts], bool], Lack], ...] = (
     (
         lambda facts: facts.podman,
         Lack(
-            "podman lets processes make user namespaces, which only our agent forbids: images need Python for that",
-            "use images with Python 3.9 or later, or a seccomp profile that forbids it",
+            "podman lets processes make user namespaces, which only our agent forbids: without a base image, whose"
+            " Python others are lent, images need Python for that",
+            "say 'sandkeep build-image base', or use a seccomp profile that forbids it",
             GOOD_TO_KNOW,
         ),
     ),
@@ -164,8 +165,8 @@ _LACKS: tuple[tuple[Callable[[Facts], bool], Lack], ...] = (
     (
         lambda facts: facts.desktop,
         Lack(
-            "Docker Desktop runs sandboxes in a virtual machine: commands go by way of the engine, which is slower, no"
-            " network policy but 'none' holds, and only folders that it shares can be mounted",
+            "Docker Desktop runs sandboxes in a virtual machine: commands go by way of the engine, which is slower,"
+            " hosts are reached by a sidecar and services not at all, and only folders that it shares can be mounted",
             "keep the keep in a shared folder; use an engine on Linux for the rest",
             GOOD_TO_KNOW,
         ),
@@ -174,8 +175,9 @@ _LACKS: tuple[tuple[Callable[[Facts], bool], Lack], ...] = (
 """What is said of an engine if it holds."""
 
 _GVISOR = Lack(
-    "gVisor (runsc): commands go by way of the engine, which is slower, no network policy but 'none' holds, and what"
-    " runs out of memory ends its whole sandbox; what a command that is ended had forked twice may go on until then",
+    "gVisor (runsc): commands go by way of the engine, which is slower; services are not reached, and hosts by a"
+    " sidecar at most, which was not tried; what runs out of memory ends its whole sandbox, and what a command that is"
+    " ended had forked twice may go on until then",
     "name another runtime in keep.toml where that matters",
     GOOD_TO_KNOW,
 )

@@ -16,7 +16,7 @@ import docker.types
 
 from sandkeep.events import SandkeepError
 from sandkeep.sandboxes import engine_use, image, intent, workspace
-from sandkeep.sandboxes.container import INTENT, KEEP, TASK
+from sandkeep.sandboxes.container import INTENT, KEEP, TASK, called
 from sandkeep.sandboxes.errors import EngineFailed
 from sandkeep.sandboxes.guest import lend
 from sandkeep.sandboxes.recipe import base_recipe
@@ -56,6 +56,7 @@ def _copy(keep: Keep, base: str, folder: Path) -> None:
     if os.getuid() == 0:
         os.chown(made, uid, gid)
     with intent.held(keep.intents) as held, keep.engine.connected() as client:
+        labels = {KEEP: keep.id, TASK: "python", INTENT: held}
         container = engine_use.create(
             client,
             keep.engine.facts,
@@ -71,8 +72,8 @@ def _copy(keep: Keep, base: str, folder: Path) -> None:
             mem_limit="256m",
             pids_limit=64,
             mounts=[docker.types.Mount(_TARGET, str(made), type="bind")],
-            labels={KEEP: keep.id, TASK: "python", INTENT: held},
-            name=f"sandkeep-python-{held}",
+            labels=labels,
+            name=called(labels),
             use_config_proxy=False,
         )
         try:

@@ -95,7 +95,7 @@ class Ledger:
     def __init__(self, engine: Engine) -> None:
         """Ask the engine, once, who it is. Raises `EngineUnreachable`, and `BadSettings` if there is no host folder."""
         self._engine = engine
-        self._folder = host_folder() / blake3(engine.machine[2].encode()).hexdigest()[:16]
+        self._folder = host_folder() / blake3(engine.facts.identity.encode()).hexdigest()[:16]
         self._reserved = self._folder / "reserved"
         self.queue = self._folder / "queue"
         """The tickets of those who wait; see `ticket`."""
@@ -109,7 +109,7 @@ class Ledger:
     def most(self) -> Amount:
         """What all may have together; 0 of something that is not counted. Raises `BadSettings`."""
         setting = limits.load_host(host_folder())
-        memory = self._engine.machine[1]
+        memory = self._engine.facts.memory_bytes
         default = memory - max(_RESERVE_BYTES, memory // _RESERVE_PART)
         return Amount(setting.memory or default, setting.nano_cpus or 0, setting.pids or self._pids())
 

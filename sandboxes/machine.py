@@ -38,7 +38,7 @@ def describe(keep: Keep) -> Iterator[Said]:
         answered = time.time()
     ledger = Ledger(keep.engine)
     promises, most = ledger.promises(), ledger.most()
-    yield from shares(keep.id, promises, most, keep.engine.machine[1], _available(keep))
+    yield from shares(keep.id, promises, most, keep.engine.facts.memory_bytes, _available(keep))
     if ticket.waiting(ledger.queue, 1.0):
         yield "machine", "sandboxes wait until there is room for them", "see to 'sandkeep top' of each keep", False
     images = sum(each.size for each in keep.images.present())
@@ -142,6 +142,6 @@ def _available(keep: Keep) -> int | None:
         with contextlib.suppress(OSError, ValueError, IndexError):
             fields = dict(line.split(":", 1) for line in _MEMINFO.read_text().splitlines())
             # In a virtual machine, the engine's is another.
-            if int(fields["MemTotal"].split()[0]) * 1024 == keep.engine.machine[1]:
+            if int(fields["MemTotal"].split()[0]) * 1024 == keep.engine.facts.memory_bytes:
                 return int(fields["MemAvailable"].split()[0]) * 1024
     return None

@@ -19,7 +19,7 @@ from sandkeep.events import catalogue as ev
 from sandkeep.events.catalogue import Limits
 from sandkeep.projections import StateView, Use, registry
 from sandkeep.projections import resources as uses
-from sandkeep.sandboxes import adapting, admission, decider, disk, intent, ledger, limits, memory
+from sandkeep.sandboxes import adapting, admission, decider, disk, intent, ledger, limits, outcome
 from sandkeep.sandboxes.admission import Turn
 from sandkeep.sandboxes.errors import (
     BudgetExhausted,
@@ -116,9 +116,9 @@ def complete(keep: Keep, task_id: str, made: str) -> str:
                 with _reserved(keep, task_id, use.changing):
                     _apply(keep, task_id, made, use.container, use.changing)
             except BudgetExhausted as error:  # others came before it
-                _settle(keep, task_id, ev.LimitsFailed(made, error.code, str(error)[:_MOST_WORDS]))
+                outcome.settle(keep, task_id, ev.LimitsFailed(made, error.code, str(error)[:_MOST_WORDS]))
     else:
-        _settle(keep, task_id, ev.LimitsFailed(made, "interrupted", "another change came after it"))
+        outcome.settle(keep, task_id, ev.LimitsFailed(made, "interrupted", "another change came after it"))
     return f"task {task_id}: a change of its limits was interrupted"
 
 
@@ -149,9 +149,9 @@ def _apply(keep: Keep, task_id: str, made: str, container: str | None, wanted: L
     except EngineUnreachable:
         raise  # nobody knows what holds; the change is completed when the engine is back
     except SandkeepError as error:
-        _settle(keep, task_id, ev.LimitsFailed(made, error.code, str(error)[:_MOST_WORDS]))
+        outcome.settle(keep, task_id, ev.LimitsFailed(made, error.code, str(error)[:_MOST_WORDS]))
         raise
-    _settle(keep, task_id, ev.LimitsSet(made))
+    outcome.settle(keep, task_id, ev.LimitsSet(made))
 
 
 def _promise(keep: Keep, task_id: str, request: ev.LimitsRequested, most: int, state: StateView) -> list[Event]:
@@ -160,8 +160,3 @@ def _promise(keep: Keep, task_id: str, request: ev.LimitsRequested, most: int, s
     if needed > use.promised > 0:
         admission.check(keep, state, task_id, needed, most)
     return decider.limit(registry.find(state, task_id), request)
-
-
-def _settle(keep: Keep, task_id: str, outcome: ev.Outcome) -> None:
-    keep.decide(task_id, partial(decider.settle, outcome=outcome))
-    memory.trail(keep, task_id)

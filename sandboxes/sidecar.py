@@ -34,8 +34,8 @@ from docker.models.containers import Container
 from sandkeep.events import Event
 from sandkeep.events import catalogue as ev
 from sandkeep.projections import NetworkPolicy, StateView, TaskState, network, registry
-from sandkeep.sandboxes import agent, intent, settings, squid
-from sandkeep.sandboxes.container import BESIDE, INTENT, KEEP, TASK
+from sandkeep.sandboxes import agent, engine_use, intent, settings, squid
+from sandkeep.sandboxes.container import BESIDE, INTENT, KEEP, TASK, called
 from sandkeep.sandboxes.engine import Found
 from sandkeep.sandboxes.errors import EngineFailed, KeepFormat, NetworkUnavailable
 from sandkeep.sandboxes.settings import NetworkGrants
@@ -203,11 +203,14 @@ def _start(keep: Keep, task: str, image_id: str, policy: NetworkPolicy, sandbox:
     configuration = squid.configuration(policy)
     # Nobody holds this intent: whether it is an orphan, the sandbox beside it decides.
     labels = {KEEP: keep.id, TASK: task, INTENT: secrets.token_hex(8), BESIDE: sandbox}
-    name = f"sandkeep-{task}-{labels[INTENT]}"
+    name = called(labels)
     with keep.engine.connected() as client:
         made, address = _network(client, name, labels)
         try:
-            container = client.containers.create(
+            container = engine_use.create(
+                client,
+                keep.engine.facts,
+                "",
                 image_id,
                 entrypoint=squid.COMMAND,
                 command=[],

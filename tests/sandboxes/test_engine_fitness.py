@@ -100,6 +100,8 @@ def asked(info: dict[str, Any], *, components: tuple[str, ...] = ("Engine",), re
         "DefaultRuntime": "runc",
         "CgroupVersion": "1",
         "CgroupDriver": "cgroupfs",
+        "ID": "an id",
+        "DockerRootDir": "/var/lib/engine",
     }
     version = {"Version": "1", "ApiVersion": "1.41", "Components": [{"Name": name} for name in components]}
     client: Any = SimpleNamespace(
@@ -127,6 +129,7 @@ def test_podman_is_known_with_what_it_has_rather_than_what_it_knows(tmp_path: Pa
     found = asked({"Runtimes": runtimes, "DefaultRuntime": "crun"}, components=("Podman Engine", "Conmon"))
     assert (found.podman, found.runtimes, found.runtime, found.live_restore) == (True, ("crun",), "crun", True)
     assert (found.limits_memory, found.limits_pids) == (True, True)
+    assert found.identity == "/var/lib/engine"  # and not the id, of which podman says another each time
     without_root = asked({"Rootless": True}, components=("Podman Engine",))
     assert (without_root.rootless, without_root.limits_memory, without_root.limits_pids) == (True, False, False)
     assert asked({"Rootless": True, "CgroupVersion": "2"}, components=("Podman Engine",)).limits_memory

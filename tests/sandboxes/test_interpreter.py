@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from docker.models.containers import Container
 
 from sandkeep.sandboxes import Keep, Task, image, interpreter, isolation
 from sandkeep.sandboxes.container import GUEST, SHELL
@@ -14,7 +15,7 @@ from sandkeep.sandboxes.errors import CommandNotFound
 from sandkeep.sandboxes.execution import TIMED_OUT
 from sandkeep.sandboxes.guest import lend
 
-from .support import container_of, engine, left, shell, text
+from .support import container_of, containers, engine, left, listing, shell, text
 
 pytestmark = pytest.mark.engine
 
@@ -57,9 +58,16 @@ def test_its_isolation_can_be_checked(keep: Keep, small: Task) -> None:
     assert [each.way for each in found.attempts if each.open] == []
 
 
-def test_the_sandbox_cannot_change_it(small: Task) -> None:
-    said = shell(small, "cd /run/sandkeep-python; touch x; rm bin/python3; echo >lib/loader; cat /proc/1/mem; true")
-    assert said == ""
+def test_the_sandbox_cannot_change_it(keep: Keep, small: Task) -> None:
+    small.execute(["true"])
+    (folder,) = lent(keep)
+    before = listing(folder)
+    assert shell(small, "cd /run/sandkeep-python && pwd") == "/run/sandkeep-python\n"
+    shell(
+        small,
+        "cd /run/sandkeep-python; touch x; rm -rf bin lib; mv lib/loader y; echo >lib/loader; chmod 777 lib; true",
+    )
+    assert listing(folder) == before
     result = small.execute(["touch", "/run/sandkeep-python/bin/python3"])
     assert b"Read-only file system" in (result.stderr.data or b"")
 
@@ -78,6 +86,26 @@ def test_it_is_copied_once_and_never_seen_half(keep: Keep, monkeypatch: pytest.M
     assert interpreter.borrowed(keep) == found
     with engine() as client:
         assert client.containers.list(all=True, filters={"label": f"sandkeep.keep={keep.id}"}) == []
+
+
+def test_a_copy_that_was_killed_leaves_nothing_in_the_engine(keep: Keep, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Killed(BaseException):
+        pass
+
+    def killed(self: Container, **options: object) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Container, "start", killed)
+        patch.setattr(Container, "remove", killed)
+        with pytest.raises(Killed):
+            interpreter.borrowed(keep)
+    (left_behind,) = containers(keep.id)
+    assert lent(keep) == []
+    done = keep.reconcile(again=True)
+    assert any(left_behind[:12] in line for line in done)
+    assert containers(keep.id) == []
+    assert interpreter.borrowed(keep) is not None
 
 
 @pytest.mark.parametrize("fault", ["no base image", "a copy that fails"])

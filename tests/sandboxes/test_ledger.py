@@ -298,7 +298,7 @@ def test_a_host_toml_is_checked(machine: Path, keep: Keep) -> None:
 def test_without_a_host_toml_the_machine_is_shared_but_for_a_reserve(machine: Path, keep: Keep) -> None:
     (machine / "host.toml").unlink()
     most = Ledger(keep.engine).most()
-    memory = keep.engine.machine[1]
+    memory = keep.engine.facts.memory_bytes
     assert most.memory_bytes == memory - max(1 << 30, memory // 10)
     assert (most.nano_cpus, most.pids) == (0, int(Path("/proc/sys/kernel/pid_max").read_text()) * 9 // 10)
 

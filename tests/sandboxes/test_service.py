@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import ipaddress
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -142,8 +143,9 @@ def test_no_address_is_given_twice_and_all_are_the_loopbacks(names: list[str]) -
 def test_what_is_offered_are_ports() -> None:
     assert check_ports([5432, 80, 5432]) == (5432, 80)
     assert check_ports([]) == ()
-    for wrong in (0, 65536, -1, True, 1.0, "80", None):
+    wrong: list[Any] = [0, 65536, -1, True, 1.0, "80", None]
+    for each in wrong:
         with pytest.raises(BadInput):
-            check_ports([wrong])  # type: ignore[list-item]
+            check_ports([each])
     with pytest.raises(LimitReached):
         check_ports(range(1, MOST_OFFERS + 2))

@@ -49,8 +49,8 @@ def status(text: str) -> dict[str, str]:
 
 
 def test_an_engine_is_known_again(shared_keep: Keep, backend: str) -> None:
-    assert Engine().machine == shared_keep.engine.machine
-    assert Engine().machine[2]
+    assert Engine().facts == shared_keep.engine.facts
+    assert Engine().facts.identity
 
 
 def test_a_command_has_no_privileges(shared_task: Task) -> None:
