@@ -66,9 +66,10 @@ def execute(
         if in_background:
             if secrets or stdin is not None or script is not None:
                 raise BadInput(_ALONE)
-            limit = MAX_TIMEOUT_SECONDS if timeout is None else timeout
-            _say(found.start(words, timeout=limit, env=variables, cwd=cwd, progress=render.say_slowly()), json)
+            longest = MAX_TIMEOUT_SECONDS if timeout is None else timeout
+            _say(found.start(words, timeout=longest, env=variables, cwd=cwd, progress=render.say_slowly()), json)
             return
+        limit = DEFAULT_TIMEOUT_SECONDS if timeout is None else timeout
         given: bytes | BinaryIO | None = None
         if script is not None:
             words, given = ["sh", "-s", "--", *words], script.read_bytes()
@@ -77,7 +78,7 @@ def execute(
         with opened.locking.renewing(found.id, token):
             result = found.execute(
                 words,
-                timeout=DEFAULT_TIMEOUT_SECONDS if timeout is None else timeout,
+                timeout=limit,
                 env=variables,
                 secrets=secrets,
                 cwd=cwd,
@@ -93,9 +94,7 @@ def execute(
     if own != begun:
         print(f"sandkeep: this ran in a workspace of its own, task {own}; 'detach' merges it", file=sys.stderr)
     if result.timed_out:
-        taken = min(
-            timeout or DEFAULT_TIMEOUT_SECONDS, round(result.duration_s, 1)
-        )  # the task's limit may be less than what was asked for
+        taken = min(limit, round(result.duration_s, 1))  # the task's limit may be less than what was asked for
         print(f"sandkeep: the command was ended after {taken:g} s", file=sys.stderr)
     if result.stdout.truncated or result.stderr.truncated:
         print("sandkeep: the command was ended because it wrote too much", file=sys.stderr)
