@@ -156,6 +156,15 @@ def test_a_folder_that_is_swapped_for_a_link_all_the_time_leads_nowhere(cache: P
     assert cache.is_dir()
 
 
+def test_a_pass_over_a_cache_ends_however_much_comes_meanwhile(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(20):
+        write(cache / f"{number}", 1)
+    monkeypatch.setattr(cache_folder, "MOST_ENTRIES", 5)
+    monkeypatch.setattr(cache_folder, "_PASSES", 1)
+    assert empty(cache)[0].files == 5
+    assert len(list(cache.iterdir())) == 15
+
+
 def test_what_lies_deeper_than_any_tool_makes_it_is_found_too(cache: Path) -> None:
     held = os.open(cache, os.O_RDONLY)
     for _ in range(300):  # a path that is too long to be named
