@@ -1,5 +1,6 @@
 """What happened: the log, its events and checksums, the bus, and the blobs."""
 
+from sandkeep.events.batch import Batch
 from sandkeep.events.blobs import BlobStore
 from sandkeep.events.bus import Bus, Fault, Missed
 from sandkeep.events.codec import Record
@@ -11,6 +12,7 @@ from sandkeep.events.errors import (
     BadSignature,
     BlobDamaged,
     BlobMissing,
+    BlobsUnavailable,
     BundleDamaged,
     KeyReused,
     LimitReached,
@@ -36,9 +38,11 @@ __all__ = [
     "BadKey",
     "BadNote",
     "BadSignature",
+    "Batch",
     "BlobDamaged",
     "BlobMissing",
     "BlobStore",
+    "BlobsUnavailable",
     "BundleDamaged",
     "Bus",
     "Event",

@@ -1,13 +1,14 @@
 """Content that is too large for an event, stored once under its BLAKE3 digest.
 
-A blob is one zstd file, `blobs/<2 hex digits>/<62 hex digits>`, written to a temporary name, synced and renamed, and
-its folder synced: when `put` returns the content is durable, and a crash leaves no half blob under a digest.
+A blob by itself is one zstd file, `blobs/<2 hex digits>/<62 hex digits>`, written to a temporary name, synced and
+renamed, and its folder synced: when `put` returns the content is durable, and a crash leaves no half blob under a
+digest. Blobs that are stored together, in a *batch*, lie in packs (see `packs`), and are durable when it is committed.
 Content is verified whenever it is read; what does not match raises `BlobDamaged` and is never returned.
 Any number of threads and processes may write the same blob at once.
 
-Garbage is swept without a lock. Storing a blob anew renews its time, and only what has been old for a grace period
+Garbage is swept beside writers. Storing a blob file anew renews its time, and only what has been old for a grace period
 goes; it is moved aside first and moved back if its time was renewed in between, so a writer that found it is not
-deceived.
+deceived. How packs are swept is told in `pack_sweep`.
 """
 
 from __future__ import annotations
@@ -15,18 +16,22 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import random
 import re
 import secrets
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Protocol, final
+from typing import final
 
 from blake3 import blake3
 
+from sandkeep.events import pack_sweep
+from sandkeep.events.batch import Batch, Source
 from sandkeep.events.durable import private, sync_folder
 from sandkeep.events.errors import BadInput, BlobDamaged, BlobMissing
+from sandkeep.events.packs import Packs
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -39,13 +44,6 @@ _ASIDE = ".aside"
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
-class Source(Protocol):
-    """What a blob can be read from: `read` gives no bytes only at its end."""
-
-    def read(self, size: int, /) -> bytes:
-        """At most `size` bytes, or, if the caller sets no limit, as many as there are."""
-
-
 @final
 class BlobStore:
     """The blobs in the folder `root`, which is made if it is not there."""
@@ -55,7 +53,15 @@ class BlobStore:
         self._root = root
         self._synced = synced
         self._folders: set[Path] = set()
+        self._packs = Packs(root / "packs")
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    def batch(self) -> Batch:
+        """Store many blobs with one sync: for a `with` block, which commits them all at its end.
+
+        What is stored already is not stored again, and content that changed in part costs that part. See `Batch`.
+        """
+        return Batch(self._packs)
 
     def put(self, data: bytes) -> str:
         """Store `data` durably and return its digest, 64 hex digits. Storing it again costs one look-up."""
@@ -109,6 +115,10 @@ class BlobStore:
             try:
                 for _ in other.chunks(digest):
                     pass
+                if not source.exists():  # it is in a pack there
+                    self.put(other.get(digest))
+                    stored.add(digest)
+                    continue
                 with open(source, "rb") as file:
                     os.fsync(file.fileno())
                 path.parent.mkdir(mode=0o700, exist_ok=True)
@@ -134,8 +144,12 @@ class BlobStore:
         The digest can only be checked at the end: `BlobDamaged` may follow pieces already given, so nothing may be made
         final before the iterator has ended.
         """
-        hasher = blake3()
+        entry = self._packs.find(self._key(digest))
+        return self._file_chunks(digest) if entry is None else self._packs.chunks(bytes.fromhex(digest), entry)
+
+    def _file_chunks(self, digest: str) -> Iterator[bytes]:
         path = self._path(digest)
+        hasher = blake3()
         with contextlib.ExitStack() as stack:
             try:
                 file = stack.enter_context(open(path, "rb"))
@@ -157,11 +171,14 @@ class BlobStore:
 
     def sweep(self, wanted: Callable[[str], bool], grace_seconds: float) -> tuple[int, int]:
         """Remove the blobs that are not `wanted` and have not been stored anew for `grace_seconds`, and what killed
-        writers left; returns how many files of how many bytes. Safe beside writers, if the grace period is longer than
-        any takes from storing a blob to storing the event that refers to it.
+        writers left; returns how many there were, and how many bytes smaller the store is. What is in a pack goes once
+        a sweep that long ago did not want it either, and a pack shrinks when it is mostly garbage. Safe beside writers,
+        if the grace period is longer than any takes from storing a blob to storing the event that refers to it.
+
+        Raises `BlobMissing` and `BlobDamaged` if it cannot be told what a wanted blob consists of.
         """
+        removed, size = pack_sweep.sweep(self._packs, wanted, grace_seconds)
         before = time.time() - grace_seconds
-        removed = size = 0
         for path in self._root.glob(f"*/*{_ASIDE}"):  # left by a sweep that was cut off
             path.rename(path.with_name(path.name.removesuffix(_ASIDE)))
         for path in (*self._root.glob("??/*"), *self._root.glob(".*-*")):
@@ -171,12 +188,33 @@ class BlobStore:
             removed, size = removed + (bytes_freed > 0), size + bytes_freed
         return removed, size
 
+    def verify(self, share: float = 1.0) -> Iterator[str]:
+        """The digests of the blobs that are not what they were, of all, or of a random `share` of files and frames.
+
+        They are read from the disk, whatever was read before.
+        """
+        self.forget()
+        for path in sorted(self._root.glob("??/*")):
+            digest = path.parent.name + path.name
+            if _DIGEST.fullmatch(digest) and random.random() < share and not _is_whole(self._file_chunks(digest)):
+                yield digest
+        for key, entry in self._packs.sample(share):
+            if not _is_whole(self._packs.chunks(key, entry)):
+                yield key.hex()
+
+    def forget(self) -> None:
+        """Read what is in packs from the disk from now on, whatever was read before."""
+        self._packs.forget()
+
     def _sync(self, folder: Path) -> None:
         if self._synced:
             sync_folder(folder)
 
     def _renew(self, digest: str) -> bool:
-        """Whether the blob is there; if so, it is new again to whoever sweeps."""
+        """Whether the blob is there; if so, whoever sweeps leaves it for a while."""
+        entry = self._packs.find(self._key(digest))
+        if entry is not None and not entry.condemned:
+            return True
         try:
             os.utime(self._path(digest))
         except FileNotFoundError:
@@ -184,12 +222,25 @@ class BlobStore:
         return True
 
     def __contains__(self, digest: str) -> bool:
-        return self._path(digest).exists()
+        return self._packs.find(self._key(digest)) is not None or self._path(digest).exists()
 
-    def _path(self, digest: str) -> Path:
+    def _key(self, digest: str) -> bytes:
         if not _DIGEST.fullmatch(digest):
             raise BadInput(f"{digest!r} is no blob digest; it has 64 hexadecimal digits")
+        return bytes.fromhex(digest)
+
+    def _path(self, digest: str) -> Path:
+        digest = self._key(digest).hex()
         return self._root / digest[:2] / digest[2:]
+
+
+def _is_whole(chunks: Iterator[bytes]) -> bool:
+    try:
+        for _ in chunks:
+            pass
+    except (BlobDamaged, BlobMissing):
+        return False
+    return True
 
 
 def _remove_if_old(path: Path, before: float) -> int:

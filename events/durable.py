@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 from pathlib import Path
+
+_WAIT_BEFORE, _WRITE = 1, 2
+_libc = ctypes.CDLL(None, use_errno=True)
+_sync_file_range = _libc.sync_file_range
+_sync_file_range.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
 
 
 def sync_folder(path: Path) -> None:
@@ -15,6 +21,22 @@ def sync_folder(path: Path) -> None:
         os.close(descriptor)
 
 
+def sync_file_system(descriptor: int) -> None:
+    """Make all durable that was written to the file system of an open file, by anybody. Raises `OSError`."""
+    if _libc.syncfs(descriptor):
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+
+
 def private(path: str, flags: int) -> int:
     """An opener, for `open`, of a file that only its owner may read."""
     return os.open(path, flags | os.O_CLOEXEC, 0o600)
+
+
+def write_out(descriptor: int) -> None:
+    """Begin to write what an open file holds to the disk, so that a later store through a memory map changes its times.
+
+    A store to a page that is dirty already changes no time; one to a page that was given to the disk does
+    (sync_file_range(2)). Nothing is durable by this, and where it cannot be done, nothing is.
+    """
+    _sync_file_range(descriptor, 0, 0, _WAIT_BEFORE | _WRITE)

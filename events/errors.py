@@ -91,6 +91,12 @@ class BlobDamaged(SandkeepError):
     code = "blob-damaged"
 
 
+class BlobsUnavailable(SandkeepError):
+    """The index of the packs that blobs lie in cannot be read or written."""
+
+    code = "blobs-unavailable"
+
+
 class SubscriptionBusy(SandkeepError):
     """Another consumer has this durable subscription."""
 

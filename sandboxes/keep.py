@@ -339,10 +339,11 @@ class Keep:
         return audit.export(self, Path(file), task=task, first=first, last=last, blobs=blobs, progress=progress)
 
     def collect_garbage(self, grace_seconds: float = GRACE_SECONDS) -> tuple[int, int]:
-        """Remove the blobs that no event refers to; returns how many files of how many bytes.
+        """Remove the blobs that no event refers to; returns how many, and how many bytes smaller the store is.
 
-        What was stored less than `grace_seconds` ago stays, since its event may be on its way. Refused, by raising what
-        reading them raises, while the log or a manifest is damaged: nothing could be told from garbage then.
+        What was stored less than `grace_seconds` ago stays, since its event may be on its way; what is in a pack stays
+        until it has been garbage for that long. Refused, by raising what reading them raises, while the log or a
+        manifest is damaged: nothing could be told from garbage then.
         """
         wanted = referenced(self)
         return self.blobs.sweep(wanted.__contains__, grace_seconds)

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 import msgspec
 
-from sandkeep.events import BlobDamaged, BlobStore
+from sandkeep.events import Batch, BlobDamaged, BlobStore
 from sandkeep.events.catalogue import Reference
 from sandkeep.events.schema import NOT_DECODED
 
@@ -68,9 +68,10 @@ def kind(mode: int) -> Kind | None:
     return _KINDS.get(stat.S_IFMT(mode))
 
 
-def store(manifest: Manifest, blobs: BlobStore) -> str:
-    """Store one folder's manifest and return its digest."""
-    return blobs.put(_encode([manifest[name] for name in sorted(manifest)]))
+def store(manifest: Manifest, blobs: BlobStore | Batch) -> str:
+    """Store one folder's manifest, by itself or in a batch, and return its digest."""
+    data = _encode([manifest[name] for name in sorted(manifest)])
+    return blobs.put(data, tree=True) if isinstance(blobs, Batch) else blobs.put(data)
 
 
 def load(digest: str, blobs: BlobStore) -> Manifest:

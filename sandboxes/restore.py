@@ -21,6 +21,7 @@ from typing import final
 import msgspec
 
 from sandkeep.events import BlobStore
+from sandkeep.events.durable import sync_file_system
 from sandkeep.projections import Checkpoint
 from sandkeep.sandboxes import snapshot
 from sandkeep.sandboxes.errors import BadId, CheckpointNotFound, RestoreIncomplete
@@ -29,6 +30,9 @@ from sandkeep.sandboxes.workspace import descend
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+
+_SYNCED_EACH = 100
+"""How many entries are synced one by one; if there are more, the file system is synced once instead."""
 
 
 class Restored(msgspec.Struct, frozen=True):
@@ -60,12 +64,14 @@ def check(target: str, blobs: BlobStore) -> None:
 
 
 def apply(root: int, present: str, target: str, blobs: BlobStore) -> None:
-    """Make the folder open as descriptor `root`, whose tree is `present` now, into the tree `target`.
+    """Make the folder open as descriptor `root`, whose tree is `present` now, into the tree `target`, durably.
 
     Raises `BlobMissing`, `BlobDamaged` and `OSError`; what was done until then stays, and another run completes it.
     """
     if present != target:
-        _Restore(blobs).folder(root, load(present, blobs), load(target, blobs))
+        restoring = _Restore(blobs)
+        restoring.folder(root, load(present, blobs), load(target, blobs))
+        restoring.sync(root)
 
 
 def fill(folder: Path, target: str, blobs: BlobStore) -> None:
@@ -129,11 +135,11 @@ def sync_folder(root: int, path: bytes) -> None:
             os.close(folder)
 
 
-def _replace(folder: int, entry: Entry, blobs: BlobStore) -> None:
+def _replace(folder: int, entry: Entry, blobs: BlobStore, *, synced: bool = True) -> None:
     """Put `entry`, which is no folder, in the place of whatever but a folder has its name."""
     temporary = f".sandkeep-{secrets.token_hex(8)}".encode()
     try:
-        _make(folder, temporary, entry, blobs)
+        _make(folder, temporary, entry, blobs, synced)
         os.rename(temporary, entry.name, src_dir_fd=folder, dst_dir_fd=folder)
     except BaseException:
         _delete(folder, temporary)
@@ -144,6 +150,19 @@ def _replace(folder: int, entry: Entry, blobs: BlobStore) -> None:
 class _Restore:
     def __init__(self, blobs: BlobStore) -> None:
         self._blobs = blobs
+        self._written = 0
+
+    def sync(self, root: int) -> None:
+        """Make durable what was not synced by itself, and the names in the root."""
+        if self._written > _SYNCED_EACH:
+            sync_file_system(root)
+        else:
+            os.fsync(root)
+
+    def _synced(self) -> bool:
+        """Whether one more entry is synced by itself."""
+        self._written += 1
+        return self._written <= _SYNCED_EACH
 
     def folder(self, folder: int, present: Manifest, target: Manifest) -> None:
         """Make one folder's entries those of `target`."""
@@ -161,9 +180,9 @@ class _Restore:
             self._subfolder(folder, old, new)
         elif new.kind is Kind.FILE and old is not None and old.content == new.content and old.kind is new.kind:
             descriptor = os.open(new.name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
-            _finish(descriptor, new)
+            _finish(descriptor, new, synced=self._synced())
         else:
-            _replace(folder, new, self._blobs)
+            _replace(folder, new, self._blobs, synced=self._synced())
 
     def _subfolder(self, folder: int, old: Entry | None, new: Entry) -> None:
         if old is None:
@@ -179,16 +198,16 @@ class _Restore:
         except BaseException:
             os.close(descriptor)
             raise
-        _finish(descriptor, new)
+        _finish(descriptor, new, synced=self._synced())
 
 
-def _make(folder: int, name: bytes, entry: Entry, blobs: BlobStore) -> None:
+def _make(folder: int, name: bytes, entry: Entry, blobs: BlobStore, synced: bool) -> None:
     if entry.kind is Kind.FILE:
         descriptor = os.open(name, _NEW_FILE, 0o600, dir_fd=folder)
         with open(descriptor, "wb", closefd=False) as file:
             for chunk in blobs.chunks(entry.content):
                 file.write(chunk)
-        _finish(descriptor, entry)
+        _finish(descriptor, entry, synced=synced)
         return
     if entry.kind is Kind.LINK:
         os.symlink(entry.target, name, dir_fd=folder)
@@ -201,14 +220,15 @@ def _make(folder: int, name: bytes, entry: Entry, blobs: BlobStore) -> None:
     os.utime(name, ns=(entry.mtime_ns, entry.mtime_ns), dir_fd=folder, follow_symlinks=False)
 
 
-def _finish(descriptor: int, entry: Entry) -> None:
-    """Set owner, mode and time of an open file or folder, make it durable and close it."""
+def _finish(descriptor: int, entry: Entry, *, synced: bool = True) -> None:
+    """Set owner, mode and time of an open file or folder, make it durable unless not `synced`, and close it."""
     try:
         if os.getuid() == 0:
             os.fchown(descriptor, entry.uid, entry.gid)
         os.fchmod(descriptor, entry.mode)
         os.utime(descriptor, ns=(entry.mtime_ns, entry.mtime_ns))
-        os.fsync(descriptor)
+        if synced:
+            os.fsync(descriptor)
     finally:
         os.close(descriptor)
 

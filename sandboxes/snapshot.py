@@ -15,7 +15,8 @@ from typing import final
 
 import msgspec
 
-from sandkeep.events import BlobStore
+from sandkeep.events import Batch, BlobStore
+from sandkeep.events.durable import write_out
 from sandkeep.sandboxes.errors import CheckpointRefused
 from sandkeep.sandboxes.manifest import MODE_BITS, Entry, Kind, Manifest, kind, store
 
@@ -38,17 +39,19 @@ class Snapshot(msgspec.Struct, frozen=True):
 
 
 def take(root: int, blobs: BlobStore, progress: Callable[[int], None] = lambda files: None) -> Snapshot:
-    """Record the folder open as descriptor `root`. All of it is durable when this returns.
+    """Record the folder open as descriptor `root`. All of it is durable when this returns, and none of it is stored if
+    this fails.
 
     `progress` is called with the number of files so far. Raises `CheckpointRefused`.
     """
-    return _Walk(blobs, progress).take(root)
+    with blobs.batch() as batch:
+        return _Walk(batch, progress).take(root)
 
 
 @final
 class _Walk:
-    def __init__(self, blobs: BlobStore, progress: Callable[[int], None]) -> None:
-        self._blobs = blobs
+    def __init__(self, batch: Batch, progress: Callable[[int], None]) -> None:
+        self._batch = batch
         self._progress = progress
         self._files = 0
         self._bytes = 0
@@ -66,7 +69,7 @@ class _Walk:
             entry = self._entry(folder, name, path + b"/" + name if path else name, depth)
             if entry is not None:
                 manifest[name] = entry
-        return store(manifest, self._blobs)
+        return store(manifest, self._batch)
 
     def _entry(self, folder: int, name: bytes, path: bytes, depth: int) -> Entry | None:
         for _ in range(_TRIES):
@@ -119,9 +122,11 @@ class _Walk:
     def _file(self, descriptor: int, entry: Entry, found: os.stat_result) -> Entry | None:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             return None
+        if found.st_size:
+            write_out(descriptor)
         with open(descriptor, "rb", closefd=False) as file:
             # One byte beyond the size shows that the file has grown, and bounds what is read of one that never ends.
-            content, size = self._blobs.put_stream(file, limit=found.st_size + 1)
+            content, size = self._batch.put_stream(file, limit=found.st_size + 1)
         after = os.fstat(descriptor)
         if size != found.st_size or _identity(after) != _identity(found):
             return None

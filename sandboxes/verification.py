@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -72,17 +72,20 @@ def verify_keep(keep: Keep, progress: Callable[[str], None]) -> KeepReport:
         keep_signer(keep)
     except KeyUnavailable as error:
         damage.append(f"keys: {error}")
+    keep.blobs.forget()
     seen: set[str] = set()
     for record in keep.log.read():
         for digest, _, tree in references(record.event):
+            before = len(damage)
             try:
                 for blob in blobs_of(digest, keep.blobs) if tree else (digest,):
                     if blob not in seen:
                         seen.add(blob)
                         progress(f"verifying blobs: {len(seen)}")
-                        _read(keep, blob)
-            except (BlobDamaged, BlobMissing) as error:
-                damage.append(f"blobs: position {record.position}: {error}")
+                        damage += [f"blobs: position {record.position}: {words}" for words in _read(keep, blob)]
+            except (BlobDamaged, BlobMissing) as error:  # a manifest, which nothing behind it can be found without
+                words = f"blobs: position {record.position}: {error}"
+                damage += [words] if words not in damage[before:] else []
     progress("verifying the memory folders")
     for task in keep.tasks():
         damage += [f"memory: task {task.id}: {words}" for words in memory.check(keep, task.id)]
@@ -104,6 +107,10 @@ def referenced(keep: Keep) -> set[str]:
     return found
 
 
-def _read(keep: Keep, digest: str) -> None:
-    for _ in keep.blobs.chunks(digest):
-        pass
+def _read(keep: Keep, digest: str) -> Iterator[str]:
+    """What is wrong with a blob, if anything is."""
+    try:
+        for _ in keep.blobs.chunks(digest):
+            pass
+    except (BlobDamaged, BlobMissing) as error:
+        yield str(error)

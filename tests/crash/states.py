@@ -104,7 +104,8 @@ def _check_copies(folder: Path, log_id: bytes) -> None:
     assert frames == [] or frames[-1].checksum.hex() == report.checksum
 
 
-def _make(state: State, folder: Path) -> None:
+def make(state: State, folder: Path) -> None:
+    """Make a folder what the state says."""
     folder.mkdir()
     for path, content in state.items():
         if content is None:
@@ -148,7 +149,7 @@ def main() -> None:
                 continue
             seen.add(digest)
             print(f"\rcall {number} of {len(calls)}, state {each}", end="", file=sys.stderr, flush=True)
-            _make(state, scratch)
+            make(state, scratch)
             promises.judge(scratch, recovering=sys.argv[1] == "recovered")
             shutil.rmtree(scratch)
     print(len(seen))

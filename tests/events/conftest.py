@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sandkeep.events import LmdbLog
+from sandkeep.events import BlobStore, LmdbLog
 
 
 @pytest.fixture
@@ -19,3 +19,14 @@ def path(tmp_path: Path) -> Path:
 def log(path: Path) -> Iterator[LmdbLog[None]]:
     with contextlib.closing(LmdbLog[None](path)) as log:
         yield log
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """Where `store` lies."""
+    return tmp_path / "blobs"
+
+
+@pytest.fixture
+def store(root: Path) -> BlobStore:
+    return BlobStore(root)

@@ -27,16 +27,6 @@ else:
 MIB = 1 << 20
 
 
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    return tmp_path / "blobs"
-
-
-@pytest.fixture
-def store(root: Path) -> BlobStore:
-    return BlobStore(root)
-
-
 class Source:
     """A stream of `size` bytes, that never gives more than asked and may fail at its end."""
 

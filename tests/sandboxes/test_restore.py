@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import stat
 import tempfile
@@ -12,9 +13,10 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 
-from sandkeep.events import BlobDamaged, BlobMissing, BlobStore
+from sandkeep.events import BlobDamaged, BlobMissing, BlobStore, durable
 from sandkeep.sandboxes import manifest, restore, snapshot
 
+from ..packed import damage, lose
 from . import trees
 from .support import listing, opened, put_back, take
 from .trees import Change, Folder, hostile_tree
@@ -32,10 +34,6 @@ def make_tree(root: Path) -> Path:
 def folder(tmp_path: Path) -> Path:
     """A small tree."""
     return make_tree(tmp_path / "tree")
-
-
-def blob_file(blobs: Path, digest: str) -> Path:
-    return blobs / digest[:2] / digest[2:]
 
 
 # ---- exactly
@@ -253,7 +251,7 @@ def test_a_missing_blob_is_found_before_anything_is_touched(
     taken = take(folder, blobs)
     root = manifest.load(taken.digest, blobs)
     digest = {"root": taken.digest, "subfolder": root[b"sub"].content, "content": root[b"file"].content}[which]
-    blob_file(tmp_path / "blobs", digest).unlink()
+    lose(tmp_path / "blobs", digest)
     with pytest.raises(BlobMissing, match=digest):
         restore.check(taken.digest, blobs)
 
@@ -262,12 +260,14 @@ def test_a_missing_blob_is_found_before_anything_is_touched(
 def test_a_damaged_manifest_is_found_before_anything_is_touched(
     folder: Path, tmp_path: Path, blobs: BlobStore, which: str
 ) -> None:
-    taken = take(folder, blobs)
-    digest = {"root": taken.digest, "subfolder": manifest.load(taken.digest, blobs)[b"sub"].content}[which]
-    file = blob_file(tmp_path / "blobs", digest)
-    file.write_bytes(file.read_bytes()[:-1] + b"\xff")
+    before = take(folder, blobs).digest
+    (folder / "file").write_text("changed")
+    target = take(folder, blobs).digest
+    digest = {"root": target, "subfolder": manifest.load(before, blobs)[b"sub"].content}[which]
+    blobs.forget()
+    damage(tmp_path / "blobs", digest)
     with pytest.raises(BlobDamaged, match=digest):
-        restore.check(taken.digest, blobs)
+        restore.check(target, blobs)
 
 
 def test_damaged_content_never_takes_the_place_of_a_file(folder: Path, tmp_path: Path, blobs: BlobStore) -> None:
@@ -276,9 +276,44 @@ def test_damaged_content_never_takes_the_place_of_a_file(folder: Path, tmp_path:
     (folder / "file").write_text("changed")
     with opened(folder) as root:
         present = snapshot.take(root, blobs).digest
-        other = blobs.put(b"something else")
-        shutil.copyfile(blob_file(tmp_path / "blobs", other), blob_file(tmp_path / "blobs", content))
+        blobs.forget()
+        damage(tmp_path / "blobs", content)
         with pytest.raises(BlobDamaged, match=content):
             restore.apply(root, present, target, blobs)
     assert (folder / "file").read_text() == "changed"
     assert not list(folder.glob(".sandkeep-*"))
+
+
+# ---- on the disk
+
+
+@pytest.mark.parametrize(
+    ("each", "expected"),
+    [
+        (100, ["fsync .sandkeep-X", "fsync sub/.sandkeep-X", "fsync sub", "fsync ."]),
+        (1, ["fsync .sandkeep-X", "sync_file_system ."]),
+    ],
+    ids=["few", "many"],
+)
+def test_what_was_written_is_synced_when_a_restore_returns(
+    folder: Path, blobs: BlobStore, monkeypatch: pytest.MonkeyPatch, each: int, expected: list[str]
+) -> None:
+    target = take(folder, blobs).digest
+    (folder / "file").write_text("changed")
+    (folder / "sub" / "other").unlink()
+    synced: list[str] = []
+
+    def noting(real: Callable[[int], None]) -> Callable[[int], None]:
+        def sync(descriptor: int) -> None:
+            synced.append(f"{real.__name__} {os.path.relpath(os.readlink(f'/proc/self/fd/{descriptor}'), folder)}")
+            real(descriptor)
+
+        return sync
+
+    with opened(folder) as root:
+        present = snapshot.take(root, blobs).digest
+        monkeypatch.setattr(restore, "_SYNCED_EACH", each)
+        monkeypatch.setattr(os, "fsync", noting(os.fsync))
+        monkeypatch.setattr(restore, "sync_file_system", noting(durable.sync_file_system))
+        restore.apply(root, present, target, blobs)
+    assert [re.sub("[0-9a-f]{16}", "X", name) for name in synced] == expected

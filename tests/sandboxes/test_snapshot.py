@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import resource
 import stat
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
 import pytest
 
-from sandkeep.events import BlobStore
+from sandkeep.events import Batch, BlobStore
 from sandkeep.sandboxes import manifest, snapshot
 from sandkeep.sandboxes.errors import CheckpointRefused
 from sandkeep.sandboxes.manifest import Kind
@@ -150,20 +152,17 @@ def test_times_beyond_what_a_manifest_can_hold_are_refused(folder: Path, blobs: 
 # ---- trees that change meanwhile
 
 
-Stream = Callable[[BinaryIO, int | None], tuple[str, int]]
-
-
-def meanwhile(blobs: BlobStore, monkeypatch: pytest.MonkeyPatch, act: Callable[[int], object]) -> None:
+def meanwhile(monkeypatch: pytest.MonkeyPatch, act: Callable[[int], object]) -> None:
     """Do `act` with the number of the attempt whenever a file has just been read."""
-    read: Stream = blobs.put_stream
+    read = Batch.put_stream
     attempts = iter(range(1000))
 
-    def reading(source: BinaryIO, limit: int | None = None) -> tuple[str, int]:
-        found = read(source, limit)
+    def reading(batch: Batch, source: BinaryIO, limit: int | None = None) -> tuple[str, int]:
+        found = read(batch, source, limit)
         act(next(attempts))
         return found
 
-    monkeypatch.setattr(blobs, "put_stream", reading)
+    monkeypatch.setattr(Batch, "put_stream", reading)
 
 
 def append(path: Path) -> None:
@@ -184,7 +183,7 @@ def test_a_file_that_will_not_hold_still_is_torn_and_left_out(
     folder: Path, blobs: BlobStore, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
     (folder / "moving").write_bytes(b"0123456789")
-    meanwhile(blobs, monkeypatch, lambda attempt: CHANGES[how](folder / "moving"))
+    meanwhile(monkeypatch, lambda attempt: CHANGES[how](folder / "moving"))
     taken = take(folder, blobs)
     assert (taken.torn, taken.files, taken.bytes) == (("moving",), 0, 0)
     assert manifest.load(taken.digest, blobs) == {}
@@ -194,10 +193,31 @@ def test_a_file_that_comes_to_rest_is_recorded_as_it_rests(
     folder: Path, blobs: BlobStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (folder / "moving").write_bytes(b"0")
-    meanwhile(blobs, monkeypatch, lambda attempt: append(folder / "moving") if attempt < 2 else None)
+    meanwhile(monkeypatch, lambda attempt: append(folder / "moving") if attempt < 2 else None)
     taken = take(folder, blobs)
     assert (taken.torn, taken.files) == ((), 1)
     assert contents(taken, blobs) == {b"0moremore"}
+
+
+def test_a_store_through_a_memory_map_while_a_file_is_read_is_noticed(
+    folder: Path, blobs: BlobStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A page that is dirty already is changed by a further store without any sign of it in the file's times."""
+    (folder / "mapped").write_bytes(bytes(100))
+    with open(folder / "mapped", "r+b") as file, mmap.mmap(file.fileno(), 0) as mapped:
+        mapped[0] = 1
+        time.sleep(0.05)  # longer than the clock of the file system ticks
+        attempts: list[int] = []
+
+        def act(attempt: int) -> None:
+            attempts.append(attempt)
+            if not attempt:
+                mapped[1] = 2
+
+        meanwhile(monkeypatch, act)
+        taken = take(folder, blobs)
+    assert (taken.torn, attempts) == ((), [0, 1])
+    assert contents(taken, blobs) == {b"\x01\x02" + bytes(98)}
 
 
 def test_a_file_that_is_gone_by_the_time_it_is_read_again_is_torn(
@@ -205,7 +225,7 @@ def test_a_file_that_is_gone_by_the_time_it_is_read_again_is_torn(
 ) -> None:
     for name in ("a", "b"):
         (folder / name).write_text(name)
-    meanwhile(blobs, monkeypatch, lambda attempt: (folder / "b").unlink(missing_ok=True))
+    meanwhile(monkeypatch, lambda attempt: (folder / "b").unlink(missing_ok=True))
     taken = take(folder, blobs)
     assert (taken.torn, contents(taken, blobs)) == (("b",), {b"a"})
 

@@ -15,6 +15,7 @@ from sandkeep.sandboxes.errors import (
     RestoreIncomplete,
 )
 
+from ..packed import lose
 from .support import eventually, listing, shell, status, types
 
 pytestmark = pytest.mark.engine
@@ -108,7 +109,7 @@ def test_a_checkpoint_whose_blobs_are_gone_is_refused_before_anything_is_touched
     shell(task, "echo one >file")
     checkpoint = task.checkpoint()
     shell(task, "rm file")
-    (keep.path / "blobs" / checkpoint.digest[:2] / checkpoint.digest[2:]).unlink()
+    lose(keep.path / "blobs", checkpoint.digest)
     before = types(task.history())
     with pytest.raises(BlobMissing):
         task.restore_checkpoint(checkpoint.id)

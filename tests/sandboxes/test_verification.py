@@ -15,6 +15,7 @@ from sandkeep.events.catalogue import INLINE_BYTES, Limits, Output
 from sandkeep.sandboxes import Keep
 from sandkeep.sandboxes.verification import verify_log
 
+from ..packed import damage, lose, stored
 from .support import Cli, take
 
 TASK = "0123456789ab"
@@ -44,10 +45,6 @@ def filled(keep: Keep, tmp_path: Path) -> Keep:
     return keep
 
 
-def blobs_of(keep: Keep) -> list[Path]:
-    return sorted(path for path in (keep.path / "blobs").rglob("*") if path.is_file())
-
-
 def closed(keep: Keep) -> Path:
     keep.close()
     return keep.path
@@ -57,7 +54,7 @@ def test_a_keep_that_is_as_it_was_is_sound(filled: Keep, cli: Cli) -> None:
     said: list[str] = []
     report = filled.verify(said.append)
     assert (report.ok, report.damage, report.events, report.head) == (True, (), 8, 8)
-    assert report.blobs == len(blobs_of(filled)) == 5
+    assert report.blobs == len(stored(filled.path / "blobs")) == 5
     assert said[0] == "verifying the log"
     closed(filled)
     answer = cli("verify", "--json")
@@ -102,27 +99,29 @@ def test_a_log_whose_file_is_rubbish_is_reported_and_nobody_crashes(filled: Keep
 
 @pytest.mark.parametrize("number", range(5))
 def test_every_missing_blob_is_found(filled: Keep, cli: Cli, number: int) -> None:
-    blobs_of(filled)[number].unlink()
+    digest = stored(filled.path / "blobs")[number]
+    lose(filled.path / "blobs", digest)
     assert not filled.verify().ok
     closed(filled)
     answer = cli("verify", "--json")
     assert (answer.status, answer.json["ok"]) == (1, False)
     (line,) = answer.json["damage"]
     assert line.startswith("blobs: position ")
-    assert "no blob" in line
+    assert f"no blob {digest}" in line
 
 
 @pytest.mark.parametrize("number", range(5))
 def test_every_damaged_blob_is_found(filled: Keep, number: int) -> None:
-    path = blobs_of(filled)[number]
-    content = bytearray(path.read_bytes())
-    content[-1] ^= 1
-    path.write_bytes(content)
+    assert filled.verify().ok
+    digest = stored(filled.path / "blobs")[number]
+    damaged = damage(filled.path / "blobs", digest)
     report = filled.verify()
     assert not report.ok
-    (line,) = report.damage
-    assert line.startswith("blobs: position ")
-    assert path.parent.name + path.name in line
+    named = {each for line in report.damage for each in damaged if f": blob {each} " in line}
+    (root,) = [record.event.digest for record in filled.log.read() if isinstance(record.event, ev.CheckpointCreated)]
+    # What a damaged manifest leads to cannot be found any more.
+    assert named == ({root} if root in damaged else damaged)
+    assert len(report.damage) == len(named)
 
 
 def test_a_blob_nobody_vouches_for_is_no_damage(filled: Keep) -> None:

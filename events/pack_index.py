@@ -1,0 +1,194 @@
+"""Where each object lies in the packs: an LMDB environment, made anew from the packs whenever it is missing.
+
+    objects  digest      -> where it lies, and since when it has been condemned
+    packs    pack's name -> how much of it is indexed, and how many bytes that is unpacked
+
+A commit is synced, so what is found here is durable in its pack too: that is synced first. Any number of threads and
+processes may use it; LMDB lets one write at a time. An environment may be open only once in a process, so all who use
+one share it.
+
+Raises `BlobsUnavailable` when LMDB fails.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import struct
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import final
+from weakref import WeakValueDictionary
+
+import lmdb
+import msgspec
+
+from sandkeep.events import lmdb_file
+from sandkeep.events.errors import BlobsUnavailable
+from sandkeep.events.pack_frame import Header, Kind
+
+MAP_BYTES = 64 << 30
+"""Address space for the index, at a hundred bytes an object; the file grows only as it is written."""
+
+_DATABASES = (b"objects", b"packs")
+_ENTRY = struct.Struct(">16sQIIBQ")
+_PACK = struct.Struct(">QQ")
+_shared: WeakValueDictionary[tuple[int, int, int], Index] = WeakValueDictionary()
+_sharing = threading.Lock()
+
+
+class Entry(msgspec.Struct, frozen=True):
+    """Where an object lies: its pack, the frame's offset in it, and its number in the frame; its length and kind. If
+    `condemned` is not 0, nobody wanted it at that time, in ns, and it must be stored again to be used."""
+
+    pack: bytes
+    offset: int
+    number: int
+    length: int
+    kind: Kind
+    condemned: int = 0
+
+
+class Extent(msgspec.Struct, frozen=True):
+    """How far a pack is indexed, and how many bytes the objects are that were put into it so far."""
+
+    end: int
+    raw: int
+
+
+Entries = dict[bytes, Entry]
+"""Entries by the digests of their objects."""
+
+Verdict = Callable[[Entries], Entries]
+"""What is to be left of all entries, and how."""
+
+
+def entries(pack: bytes, offset: int, header: Header) -> Iterator[tuple[bytes, Entry]]:
+    """The entries of the objects in one frame."""
+    for number, (digest, length) in enumerate(header.objects):
+        yield digest, Entry(pack, offset, number, length, header.kind)
+
+
+def shared(path: Path) -> Index:
+    """The index in the folder `path`, opened unless this process has it open.
+
+    Raises `FileNotFoundError` if there is none, `lmdb.Error` if it cannot be what it was.
+    """
+    found = os.stat(path / "data.mdb")
+    key = (os.getpid(), found.st_dev, found.st_ino)
+    with _sharing:
+        index = _shared.get(key)
+        if index is None:
+            if lmdb_file.is_cut(path):  # mapping it would end this process
+                raise lmdb.CorruptedError(f"{path} was cut")
+            index = _shared[key] = Index(path)
+        return index
+
+
+def make(path: Path) -> None:
+    """Make an empty index in the new folder `path`. Raises `lmdb.Error` and `OSError`."""
+    path.mkdir(mode=0o700)
+    lmdb_file.make(path / "data.mdb", _DATABASES, {}, map_bytes=MAP_BYTES)
+
+
+@final
+class Index:
+    """An open index; see `shared`."""
+
+    def __init__(self, path: Path) -> None:
+        self._env = lmdb.open(
+            os.fspath(path), map_size=MAP_BYTES, max_dbs=len(_DATABASES), max_readers=1024, mode=0o600, create=False
+        )
+        # A reader that was killed would hold its place in the table, and old pages, for ever.
+        self._env.reader_check()
+        self._objects, self._packs = (self._env.open_db(name, create=False) for name in _DATABASES)
+
+    def find(self, digest: bytes) -> Entry | None:
+        """Where the object lies."""
+        with _failing(), self._env.begin(db=self._objects) as txn:
+            found = txn.get(digest)
+            return None if found is None else _decode(found)
+
+    def extent(self, pack: bytes) -> Extent:
+        """How far a pack is indexed."""
+        with _failing(), self._env.begin(db=self._packs) as txn:
+            found = txn.get(pack)
+            return Extent(0, 0) if found is None else Extent(*_PACK.unpack(found))
+
+    def extents(self) -> dict[bytes, Extent]:
+        """How far each pack is indexed."""
+        with _failing(), self._env.begin(db=self._packs) as txn:
+            return {pack: Extent(*_PACK.unpack(value)) for pack, value in txn.cursor()}
+
+    def all(self) -> Entries:
+        """Every entry there is."""
+        with _failing(), self._env.begin(db=self._objects) as txn:
+            return {digest: _decode(value) for digest, value in txn.cursor()}
+
+    def commit(self, pack: bytes, end: int, stored: Mapping[bytes, Entry], *, instead: bytes = b"") -> None:
+        """Durably enter what was `stored` in a pack, which is synced up to `end`.
+
+        If it was moved there `instead` of another pack, that is forgotten; what has been removed since stays so, and so
+        does what is condemned.
+        """
+        with _failing(), self._env.begin(write=True, db=self._objects) as txn:
+            before = txn.get(pack, db=self._packs)
+            raw = _PACK.unpack(before)[1] if before is not None else 0
+            txn.put(pack, _PACK.pack(end, raw + sum(each.length for each in stored.values())), db=self._packs)
+            for digest in sorted(stored):
+                entry = stored[digest]
+                if instead:
+                    found = txn.get(digest)
+                    if found is None:
+                        continue
+                    entry = msgspec.structs.replace(entry, condemned=_decode(found).condemned)
+                txn.put(digest, _encode(entry))
+            if instead:
+                txn.delete(instead, db=self._packs)
+
+    def judge(self, verdict: Verdict) -> tuple[Entries, Entries]:
+        """Do what `verdict` makes of all entries, in one transaction; no entry is added meanwhile.
+
+        Returns the entries that are gone and those that stay.
+        """
+        with _failing(), self._env.begin(write=True, db=self._objects) as txn:
+            before = {digest: _decode(value) for digest, value in txn.cursor()}
+            after = verdict(before)
+            for digest, entry in before.items():
+                if digest not in after:
+                    txn.delete(digest)
+                elif after[digest] != entry:
+                    txn.put(digest, _encode(after[digest]))
+        return {digest: entry for digest, entry in before.items() if digest not in after}, after
+
+    def forget(self, packs: Iterable[bytes]) -> None:
+        """Durably forget packs and all that was in them."""
+        gone = set(packs)
+        if not gone:
+            return
+        with _failing(), self._env.begin(write=True, db=self._objects) as txn:
+            for digest in [digest for digest, value in txn.cursor() if value[:16] in gone]:
+                txn.delete(digest)
+            for pack in gone:
+                txn.delete(pack, db=self._packs)
+
+
+@contextlib.contextmanager
+def _failing() -> Iterator[None]:
+    try:
+        yield
+    except (lmdb.Error, struct.error, ValueError) as error:
+        raise BlobsUnavailable(
+            f"the index of the packs cannot be used: {error}; see that the disk is not full,"
+            f" or remove the folder blobs/packs/index, which is made anew"
+        ) from error
+
+
+def _encode(entry: Entry) -> bytes:
+    return _ENTRY.pack(entry.pack, entry.offset, entry.number, entry.length, entry.kind, entry.condemned)
+
+
+def _decode(value: bytes) -> Entry:
+    pack, offset, number, length, kind, condemned = _ENTRY.unpack(value)
+    return Entry(pack, offset, number, length, Kind(kind), condemned)
