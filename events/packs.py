@@ -155,34 +155,37 @@ class Packs:
 
         Raises `OSError` and `BlobsUnavailable`.
         """
-        index = self.index()
-        for pack in self.names():
-            with contextlib.suppress(FileNotFoundError):
-                file = os.open(self.path(pack), os.O_RDWR | os.O_CLOEXEC)
-                try:
-                    # One that was cut is left to whoever opens the index next.
-                    known = index.extent(pack).end
-                    if known <= os.fstat(file).st_size < MAX_PACK_BYTES and locked(file, self.path(pack)):
-                        end = self._settle(index, pack, file)
-                        if end > known:
-                            self._prune(index)
-                        os.ftruncate(file, end)
-                        if not end:  # whoever made it may not have come to that
-                            self._sync_names()
-                        file, kept = -1, file
-                        return pack, kept, end
-                finally:
-                    if file >= 0:
-                        os.close(file)
-        pack = secrets.token_bytes(16)
-        file = os.open(self.path(pack), os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        while True:
+            index = self.index()
+            for pack in self.names():
+                if (found := self._acquire(index, pack)) is not None:
+                    return found
+            # It is taken as any other is: whoever looks first after it was made may have it, and write to it.
+            os.close(os.open(self.path(secrets.token_bytes(16)), os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+
+    def _acquire(self, index: Index, pack: bytes) -> tuple[bytes, int, int] | None:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            self._sync_names()
-        except BaseException:
-            os.close(file)
-            raise
-        return pack, file, 0
+            file = os.open(self.path(pack), os.O_RDWR | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return None
+        try:
+            # One that was cut is left to whoever opens the index next.
+            if not index.extent(pack).end <= os.fstat(file).st_size < MAX_PACK_BYTES:
+                return None
+            if not locked(file, self.path(pack)):
+                return None
+            known = index.extent(pack).end
+            end = self._settle(index, pack, file)
+            if end > known:
+                self._prune(index)
+            os.ftruncate(file, end)
+            if not end:
+                self._sync_names()
+            file, kept = -1, file
+            return pack, kept, end
+        finally:
+            if file >= 0:
+                os.close(file)
 
     @contextlib.contextmanager
     def changing(self) -> Iterator[Index]:

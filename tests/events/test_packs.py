@@ -530,6 +530,26 @@ def test_writers_at_once_have_a_pack_each_and_leave_it_to_the_next(store: BlobSt
     assert len(stored(root)) == 4
 
 
+def test_a_pack_that_another_wrote_to_as_it_was_made_is_gone_on_with(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make, others = os.open, [noise(5000, 1)]
+
+    def overtaken(path: str | Path, flags: int, *rest: int, **options: int) -> int:
+        made = make(path, flags, *rest, **options)
+        if flags & os.O_EXCL and others and str(path).endswith(".pack"):
+            put(BlobStore(root), others.pop())
+        return made
+
+    monkeypatch.setattr(os, "open", overtaken)
+    put(BlobStore(root), noise(3000))
+    assert len(pack_files(root)) == 1
+    assert [BlobStore(root).get(hex_of(each)) for each in (noise(3000), noise(5000, 1))] == [
+        noise(3000),
+        noise(5000, 1),
+    ]
+
+
 def test_a_full_pack_is_not_appended_to(store: BlobStore, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(packs, "MAX_PACK_BYTES", 1000)
     put(store, noise(2000))
