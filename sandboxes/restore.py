@@ -25,7 +25,7 @@ from sandkeep.events.durable import sync_file_system
 from sandkeep.projections import Checkpoint
 from sandkeep.sandboxes import snapshot
 from sandkeep.sandboxes.errors import BadId, CheckpointNotFound, RestoreIncomplete
-from sandkeep.sandboxes.manifest import Entry, Kind, Manifest, blobs_of, load, store
+from sandkeep.sandboxes.manifest import Entry, Kind, Manifest, blobs_of, load, load_root, store
 from sandkeep.sandboxes.workspace import descend
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -71,6 +71,9 @@ def apply(root: int, present: str, target: str, blobs: BlobStore) -> None:
     if present != target:
         restoring = _Restore(blobs)
         restoring.folder(root, load(present, blobs), load(target, blobs))
+        folder = load_root(target, blobs).folder
+        if folder.uid >= 0:
+            _finish(os.dup(root), folder)
         restoring.sync(root)
 
 

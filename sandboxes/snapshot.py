@@ -18,7 +18,7 @@ import msgspec
 from sandkeep.events import Batch, BlobStore
 from sandkeep.events.durable import write_out
 from sandkeep.sandboxes.errors import CheckpointRefused
-from sandkeep.sandboxes.manifest import MODE_BITS, Entry, Kind, Manifest, kind, store
+from sandkeep.sandboxes.manifest import Entry, Kind, Manifest, Root, kind, store, store_root
 
 MAX_DEPTH = 200
 """How many folders may lie within each other; one descriptor is open for each."""
@@ -58,8 +58,11 @@ class _Walk:
         self._torn: list[str] = []
 
     def take(self, root: int) -> Snapshot:
-        digest = self._folder(root, b"", 0)
-        return Snapshot(digest, self._files, self._bytes, tuple(self._torn))
+        found = os.fstat(root)
+        mode = stat.S_IMODE(found.st_mode)
+        content = self._folder(root, b"", 0)
+        folder = Entry(b"", Kind.FOLDER, mode, found.st_uid, found.st_gid, found.st_mtime_ns, content=content)
+        return Snapshot(store_root(Root(folder), self._batch), self._files, self._bytes, tuple(self._torn))
 
     def _folder(self, folder: int, path: bytes, depth: int) -> str:
         if depth > MAX_DEPTH:
@@ -90,11 +93,7 @@ class _Walk:
         """The entry, or None if it changed meanwhile or is none that can be kept."""
         found = os.stat(name, dir_fd=folder, follow_symlinks=False)
         what = kind(found.st_mode)
-        if what is None:
-            return None
-        entry = Entry(
-            name, what, stat.S_IMODE(found.st_mode) & MODE_BITS, found.st_uid, found.st_gid, found.st_mtime_ns
-        )
+        entry = Entry(name, what, stat.S_IMODE(found.st_mode), found.st_uid, found.st_gid, found.st_mtime_ns)
         if what is Kind.FILE and found.st_size > MAX_FILE_BYTES:
             raise CheckpointRefused(
                 f"{readable(path)!r} has {found.st_size} bytes, more than {MAX_FILE_BYTES}; remove it"

@@ -28,7 +28,7 @@ import msgspec
 from sandkeep.events import BlobStore
 from sandkeep.events.catalogue import Change, Version
 from sandkeep.events.schema import NOT_DECODED
-from sandkeep.sandboxes.manifest import MODE_BITS, Kind, kind
+from sandkeep.sandboxes.manifest import DEVICES, MODE_BITS, Kind, kind
 from sandkeep.sandboxes.snapshot import MAX_DEPTH
 from sandkeep.sandboxes.workspace import descend
 
@@ -135,7 +135,7 @@ class _Walk:
 
     def _entry(self, folder: int, name: bytes, path: str, found: os.stat_result) -> Seen | None:
         what = kind(found.st_mode)
-        if what is None or what is Kind.FOLDER:
+        if what in DEVICES or what is Kind.FOLDER:
             return None
         looks = _looks(found)
         known = self._before.get(path)

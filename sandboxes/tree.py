@@ -12,7 +12,7 @@ from blake3 import blake3
 
 from sandkeep.events import BlobStore
 from sandkeep.events.catalogue import Version
-from sandkeep.sandboxes.manifest import Entry, Kind, Manifest, load
+from sandkeep.sandboxes.manifest import MODE_BITS, Entry, Kind, Manifest, load
 
 Difference = tuple[bytes, Entry | None, Entry | None]
 """A path, and what was and is there: folders on both sides, or on neither; None for nothing."""
@@ -72,7 +72,7 @@ def version(entry: Entry | None) -> Version | None:
         return None
     if entry.kind is Kind.LINK:
         return Version(entry.kind, blake3(entry.target).hexdigest(), len(entry.target), 0)
-    return Version(entry.kind, entry.content, entry.size, entry.mode)
+    return Version(entry.kind, entry.content, entry.size, entry.mode & MODE_BITS)
 
 
 def differences(old: Tree, new: Tree) -> Iterator[Difference]:
