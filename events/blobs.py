@@ -63,6 +63,10 @@ class BlobStore:
         """
         return Batch(self._packs)
 
+    def epoch(self) -> bytes:
+        """What stays the same as long as nothing that is stored by batches may have become garbage, or be lost."""
+        return self._packs.epoch()
+
     def put(self, data: bytes) -> str:
         """Store `data` durably and return its digest, 64 hex digits. Storing it again costs one look-up."""
         digest = blake3(data).hexdigest()

@@ -203,7 +203,11 @@ class CommandFailed(Failure, frozen=True):
 
 @event(version=1)
 class CheckpointCreated(Event, frozen=True):
-    """The workspace was recorded; `digest` is that of its root manifest, `torn` names what would not hold still."""
+    """The workspace was recorded; `digest` is that of its root manifest, `torn` names what would not hold still.
+
+    `commands` ran at that moment, of whose processes nothing is kept; the sandbox stood still for `frozen_ns`. `image`
+    holds what lies outside the workspace, if that was asked for.
+    """
 
     checkpoint: str
     digest: str
@@ -211,6 +215,9 @@ class CheckpointCreated(Event, frozen=True):
     bytes: int
     label: str
     torn: tuple[str, ...] = ()
+    commands: int = 0
+    frozen_ns: int = 0
+    image: str = ""
 
 
 @event(version=1)
