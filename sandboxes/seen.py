@@ -33,7 +33,8 @@ _MOST_KEPT = 8
 class Folder(msgspec.Struct):
     """A folder as it was seen, without the names of its folders in `names`. A time of 0 is not to be relied on.
 
-    `linked` are the inodes of the files in it that have other names too. `files` and `size`, in bytes, count its own files.
+    `linked` are the inodes of the files in it that have other names too. `files` and `size`, in bytes, count its own
+    files.
     """
 
     changed_ns: int

@@ -74,28 +74,26 @@ def take(root: int, blobs: BlobStore, progress: Progress = lambda files: None) -
     return take_since(root, blobs, None, progress).snapshot
 
 
-def take_since(root: int, blobs: BlobStore, before: Seen | None, progress: Progress = lambda files: None) -> Taken:
-    """As `take`, reading only what changed since something was seen of this workspace."""
-    with _beginning(root, blobs, before) as walk:
-        return walk.take(progress)
-
-
-def take_still(
+def take_since(
     root: int,
     blobs: BlobStore,
     before: Seen | None,
-    still: AbstractContextManager[None],
     progress: Progress = lambda files: None,
+    still: AbstractContextManager[None] | None = None,
 ) -> Taken:
-    """As `take_since`, while others write: the snapshot is what is there while they are held `still`, which is for no
-    longer than a look for what changed takes."""
-    live = take_since(root, blobs, before, progress)
-    with _beginning(root, blobs, live.seen) as walk, still:
-        started = time.monotonic_ns()
+    """As `take`, reading only what changed since something was seen of this workspace. If others write to it meanwhile,
+    `still` holds them still: for no longer than it takes to find and read what they changed since it was all read.
+    """
+    with _beginning(root, blobs, before) as walk:
         taken = walk.take(progress)
+    if still is None:
+        return taken
+    with _beginning(root, blobs, taken.seen) as walk:
+        started = time.monotonic_ns()
+        with still:
+            again = walk.take(lambda files: None)
         frozen_ns = time.monotonic_ns() - started
-    snapshot = msgspec.structs.replace(taken.snapshot, frozen_ns=frozen_ns)
-    return Taken(snapshot, taken.seen, live.read + taken.read)
+    return Taken(msgspec.structs.replace(again.snapshot, frozen_ns=frozen_ns), again.seen, taken.read + again.read)
 
 
 @contextlib.contextmanager

@@ -207,14 +207,19 @@ class Task(Lifecycle):
     def checkpoint(self, label: str = "", *, progress: Callable[[int], None] = lambda files: None) -> Checkpoint:
         """Record the whole workspace, durably, and return the checkpoint.
 
-        Files that change meanwhile are read again, and named in `torn` if they will not hold still. Raises
-        `CheckpointRefused` if it cannot be recorded completely, and `TaskRefused` if there is no workspace.
+        Commands may run: all is read while they do, then the sandbox stands still for as long as it takes to find and
+        read what they changed meanwhile. What others change is read again, and named in `torn` if it will not hold
+        still. So is what commands change while no engine answers. Raises `CheckpointRefused` if it cannot be recorded
+        completely, and `TaskRefused` if there is no workspace.
         """
         if len(label) > _MAX_LABEL or not (label == "" or label.isprintable()):
             raise BadInput(f"a label has at most {_MAX_LABEL} printable characters; shorten or reword it")
         # Not while the workspace is set back or removed: half of that would pass for the truth.
         with self._keep.working(self.id), self._root() as root:
-            return self._checkpoint(root, label, progress)
+            runs = False
+            with contextlib.suppress(EngineUnreachable):
+                runs = self.sandbox.runs()
+            return self._checkpoint(root, label, progress, self.sandbox.frozen() if runs else None)
 
     def checkpoints(self) -> list[Checkpoint]:
         """The task's checkpoints, oldest first."""
@@ -290,6 +295,7 @@ class Task(Lifecycle):
                 if self.sandbox.may_exist():
                     self.sandbox.remove()
                 self.sandbox.remove_folders()
+                self._keep.seen.forget(self.id)
             self._settle(ev.TaskCleaned(made))
         leavings.remove(self._keep, self.id)
 
@@ -326,10 +332,20 @@ class Task(Lifecycle):
         finally:
             os.close(root)
 
-    def _checkpoint(self, root: int, label: str, progress: Callable[[int], None]) -> Checkpoint:
-        taken = snapshot.take(root, self._keep.blobs, progress)
+    def _checkpoint(
+        self,
+        root: int,
+        label: str,
+        progress: Callable[[int], None],
+        still: contextlib.AbstractContextManager[None] | None = None,
+    ) -> Checkpoint:
+        found = snapshot.take_since(root, self._keep.blobs, self._keep.seen.of(self.id), progress, still)
+        self._keep.seen.keep(self.id, found.seen, found.read)
+        taken = found.snapshot
         event = ev.CheckpointCreated(
-            secrets.token_hex(6), taken.digest, taken.files, taken.bytes, label, taken.torn[:_MAX_TORN]
+            *(secrets.token_hex(6), taken.digest, taken.files, taken.bytes, label, taken.torn[:_MAX_TORN]),
+            commands=sum(pending.kind == ev.CommandRequested.__name__ for pending in self.state.pending),
+            frozen_ns=taken.frozen_ns,
         )
         receipt = self._decide(partial(decider.record, event=event))
         memory.trail(self._keep, self.id)
