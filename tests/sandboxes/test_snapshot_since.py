@@ -289,7 +289,7 @@ def test_what_is_mounted_in_a_workspace_refuses_the_snapshot(tmp_path: Path, blo
     )
     # In a mount namespace of its own, so that nothing is left mounted.
     script = f'mount --make-rprivate / && {" ".join(command)} && exec "$@"'
-    mine = [sys.executable, "-P", "-c", code, place.parent, tmp_path / "blobs"]
+    mine = [sys.executable, "-P", "-c", code, str(place.parent), str(tmp_path / "blobs")]
     done = subprocess.run(
         ["unshare", "--mount", "sh", "-c", script, "sh", *mine], capture_output=True, text=True, check=False
     )
