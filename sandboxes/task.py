@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import msgspec
 
-from sandkeep.events import BadInput, Event, Receipt, SandkeepError
+from sandkeep.events import BadInput, BlobDamaged, BlobMissing, Event, Receipt, SandkeepError
 from sandkeep.events import catalogue as ev
 from sandkeep.projections import Checkpoint, TaskState, checkpoints
 from sandkeep.sandboxes import (
@@ -47,6 +47,7 @@ from sandkeep.sandboxes.errors import (
     CheckpointRefused,
     EngineUnreachable,
     RestoreIncomplete,
+    RestoreRefused,
 )
 from sandkeep.sandboxes.execution import Result, Streamed
 from sandkeep.sandboxes.images import quiet
@@ -54,6 +55,7 @@ from sandkeep.sandboxes.lifecycle import Decision, Lifecycle
 from sandkeep.sandboxes.outcome import failing_as, words
 from sandkeep.sandboxes.restore import Restored
 from sandkeep.sandboxes.sandbox import Place
+from sandkeep.sandboxes.snapshot import Snapshot
 
 if TYPE_CHECKING:
     from sandkeep.sandboxes.locks import Held
@@ -230,13 +232,13 @@ class Task(Lifecycle):
         """Set the workspace back to the checkpoint with this id, or with the only id that begins with it.
 
         The workspace is recorded first, so that this can be undone; the sandbox is frozen meanwhile; and the result is
-        recorded again and compared by digest. Refused with `TaskBusy` while commands run. Raises `CheckpointNotFound`,
-        `BlobMissing` and `BlobDamaged` before anything is touched, `RestoreIncomplete` after.
+        recorded again and compared. Refused with `TaskBusy` while commands run. Raises `CheckpointNotFound`, and
+        `BlobMissing`, `BlobDamaged` and `RestoreRefused` before anything is touched, `RestoreIncomplete` after.
         """
         self._clear()
         target = restore.find(self.checkpoints(), checkpoint, self.id)
         blobs = self._keep.blobs
-        restore.check(target.digest, blobs)
+        restore.refuse_empty(target, blobs)
         with self._keep.working(self.id), intent.held(self._keep.intents) as made:
             decider.restore(self.state, ev.RestoreRequested(made, target.id, ""))  # refused before the work is done
             self._keep.locking.check(self.id, self.fence)
@@ -248,21 +250,22 @@ class Task(Lifecycle):
                     undo = self._checkpoint(root, f"before restoring {target.id}", progress)
                     request = ev.RestoreRequested(made, target.id, undo.id)
                     self._act(partial(decider.restore, intent=request))
-                    found, problem = "", "it was changed meanwhile"
                     try:
                         restore.apply(root, undo.digest, target.digest, blobs)
-                        found = snapshot.take(root, blobs).digest
+                        found = self._recorded(root).digest
+                        stripped = restore.check(found, target.digest, blobs)
+                    except (BlobMissing, BlobDamaged, RestoreRefused) as error:
+                        self._settle(ev.RestoreFailed(made, *words(error)))
+                        raise
                     except (SandkeepError, OSError) as error:
-                        problem = str(error)
-            if found != target.digest:
-                failure = RestoreIncomplete(
-                    f"the workspace is only in part what checkpoint {target.id} says: {problem};"
-                    f" restore it again, or {undo.id} to have what was there before"
-                )
-                self._settle(ev.RestoreFailed(made, *words(failure)))
-                raise failure
+                        failure = RestoreIncomplete(
+                            f"the workspace is only in part what checkpoint {target.id} says: {error};"
+                            f" restore it again, or {undo.id} to have what was there before"
+                        )
+                        self._settle(ev.RestoreFailed(made, *words(failure)))
+                        raise failure from error
             self._settle(ev.CheckpointRestored(made, target.id, found))
-        return Restored(target.id, target.digest, undo.id)
+        return Restored(target.id, found, undo.id, stripped)
 
     def tag(self, *, add: Iterable[str] = (), remove: Iterable[str] = ()) -> None:
         """Give the task tags, and take tags from it. Raises `BadInput` and `LimitReached`."""
@@ -339,9 +342,7 @@ class Task(Lifecycle):
         progress: Callable[[int], None],
         still: contextlib.AbstractContextManager[None] | None = None,
     ) -> Checkpoint:
-        found = snapshot.take_since(root, self._keep.blobs, self._keep.seen.of(self.id), progress, still)
-        self._keep.seen.keep(self.id, found.seen, found.read)
-        taken = found.snapshot
+        taken = self._recorded(root, progress, still)
         event = ev.CheckpointCreated(
             *(secrets.token_hex(6), taken.digest, taken.files, taken.bytes, label, taken.torn[:_MAX_TORN]),
             commands=sum(pending.kind == ev.CommandRequested.__name__ for pending in self.state.pending),
@@ -351,3 +352,13 @@ class Task(Lifecycle):
         memory.trail(self._keep, self.id)
         counted = (event.digest, event.files, event.bytes, label, event.torn)
         return Checkpoint(event.checkpoint, self.id, *counted, receipt.first, receipt.time_ns)
+
+    def _recorded(
+        self,
+        root: int,
+        progress: Callable[[int], None] = lambda files: None,
+        still: contextlib.AbstractContextManager[None] | None = None,
+    ) -> Snapshot:
+        found = snapshot.take_since(root, self._keep.blobs, self._keep.seen.of(self.id), progress, still)
+        self._keep.seen.keep(self.id, found.seen, found.read)
+        return found.snapshot
