@@ -198,7 +198,7 @@ def test_a_live_task_is_not_cleaned_up(shared_task: Task) -> None:
 
 
 def test_whatever_a_command_left_is_cleaned_up(keep: Keep, task: Task) -> None:
-    code = "import os\nfor _ in range(2000):\n    os.mkdir('d'); os.chdir('d')\nos.chmod('.', 0)"
+    code = "import os\nfor _ in range(5010):\n    os.mkdir('d'); os.chdir('d')\nos.chmod('.', 0)"
     assert task.execute(["python3", "-c", code]).exit_code == 0
     shell(task, "touch /run/sandkeep/left; mkdir -p locked/in; chmod 000 locked; ln -s / root")
     with pytest.raises(CheckpointRefused, match="folders deep"):
