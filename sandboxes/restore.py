@@ -31,7 +31,7 @@ from sandkeep.sandboxes.errors import BadId, CheckpointNotFound, RestoreIncomple
 from sandkeep.sandboxes.manifest import Entry, Kind, load, store
 from sandkeep.sandboxes.place import granted
 from sandkeep.sandboxes.restore_plan import Enter, Leave, Plan, Step, plan
-from sandkeep.sandboxes.snapshot import readable
+from sandkeep.sandboxes.snapshot_walk import Names, readable
 from sandkeep.sandboxes.workspace import empty
 
 STAGE = ".sandkeep-restoring"
@@ -75,8 +75,9 @@ def refuse_empty(target: Checkpoint, blobs: BlobStore) -> None:
         )
 
 
-def apply(root: int, present: str, target: str, blobs: BlobStore, *, privileges: bool = False) -> None:
-    """Make the folder open as descriptor `root`, whose tree is `present` now, into the tree `target`, durably.
+def apply(root: int, present: str, target: str, blobs: BlobStore, *, privileges: bool = False) -> Names:
+    """Make the folder open as descriptor `root`, whose tree is `present` now, into the tree `target`, durably; returns
+    what was touched for that.
 
     With `privileges`, devices and files with set-user-id and set-group-id are made too. Raises `BlobMissing`,
     `BlobDamaged` and `RestoreRefused` before anything is touched; `OSError`, and `RestoreIncomplete` if others move
@@ -84,7 +85,7 @@ def apply(root: int, present: str, target: str, blobs: BlobStore, *, privileges:
     """
     planned = plan(present, target, blobs)
     if planned.is_empty:
-        return
+        return {}
     try:
         with _staged(root) as stage:
             restoring = _Restore(stage, planned, blobs, privileges)
@@ -93,6 +94,7 @@ def apply(root: int, present: str, target: str, blobs: BlobStore, *, privileges:
             except OSError as error:
                 raise RestoreRefused(f"nothing was changed, since what is new cannot be made: {error}") from error
             restoring.put(root)
+            return planned.touched()
     except (WayLost, OtherMount) as error:
         raise RestoreIncomplete("a folder was moved, or mounted, while it was set back; try again") from error
 

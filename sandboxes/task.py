@@ -55,7 +55,7 @@ from sandkeep.sandboxes.lifecycle import Decision, Lifecycle
 from sandkeep.sandboxes.outcome import failing_as, words
 from sandkeep.sandboxes.restore import Restored
 from sandkeep.sandboxes.sandbox import Place
-from sandkeep.sandboxes.snapshot import Snapshot
+from sandkeep.sandboxes.snapshot_walk import Names, Snapshot
 
 if TYPE_CHECKING:
     from sandkeep.sandboxes.locks import Held
@@ -251,8 +251,8 @@ class Task(Lifecycle):
                     request = ev.RestoreRequested(made, target.id, undo.id)
                     self._act(partial(decider.restore, intent=request))
                     try:
-                        restore.apply(root, undo.digest, target.digest, blobs)
-                        found = self._recorded(root).digest
+                        touched = restore.apply(root, undo.digest, target.digest, blobs)
+                        found = self._recorded(root, touched=touched).digest
                         stripped = restore.check(found, target.digest, blobs)
                     except (BlobMissing, BlobDamaged, RestoreRefused) as error:
                         self._settle(ev.RestoreFailed(made, *words(error)))
@@ -358,7 +358,12 @@ class Task(Lifecycle):
         root: int,
         progress: Callable[[int], None] = lambda files: None,
         still: contextlib.AbstractContextManager[None] | None = None,
+        touched: Names | None = None,
     ) -> Snapshot:
-        found = snapshot.take_since(root, self._keep.blobs, self._keep.seen.of(self.id), progress, still)
+        blobs, before = self._keep.blobs, self._keep.seen.of(self.id)
+        if touched is not None and before is not None:
+            found = snapshot.take_touched(root, blobs, before, touched)
+        else:
+            found = snapshot.take_since(root, blobs, before, progress, still)
         self._keep.seen.keep(self.id, found.seen, found.read)
         return found.snapshot
