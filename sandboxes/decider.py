@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import msgspec
+
 from sandkeep.events import Event, LimitReached
 from sandkeep.events import catalogue as ev
 from sandkeep.projections import TaskState
@@ -106,6 +108,15 @@ def merge(task: Task | None, intent: ev.MergeRequested) -> list[Event]:
 def drop(task: Task | None, event: Event) -> list[Event]:
     """An own workspace of a live task is not to be merged."""
     return [*_allowed(task, *LIVE), event]
+
+
+def record_checkpoint(task: Task | None, event: ev.CheckpointCreated, pin: bool, tags: tuple[str, ...]) -> list[Event]:
+    """A checkpoint is put on record, with what runs meanwhile, and with what it is to be kept for."""
+    running = 0 if task is None else sum(each.kind == "CommandRequested" for each in task.pending)
+    events = record(task, msgspec.structs.replace(event, running=running))
+    events += [ev.CheckpointPinned(event.checkpoint)] if pin else []
+    events += [ev.CheckpointTagged(event.checkpoint, tags, ())] if tags else []
+    return events
 
 
 def record(task: Task | None, event: ev.CheckpointCreated | ev.DecisionRecorded | ev.MemoryRepaired) -> list[Event]:

@@ -30,6 +30,7 @@ from sandkeep.sandboxes import (
     description,
     egress,
     execution,
+    expiry,
     intent,
     leavings,
     memory,
@@ -204,32 +205,42 @@ class Task(Lifecycle):
             self._keep.trailing.wait(self.id)  # the command may read the pages
             yield made, place, msgspec.structs.replace(asked, env=ways | asked.env)
 
-    def checkpoint(self, label: str = "", *, progress: Callable[[int], None] = lambda files: None) -> Checkpoint:
-        """Record the whole workspace, durably, and return the checkpoint.
+    def checkpoint(
+        self,
+        label: str = "",
+        *,
+        pin: bool = False,
+        tags: Iterable[str] = (),
+        progress: Callable[[int], None] = lambda files: None,
+    ) -> Checkpoint:
+        """Record the whole workspace, durably, and return the checkpoint; with `pin` or `tags` it is kept.
 
         Files that change meanwhile are read again, and named in `torn` if they will not hold still. Raises
-        `CheckpointRefused` if it cannot be recorded completely, and `TaskRefused` if there is no workspace.
+        `CheckpointRefused` if it cannot be recorded completely, `TaskRefused` if there is no workspace, and
+        `LimitReached` if what the checkpoints may hold is used up.
         """
         if len(label) > _MAX_LABEL or not (label == "" or label.isprintable()):
             raise BadInput(f"a label has at most {_MAX_LABEL} printable characters; shorten or reword it")
+        tags = description.check_tags(tags)
+        expiry.make_room(self._keep, self.id)
         # Not while the workspace is set back or removed: half of that would pass for the truth.
         with self._keep.working(self.id), self._root() as root:
-            return self._checkpoint(root, label, progress)
+            return self._checkpoint(root, label, progress, pin=pin, tags=tags)
 
-    def checkpoints(self) -> list[Checkpoint]:
-        """The task's checkpoints, oldest first."""
+    def checkpoints(self, *, expired: bool = False) -> list[Checkpoint]:
+        """The task's checkpoints, oldest first; with `expired`, those too that cannot be restored any more."""
         with self._keep.projections.reading() as state:
-            return list(checkpoints.checkpoints(state, self.id))
+            return list(checkpoints.checkpoints(state, self.id, expired=expired))
 
     def restore_checkpoint(self, checkpoint: str, *, progress: Callable[[int], None] = lambda files: None) -> Restored:
         """Set the workspace back to the checkpoint with this id, or with the only id that begins with it.
 
         The workspace is recorded first, so that this can be undone; the sandbox is frozen meanwhile; and the result is
         recorded again and compared by digest. Refused with `TaskBusy` while commands run. Raises `CheckpointNotFound`,
-        `BlobMissing` and `BlobDamaged` before anything is touched, `RestoreIncomplete` after.
+        `CheckpointGone`, `BlobMissing` and `BlobDamaged` before anything is touched, `RestoreIncomplete` after.
         """
         self._clear()
-        target = restore.find(self.checkpoints(), checkpoint, self.id)
+        target = restore.find(self.checkpoints(expired=True), checkpoint, self.id)
         blobs = self._keep.blobs
         restore.check(target.digest, blobs)
         with self._keep.working(self.id), intent.held(self._keep.intents) as made:
@@ -326,12 +337,22 @@ class Task(Lifecycle):
         finally:
             os.close(root)
 
-    def _checkpoint(self, root: int, label: str, progress: Callable[[int], None]) -> Checkpoint:
+    def _checkpoint(
+        self,
+        root: int,
+        label: str,
+        progress: Callable[[int], None],
+        *,
+        pin: bool = False,
+        tags: tuple[str, ...] = (),
+    ) -> Checkpoint:
         taken = snapshot.take(root, self._keep.blobs, progress)
-        event = ev.CheckpointCreated(
-            secrets.token_hex(6), taken.digest, taken.files, taken.bytes, label, taken.torn[:_MAX_TORN]
-        )
-        receipt = self._decide(partial(decider.record, event=event))
+        counted = (taken.digest, taken.files, taken.bytes, label, taken.torn[:_MAX_TORN])
+        event = ev.CheckpointCreated(secrets.token_hex(6), *counted)
+        receipt = self._decide(partial(decider.record_checkpoint, event=event, pin=pin, tags=tags))
         memory.trail(self._keep, self.id)
-        counted = (event.digest, event.files, event.bytes, label, event.torn)
-        return Checkpoint(event.checkpoint, self.id, *counted, receipt.first, receipt.time_ns)
+        with self._keep.projections.reading() as state:
+            made = checkpoints.find(state, self.id, event.checkpoint)
+        assert made is not None
+        assert made.position == receipt.first
+        return made

@@ -203,7 +203,10 @@ class CommandFailed(Failure, frozen=True):
 
 @event(version=1)
 class CheckpointCreated(Event, frozen=True):
-    """The workspace was recorded; `digest` is that of its root manifest, `torn` names what would not hold still."""
+    """The workspace was recorded; `digest` is that of its root manifest, `torn` names what would not hold still.
+
+    Meanwhile `running` commands ran, which are not recorded.
+    """
 
     checkpoint: str
     digest: str
@@ -211,6 +214,7 @@ class CheckpointCreated(Event, frozen=True):
     bytes: int
     label: str
     torn: tuple[str, ...] = ()
+    running: int = 0
 
 
 @event(version=1)
@@ -223,10 +227,17 @@ class RestoreRequested(Intent, frozen=True):
 
 @event(version=1)
 class CheckpointRestored(Outcome, frozen=True):
-    """The workspace is what `digest` says."""
+    """The workspace is what `digest` says.
+
+    With a `position`, that of the checkpoint, the task went back there whole: what came after belongs to a branch that
+    was left, its tags are `tags`, and `decided` is what had been decided there last. Without, only files did.
+    """
 
     checkpoint: str
     digest: str
+    position: int = 0
+    tags: tuple[str, ...] = ()
+    decided: tuple[str, ...] = ()
 
 
 @event(version=1)
