@@ -64,10 +64,14 @@ class BlobStore:
         """
         return Batch(self._packs)
 
+    def epoch(self) -> bytes:
+        """What stays the same as long as nothing that is stored by batches may have become garbage, or be lost."""
+        return self._packs.epoch()
+
     def put(self, data: bytes) -> str:
         """Store `data` durably and return its digest, 64 hex digits. Storing it again costs one look-up."""
         digest = blake3(data).hexdigest()
-        return digest if self._renew(digest) else self.put_stream(io.BytesIO(data))[0]
+        return digest if self.renew(digest) else self.put_stream(io.BytesIO(data))[0]
 
     def put_stream(self, source: Source, limit: int | None = None) -> tuple[str, int]:
         """Store what `source` gives until its end, or its first `limit` bytes, in bounded memory.
@@ -88,7 +92,7 @@ class BlobStore:
                 if self._synced:
                     os.fsync(file.fileno())
             digest = hasher.hexdigest()
-            if not self._renew(digest):
+            if not self.renew(digest):
                 path = self._path(digest)
                 if path.parent not in self._folders:
                     path.parent.mkdir(mode=0o700, exist_ok=True)
@@ -109,7 +113,7 @@ class BlobStore:
         stored: set[str] = set()
         folders: set[Path] = set()
         for digest in digests:
-            if digest in stored or self._renew(digest):
+            if digest in stored or self.renew(digest):
                 stored.add(digest)
                 continue
             path, source = self._path(digest), other._path(digest)
@@ -228,7 +232,7 @@ class BlobStore:
         if self._synced:
             sync_folder(folder)
 
-    def _renew(self, digest: str) -> bool:
+    def renew(self, digest: str) -> bool:
         """Whether the blob is there; if so, whoever sweeps leaves it for a while."""
         entry = self._packs.find(self._key(digest))
         if entry is not None and not entry.condemned:

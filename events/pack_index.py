@@ -2,6 +2,9 @@
 
     objects  digest      -> where it lies, and since when it has been condemned
     packs    pack's name -> how much of it is indexed, and how many bytes that is unpacked
+    epoch    "epoch"     -> a number by chance, another one whenever something may have been condemned or removed
+
+Who found something while it was one epoch can rely on it as long as it still is.
 
 A commit is synced, so what is found here is durable in its pack too: that is synced first. Any number of threads and
 processes may use it; LMDB lets one write at a time. An environment may be open only once in a process, so all who use
@@ -14,6 +17,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import struct
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -31,7 +35,7 @@ from sandkeep.events.pack_frame import Header, Kind
 MAP_BYTES = 64 << 30
 """Address space for the index, at a hundred bytes an object; the file grows only as it is written."""
 
-_DATABASES = (b"objects", b"packs")
+_DATABASES = (b"objects", b"packs", b"epoch")
 _ENTRY = struct.Struct(">16sQIIBQ")
 _PACK = struct.Struct(">QQ")
 _shared: WeakValueDictionary[tuple[int, int, int], Index] = WeakValueDictionary()
@@ -102,7 +106,21 @@ class Index:
         )
         # A reader that was killed would hold its place in the table, and old pages, for ever.
         self._env.reader_check()
-        self._objects, self._packs = (self._env.open_db(name, create=False) for name in _DATABASES)
+        self._objects, self._packs, self._epochs = (self._env.open_db(name, create=False) for name in _DATABASES)
+
+    def epoch(self) -> bytes:
+        """What stays the same as long as nothing is condemned or removed."""
+        with _failing(), self._env.begin(db=self._epochs) as txn:
+            found = txn.get(b"epoch")
+        if found is None:
+            with _failing(), self._env.begin(write=True, db=self._epochs) as txn:
+                found = txn.get(b"epoch") or self._new_epoch(txn)
+        return bytes(found)
+
+    def _new_epoch(self, txn: lmdb.Transaction) -> bytes:
+        epoch = secrets.token_bytes(16)
+        txn.put(b"epoch", epoch, db=self._epochs)
+        return epoch
 
     def find(self, digest: bytes) -> Entry | None:
         """Where the object lies."""
@@ -155,6 +173,8 @@ class Index:
         with _failing(), self._env.begin(write=True, db=self._objects) as txn:
             before = {digest: _decode(value) for digest, value in txn.cursor()}
             after = verdict(before)
+            if any(after.get(digest) != entry for digest, entry in before.items()):
+                self._new_epoch(txn)
             for digest, entry in before.items():
                 if digest not in after:
                     txn.delete(digest)
@@ -172,6 +192,7 @@ class Index:
                 txn.delete(digest)
             for pack in gone:
                 txn.delete(pack, db=self._packs)
+            self._new_epoch(txn)
 
 
 @contextlib.contextmanager

@@ -67,6 +67,10 @@ class Packs:
         """Where an object lies, if anywhere. Raises `BlobsUnavailable`."""
         return self.index().find(digest) if self.exist() else None
 
+    def epoch(self) -> bytes:
+        """What stays the same as long as nothing that was found is condemned or removed. Raises `BlobsUnavailable`."""
+        return self.index().epoch()
+
     def exist(self) -> bool:
         """Whether anything was ever put into a pack here."""
         return self._index is not None or self.root.is_dir()

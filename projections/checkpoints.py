@@ -21,7 +21,8 @@ class Checkpoint(msgspec.Struct, frozen=True):
     """A recorded workspace: `digest` is that of its root manifest; `files` and `bytes` count its regular files.
 
     It is kept while it is `pinned` or has `tags`. `expired_ns` is when it expired, for the reason `expired`; 0 if it
-    has not. `running` commands ran when it was taken, and are not in it.
+    has not. `commands` ran when it was taken, of whose processes nothing is kept, and the sandbox stood still for
+    `frozen_ns`; `image` holds what lay outside the workspace, if that was asked for.
     """
 
     id: str
@@ -37,7 +38,9 @@ class Checkpoint(msgspec.Struct, frozen=True):
     tags: tuple[str, ...] = ()
     expired_ns: int = 0
     expired: str = ""
-    running: int = 0
+    commands: int = 0
+    frozen_ns: int = 0
+    image: str = ""
 
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -75,7 +78,10 @@ def _created(state: State, record: Record, task: str) -> None:
     if isinstance(event, ev.CheckpointCreated):
         counted = (event.digest, event.files, event.bytes, event.label, event.torn)
         checkpoint = Checkpoint(
-            event.checkpoint, task, *counted, record.position, record.time_ns, running=event.running
+            *(event.checkpoint, task, *counted, record.position, record.time_ns),
+            commands=event.commands,
+            frozen_ns=event.frozen_ns,
+            image=event.image,
         )
         _put(state, checkpoint)
         state.put(_key("tasks", task), b"")

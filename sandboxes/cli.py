@@ -176,8 +176,8 @@ def checkpoint(
         render.print_json(render_checkpoints.checkpoint_document(taken))
     else:
         print(f"{taken.id}  {taken.files} files, {taken.bytes} bytes, digest {taken.digest}")
-        if taken.running:
-            print(f"{taken.running} commands ran meanwhile; processes are not recorded")
+        if taken.commands:
+            print(f"{taken.commands} commands ran meanwhile; processes are not recorded")
 
 
 @app.command("restore-checkpoint")

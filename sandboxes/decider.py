@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import msgspec
-
 from sandkeep.events import Event, LimitReached
 from sandkeep.events import catalogue as ev
 from sandkeep.projections import TaskState
@@ -111,9 +109,8 @@ def drop(task: Task | None, event: Event) -> list[Event]:
 
 
 def record_checkpoint(task: Task | None, event: ev.CheckpointCreated, pin: bool, tags: tuple[str, ...]) -> list[Event]:
-    """A checkpoint is put on record, with what runs meanwhile, and with what it is to be kept for."""
-    running = 0 if task is None else sum(each.kind == "CommandRequested" for each in task.pending)
-    events = record(task, msgspec.structs.replace(event, running=running))
+    """A checkpoint is put on record, and with it what it is to be kept for."""
+    events = record(task, event)
     events += [ev.CheckpointPinned(event.checkpoint)] if pin else []
     events += [ev.CheckpointTagged(event.checkpoint, tags, ())] if tags else []
     return events

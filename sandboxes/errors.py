@@ -215,6 +215,12 @@ class CheckpointNeeded(SandkeepError):
     code = "checkpoint-needed"
 
 
+class RestoreRefused(SandkeepError):
+    """The workspace cannot be set back like that, and was not touched."""
+
+    code = "restore-refused"
+
+
 class RestoreIncomplete(SandkeepError):
     """The workspace is not what the checkpoint says; nothing of what it was before is lost."""
 

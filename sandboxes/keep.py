@@ -81,6 +81,7 @@ from sandkeep.sandboxes.locks import LockManager
 from sandkeep.sandboxes.network import TaskNetwork, check_policy
 from sandkeep.sandboxes.network_policy import policy_events
 from sandkeep.sandboxes.own_workspace import OwnWorkspaces
+from sandkeep.sandboxes.seen import SeenStore
 from sandkeep.sandboxes.task import Task
 from sandkeep.sandboxes.task_checkpoints import TaskCheckpoints
 from sandkeep.sandboxes.task_resources import TaskResources
@@ -107,6 +108,7 @@ class Keep:
         self.caches = CacheStore(self)
         self.blobs = BlobStore(path / "blobs")
         self.growth = Growth(self.blobs)
+        self.seen = SeenStore(path / "run" / "seen")
         self.intents = path / "run" / "intents"
         self._works = path / "run" / "tasks"
         for folder in (self.intents, self._works):

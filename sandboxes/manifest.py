@@ -15,12 +15,12 @@ from __future__ import annotations
 import enum
 import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 import msgspec
 from blake3 import blake3
 
-from sandkeep.events import BlobDamaged, BlobStore
+from sandkeep.events import Batch, BlobDamaged, BlobStore
 from sandkeep.events.catalogue import Reference
 from sandkeep.events.schema import NOT_DECODED
 
@@ -94,13 +94,6 @@ class Root(msgspec.Struct, frozen=True, tag="root"):
     links: tuple[tuple[bytes, ...], ...] = ()
 
 
-class Putting(Protocol):
-    """Where manifests are stored."""
-
-    def put(self, data: bytes, /) -> str:
-        """Store this and return its digest."""
-
-
 _KINDS = {
     stat.S_IFREG: Kind.FILE,
     stat.S_IFDIR: Kind.FOLDER,
@@ -120,20 +113,25 @@ def kind(mode: int) -> Kind:
     return _KINDS[stat.S_IFMT(mode)]
 
 
-def store(manifest: Manifest, blobs: Putting) -> str:
-    """Store one folder's entries and return its digest."""
+def store(manifest: Manifest, blobs: BlobStore | Batch) -> str:
+    """Store one folder's entries, by themselves or in a batch, and return its digest."""
     entries = [manifest[name] for name in sorted(manifest)]
     if len(entries) <= MOST_ENTRIES:
-        return blobs.put(_encode(entries))
-    nodes = [(cut[0].name, blobs.put(_encode(cut))) for cut in _cuts(entries, lambda entry: entry.name)]
+        return _put(entries, blobs)
+    nodes = [(cut[0].name, _put(cut, blobs)) for cut in _cuts(entries, lambda entry: entry.name)]
     while len(nodes) > MOST_ENTRIES:
-        nodes = [(cut[0][0], blobs.put(_encode(Branch(tuple(cut))))) for cut in _cuts(nodes, lambda node: node[0])]
-    return blobs.put(_encode(Branch(tuple(nodes))))
+        nodes = [(cut[0][0], _put(Branch(tuple(cut)), blobs)) for cut in _cuts(nodes, lambda node: node[0])]
+    return _put(Branch(tuple(nodes)), blobs)
 
 
-def store_root(root: Root, blobs: Putting) -> str:
+def store_root(root: Root, blobs: BlobStore | Batch) -> str:
     """Store a workspace's root and return its digest."""
-    return blobs.put(_encode(root))
+    return _put(root, blobs)
+
+
+def _put(node: list[Entry] | Branch | Root, blobs: BlobStore | Batch) -> str:
+    data = _encode(node)
+    return blobs.put(data, tree=True) if isinstance(blobs, Batch) else blobs.put(data)
 
 
 def load(digest: str, blobs: BlobStore) -> Manifest:

@@ -26,7 +26,7 @@ from sandkeep.events import BlobStore, Event, SandkeepError
 from sandkeep.events import catalogue as ev
 from sandkeep.events.catalogue import Change
 from sandkeep.projections import Checkpoint, Conflict, Fork, StateView, TaskState, checkpoints, conflicts, forks
-from sandkeep.sandboxes import decider, fork_decider, git_sides, intent, memory, refs, restore, survey, three_way
+from sandkeep.sandboxes import decider, fork_decider, git_sides, intent, memory, place, refs, survey, three_way
 from sandkeep.sandboxes.clock import BootTime
 from sandkeep.sandboxes.collision import Collision
 from sandkeep.sandboxes.conflict_work import Work
@@ -162,14 +162,14 @@ def write(root: int, steps: tuple[Step, ...], blobs: BlobStore) -> None:
     for step in steps:
         try:
             if step.folder:
-                restore.put_folder(root, step.path, step.entry)
+                place.put_folder(root, step.path, step.entry)
             else:
-                restore.put(root, step.path, step.entry, blobs)
+                place.put(root, step.path, step.entry, blobs)
         except (FileNotFoundError, NotADirectoryError):
             if step.entry is not None:
                 raise  # what was to be removed may be gone already
     for folder in {os.path.dirname(step.path) for step in steps}:
-        restore.sync_folder(root, folder)
+        place.sync_folder(root, folder)
 
 
 @contextlib.contextmanager

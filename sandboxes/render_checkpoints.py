@@ -28,7 +28,9 @@ def checkpoint_document(checkpoint: Checkpoint) -> Document:
         "created": render.moment(checkpoint.time_ns),
         "pinned": checkpoint.pinned,
         "tags": checkpoint.tags,
-        "running": checkpoint.running,
+        "commands": checkpoint.commands,
+        "frozen_s": checkpoint.frozen_ns / 1e9,
+        "image": checkpoint.image or None,
         "expired": render.moment(checkpoint.expired_ns) if checkpoint.expired_ns else None,
         "reason": checkpoint.expired or None,
     }
@@ -60,7 +62,7 @@ def print_listed(found: Sequence[Listed]) -> None:
 def notes(checkpoint: Checkpoint) -> list[str]:
     """What there is to know of a checkpoint beside its label."""
     said = [f"{len(checkpoint.torn)} torn"] if checkpoint.torn else []
-    said += [f"{checkpoint.running} running, not in it"] if checkpoint.running else []
+    said += [f"{checkpoint.commands} commands ran, whose processes it has not"] if checkpoint.commands else []
     said += ["pinned"] if checkpoint.pinned else []
     said += [f"#{tag}" for tag in checkpoint.tags]
     return said + ([f"expired: {checkpoint.expired}"] if checkpoint.expired_ns else [])

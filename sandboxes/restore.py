@@ -1,20 +1,21 @@
 """Setting a workspace back to what a manifest says.
 
-Two trees are compared by their digests, and only what differs is written, each file under a temporary name and then
-renamed; what the target lacks is deleted; modes and times are set last, folders after their contents. Interrupted at
-any point it can be run again to the same result. The root folder itself stays: the sandbox's mount holds on to it.
+Two trees are compared by their digests, and only what differs is written (see `restore_plan`): first all that is new is
+made in a folder beside the workspace, verified as it is read (see `builder`); then it is renamed to where it belongs,
+and what the target lacks is taken away; modes and times are set last, folders after their contents. So what cannot be
+read, or finds no room, leaves the workspace as it was. Interrupted at any point it can be run again to the same result.
+The root folder itself stays: the sandbox's mount holds on to it.
 
-The workspace is hostile: every step goes through the descriptor of the folder above, and no link is followed.
+The workspace is hostile: every step goes through the descriptor of the folder above, and no link is followed. Nothing
+is written to a file that has names elsewhere.
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
-import secrets
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import final
 
@@ -23,24 +24,32 @@ import msgspec
 from sandkeep.events import BlobStore
 from sandkeep.events.durable import sync_file_system
 from sandkeep.projections import Checkpoint
-from sandkeep.sandboxes import snapshot
-from sandkeep.sandboxes.errors import BadId, CheckpointGone, CheckpointNotFound, RestoreIncomplete
-from sandkeep.sandboxes.manifest import Entry, Kind, Manifest, blobs_of, load, load_root, store
-from sandkeep.sandboxes.workspace import descend
+from sandkeep.sandboxes import place, snapshot
+from sandkeep.sandboxes.builder import Builder
+from sandkeep.sandboxes.descent import FOLDER, Descent, OtherMount, WayLost
+from sandkeep.sandboxes.errors import BadId, CheckpointGone, CheckpointNotFound, RestoreIncomplete, RestoreRefused
+from sandkeep.sandboxes.manifest import Entry, Kind, load, store
+from sandkeep.sandboxes.place import granted
+from sandkeep.sandboxes.restore_plan import Enter, Leave, Plan, Step, plan
+from sandkeep.sandboxes.snapshot import readable
+from sandkeep.sandboxes.workspace import empty
 
-_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+STAGE = ".sandkeep-restoring"
+"""The folder beside a workspace in which what is new is made. What lies in it is of no use to anybody else."""
 
-_SYNCED_EACH = 100
-"""How many entries are synced one by one; if there are more, the file system is synced once instead."""
+_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 class Restored(msgspec.Struct, frozen=True):
-    """What a restore did: the checkpoint and digest the workspace has now, and the checkpoint that undoes it."""
+    """What a restore did: the checkpoint and digest the workspace has now, and the checkpoint that undoes it.
+
+    `stripped` are the paths that were given less than was recorded: devices, which were not made, files without their
+    set-user-id and set-group-id, and, unless we are root, what belonged to others."""
 
     checkpoint: str
     digest: str
     undo: str
+    stripped: tuple[str, ...] = ()
 
 
 def find(taken: Sequence[Checkpoint], prefix: str, task: str) -> Checkpoint:
@@ -64,199 +73,193 @@ def find(taken: Sequence[Checkpoint], prefix: str, task: str) -> Checkpoint:
     return found[0]
 
 
-def check(target: str, blobs: BlobStore) -> None:
-    """Read all of the tree `target` before anything is touched. Raises `BlobMissing`, `BlobDamaged`."""
-    for digest in blobs_of(target, blobs):
-        for _ in blobs.chunks(digest):
-            pass
+def refuse_empty(target: Checkpoint, blobs: BlobStore) -> None:
+    """Raise `RestoreRefused` if the checkpoint's tree is empty, and its record says that it held files. Raises
+    `BlobMissing` and `BlobDamaged` too."""
+    if not load(target.digest, blobs) and target.files:
+        raise RestoreRefused(
+            f"checkpoint {target.id} should hold {target.files} files and holds none, so nothing was changed;"
+            " 'sandkeep verify' tells what is wrong"
+        )
 
 
-def apply(root: int, present: str, target: str, blobs: BlobStore) -> None:
+def apply(root: int, present: str, target: str, blobs: BlobStore, *, privileges: bool = False) -> None:
     """Make the folder open as descriptor `root`, whose tree is `present` now, into the tree `target`, durably.
 
-    Raises `BlobMissing`, `BlobDamaged` and `OSError`; what was done until then stays, and another run completes it.
+    With `privileges`, devices and files with set-user-id and set-group-id are made too. Raises `BlobMissing`,
+    `BlobDamaged` and `RestoreRefused` before anything is touched; `OSError`, and `RestoreIncomplete` if others move
+    what is worked on: what was done until then stays, and another run completes it.
     """
-    if present != target:
-        restoring = _Restore(blobs)
-        restoring.folder(root, load(present, blobs), load(target, blobs))
-        folder = load_root(target, blobs).folder
-        if folder.uid >= 0:
-            _finish(os.dup(root), folder)
-        restoring.sync(root)
+    planned = plan(present, target, blobs)
+    if planned.is_empty:
+        return
+    try:
+        with _staged(root) as stage:
+            restoring = _Restore(stage, planned, blobs, privileges)
+            try:
+                restoring.prepare()
+            except OSError as error:
+                raise RestoreRefused(f"nothing was changed, since what is new cannot be made: {error}") from error
+            restoring.put(root)
+    except (WayLost, OtherMount) as error:
+        raise RestoreIncomplete("a folder was moved, or mounted, while it was set back; try again") from error
 
 
-def fill(folder: Path, target: str, blobs: BlobStore) -> None:
-    """Make the empty `folder` the tree `target`, and see that it is. Raises as `check` and `apply` do, and
-    `RestoreIncomplete`."""
-    check(target, blobs)
-    root = os.open(folder, _FOLDER)
+def fill(folder: Path, target: str, blobs: BlobStore) -> tuple[str, ...]:
+    """Make the empty `folder` the tree `target`, and see that it is; returns what was stripped. Raises as `apply` and
+    `check` do."""
+    root = os.open(folder, FOLDER)
     try:
         apply(root, store({}, blobs), target, blobs)
-        found = snapshot.take(root, blobs).digest
+        return check(snapshot.take(root, blobs).digest, target, blobs)
     finally:
         os.close(root)
-    if found != target:
-        raise RestoreIncomplete(f"the new workspace is not what was recorded, but {found}; try again")
 
 
-def put(root: int, path: bytes, entry: Entry | None, blobs: BlobStore) -> None:
-    """Put one file or link where `path` leads below the folder open as `root`, with the folders that it lacks; None
-    removes what is there. Owners are the workspace's.
+def check(found: str, target: str, blobs: BlobStore, *, privileges: bool = False) -> tuple[str, ...]:
+    """See that the tree `found` is what comes of setting back `target`; returns the paths that were stripped for that.
 
-    Raises `BlobMissing`, `BlobDamaged` and `OSError`: a folder at the path is never removed.
+    Raises `RestoreIncomplete`.
     """
-    *parents, name = path.split(b"/")
-    folder = descend(root, parents, make=entry is not None)
+    rest = plan(found, target, blobs)
+    stripped: list[bytes] = []
+    wrong = [] if _is_made(rest.old.folder, rest.new.folder) else [b"."]
+    for path, move in rest.paths():
+        made = None if move.new is None else granted(move.new, privileges=privileges)
+        if isinstance(move, Step):
+            (stripped if _is_made(move.old, made) and not move.anew else wrong).append(path)
+        elif not _is_made(move.old, made):
+            wrong.append(path)
+    if wrong:
+        raise RestoreIncomplete(f"{len(wrong)} paths are not what was recorded, among them {readable(wrong[0])!r}")
+    return tuple(map(readable, stripped))
+
+
+def _is_made(found: Entry | None, wanted: Entry | None) -> bool:
+    if found is None or wanted is None:
+        return found is wanted
+    folder = wanted.kind is Kind.FOLDER and found.kind is Kind.FOLDER
+    if folder and wanted.uid < 0:
+        return True  # an older checkpoint knows nothing of the root itself
+    if os.getuid() != 0:
+        wanted = msgspec.structs.replace(wanted, uid=found.uid, gid=found.gid)
+    return found == (msgspec.structs.replace(wanted, content=found.content) if folder else wanted)
+
+
+@contextlib.contextmanager
+def _staged(root: int) -> Iterator[int]:
+    """A new folder beside the one open as `root`, opened; it is removed at the end, as one that a killed process left
+    is at the beginning."""
+    above = os.open("..", FOLDER, dir_fd=root)
     try:
-        if entry is None:
-            os.unlink(name, dir_fd=folder)
-            return
-        _replace(folder, msgspec.structs.replace(entry, name=name), blobs)
-    finally:
-        os.close(folder)
-
-
-def put_folder(root: int, path: bytes, entry: Entry | None) -> None:
-    """See that a folder is where `path` leads below the folder open as `root`, with the mode of `entry`; None removes
-    it, if it is there and empty.
-
-    Raises `OSError`: what is no folder is never removed.
-    """
-    *parents, name = path.split(b"/")
-    if entry is not None:
-        _finish(descend(root, [*parents, name], make=True), entry)
-        return
-    folder = descend(root, parents, make=False)
-    try:
-        os.rmdir(name, dir_fd=folder)
-    except OSError as error:
-        if error.errno not in (errno.ENOTEMPTY, errno.ENOENT):
-            raise
-    finally:
-        os.close(folder)
-
-
-def sync_folder(root: int, path: bytes) -> None:
-    """Make the names in a folder durable, if it is there."""
-    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-        folder = descend(root, path.split(b"/") if path else [], make=False)
+        _remove(above)
+        os.mkdir(STAGE, 0o700, dir_fd=above)
+        stage = os.open(STAGE, FOLDER, dir_fd=above)
         try:
-            os.fsync(folder)
+            yield stage
         finally:
-            os.close(folder)
+            os.close(stage)
+            _remove(above)
+    finally:
+        os.close(above)
 
 
-def _replace(folder: int, entry: Entry, blobs: BlobStore, *, synced: bool = True) -> None:
-    """Put `entry`, which is no folder, in the place of whatever but a folder has its name."""
-    temporary = f".sandkeep-{secrets.token_hex(8)}".encode()
+def _remove(above: int) -> None:
     try:
-        _make(folder, temporary, entry, blobs, synced)
-        os.rename(temporary, entry.name, src_dir_fd=folder, dst_dir_fd=folder)
-    except BaseException:
-        _delete(folder, temporary)
-        raise
+        stage = os.open(STAGE, FOLDER, dir_fd=above)
+    except FileNotFoundError:
+        return
+    try:
+        empty(stage)
+    finally:
+        os.close(stage)
+    os.rmdir(STAGE, dir_fd=above)
 
 
 @final
 class _Restore:
-    def __init__(self, blobs: BlobStore) -> None:
+    def __init__(self, stage: int, planned: Plan, blobs: BlobStore, privileges: bool) -> None:
+        self._stage = stage
+        self._plan = planned
         self._blobs = blobs
-        self._written = 0
+        self._privileges = privileges
+        self._builder = Builder(stage, blobs, planned.new.links, privileges=privileges)
+        self._made: list[bytes] = []
+        self._taken = 0
 
-    def sync(self, root: int) -> None:
-        """Make durable what was not synced by itself, and the names in the root."""
-        if self._written > _SYNCED_EACH:
-            sync_file_system(root)
-        else:
+    def prepare(self) -> None:
+        """Make all that is new in the stage."""
+        for path, step in self._plan.steps():
+            name = f"new-{len(self._made)}".encode()
+            is_made = step.new is not None and not step.is_adjusting and self._builder.make(name, step.new, path)
+            self._made.append(name if is_made else b"")
+
+    def put(self, root: int) -> None:
+        """Put what was made where it belongs, and take away what does not, durably."""
+        made = iter(self._made)
+        with Descent(root) as way:
+            for move in self._plan.moves:
+                match move:
+                    case Enter():
+                        way.enter(move.new.name)
+                        place.seize(way.folder)
+                    case Leave():
+                        self._builder.leave(way, move.new)
+                    case Step():
+                        self._step(way.folder, move, next(made))
+        if self._plan.new.folder.uid >= 0:
+            place.finish(root, self._plan.new.folder, synced=self._builder.synced())
+        elif self._builder.synced_all:
             os.fsync(root)
+        if not self._builder.synced_all:
+            sync_file_system(root)
 
-    def _synced(self) -> bool:
-        """Whether one more entry is synced by itself."""
-        self._written += 1
-        return self._written <= _SYNCED_EACH
-
-    def folder(self, folder: int, present: Manifest, target: Manifest) -> None:
-        """Make one folder's entries those of `target`."""
-        for name in present.keys() - target.keys():
-            _delete(folder, name)
-        for name in sorted(target):
-            if present.get(name) != target[name]:
-                self._entry(folder, present.get(name), target[name])
-
-    def _entry(self, folder: int, old: Entry | None, new: Entry) -> None:
-        if old is not None and old.kind is not new.kind and Kind.FOLDER in (old.kind, new.kind):
-            _delete(folder, new.name)
-            old = None
-        if new.kind is Kind.FOLDER:
-            self._subfolder(folder, old, new)
-        elif new.kind is Kind.FILE and old is not None and old.content == new.content and old.kind is new.kind:
-            descriptor = os.open(new.name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
-            _finish(descriptor, new, synced=self._synced())
-        else:
-            _replace(folder, new, self._blobs, synced=self._synced())
-
-    def _subfolder(self, folder: int, old: Entry | None, new: Entry) -> None:
-        if old is None:
-            os.mkdir(new.name, 0o700, dir_fd=folder)
-        descriptor = os.open(new.name, _FOLDER, dir_fd=folder)
-        if os.getuid() != 0:
-            # Its owner may have taken the permission to change it away; root needs none.
-            os.fchmod(descriptor, stat.S_IRWXU)
+    def _step(self, folder: int, step: Step, made: bytes) -> None:
+        if step.is_adjusting:
+            assert step.new is not None
+            self._adjust(folder, step.new)
+            return
+        kinds = {entry.kind for entry in (step.old, step.new) if entry is not None}
+        if not made or Kind.FOLDER in kinds:
+            self._take(folder, step.name)
+        if not made:
+            return
+        if os.getuid() == 0 or step.new is None or step.new.kind is not Kind.FOLDER:
+            os.rename(made, step.name, src_dir_fd=self._stage, dst_dir_fd=folder)
+            return
+        # Who moves a folder has to write to it.
+        descriptor = place.open_folder(made, self._stage)
         try:
-            if old is None or old.content != new.content:
-                present = load(old.content, self._blobs) if old is not None else {}
-                self.folder(descriptor, present, load(new.content, self._blobs))
-        except BaseException:
-            os.close(descriptor)
-            raise
-        _finish(descriptor, new, synced=self._synced())
-
-
-def _make(folder: int, name: bytes, entry: Entry, blobs: BlobStore, synced: bool) -> None:
-    if entry.kind is Kind.FILE:
-        descriptor = os.open(name, _NEW_FILE, 0o600, dir_fd=folder)
-        with open(descriptor, "wb", closefd=False) as file:
-            for chunk in blobs.chunks(entry.content):
-                file.write(chunk)
-        _finish(descriptor, entry, synced=synced)
-        return
-    if entry.kind is Kind.LINK:
-        os.symlink(entry.target, name, dir_fd=folder)
-    else:
-        os.mknod(name, (stat.S_IFIFO if entry.kind is Kind.FIFO else stat.S_IFSOCK) | entry.mode, dir_fd=folder)
-        # The umask may have taken bits away; the name is ours and new, so it is no link.
-        os.chmod(name, entry.mode, dir_fd=folder)
-    if os.getuid() == 0:
-        os.chown(name, entry.uid, entry.gid, dir_fd=folder, follow_symlinks=False)
-    os.utime(name, ns=(entry.mtime_ns, entry.mtime_ns), dir_fd=folder, follow_symlinks=False)
-
-
-def _finish(descriptor: int, entry: Entry, *, synced: bool = True) -> None:
-    """Set owner, mode and time of an open file or folder, make it durable unless not `synced`, and close it."""
-    try:
-        if os.getuid() == 0:
-            os.fchown(descriptor, entry.uid, entry.gid)
-        os.fchmod(descriptor, entry.mode)
-        os.utime(descriptor, ns=(entry.mtime_ns, entry.mtime_ns))
-        if synced:
-            os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _delete(folder: int, name: bytes) -> None:
-    """Remove whatever is called `name`, if anything is."""
-    try:
-        os.unlink(name, dir_fd=folder)
-    except FileNotFoundError:
-        return
-    except IsADirectoryError:
-        descriptor = os.open(name, _FOLDER, dir_fd=folder)
-        try:
-            if os.getuid() != 0:
-                os.fchmod(descriptor, stat.S_IRWXU)
-            for inner in os.listdir(descriptor):
-                _delete(descriptor, os.fsencode(inner))
+            os.rename(made, step.name, src_dir_fd=self._stage, dst_dir_fd=folder)
+            place.finish(descriptor, step.new, synced=self._builder.synced())
         finally:
             os.close(descriptor)
-        os.rmdir(name, dir_fd=folder)
+
+    def _adjust(self, folder: int, wanted: Entry) -> None:
+        """Give a file the owner, mode, attributes and time that it is to have."""
+        descriptor = os.open(wanted.name, _FILE, dir_fd=folder)
+        try:
+            found = os.fstat(descriptor)
+            if stat.S_ISREG(found.st_mode) and found.st_nlink == 1:
+                made = granted(wanted, privileges=self._privileges)
+                assert made is not None
+                place.finish(descriptor, made, synced=self._builder.synced())
+                return
+        finally:
+            os.close(descriptor)
+        self._taken += 1
+        name = f"instead-{self._taken}".encode()
+        self._builder.make(name, wanted, b"")
+        os.rename(name, wanted.name, src_dir_fd=self._stage, dst_dir_fd=folder)
+
+    def _take(self, folder: int, name: bytes) -> None:
+        """Take whatever is called `name` out of the workspace, if anything is."""
+        try:
+            os.unlink(name, dir_fd=folder)
+        except FileNotFoundError:
+            pass
+        except IsADirectoryError:
+            if os.getuid() != 0:
+                os.close(place.open_folder(name, folder))
+            self._taken += 1
+            os.rename(name, f"taken-{self._taken}".encode(), src_dir_fd=folder, dst_dir_fd=self._stage)

@@ -216,11 +216,16 @@ class Sandbox:
         if (container := self._state().container) is not None:
             self._lose(container, reason)
 
+    def runs(self) -> bool:
+        """Whether there is a container that runs, and does not stand still. Raises `EngineUnreachable`."""
+        container = self._state().container
+        return container is not None and self._keep.engine.status(container) == "running"
+
     @contextlib.contextmanager
     def frozen(self) -> Iterator[None]:
         """The container stands still, if one runs."""
         engine, container = self._keep.engine, self._state().container
-        if container is None or engine.status(container) != "running":
+        if container is None or not self.runs():
             yield
             return
         engine.pause(container)

@@ -19,7 +19,7 @@ import msgspec
 
 from sandkeep.events import BlobDamaged, BlobMissing, BlobStore
 from sandkeep.events.catalogue import Version
-from sandkeep.sandboxes import collision, merge, refs, restore, survey
+from sandkeep.sandboxes import collision, merge, place, refs, survey
 from sandkeep.sandboxes.errors import ConflictRefused
 from sandkeep.sandboxes.manifest import Entry, Kind
 from sandkeep.sandboxes.survey import Seen, Survey
@@ -129,7 +129,7 @@ class Shadow:
         if not branch and _version(survey.look_at(self._root, path, self._contents)) != _version(present):
             raise ConflictRefused(f"{path!r} is being written to; try again when that has ended")
         try:
-            restore.put(self._root, name, entry, self._blobs)
+            place.put(self._root, name, entry, self._blobs)
         except OSError as error:
             raise ConflictRefused(f"{path!r} cannot be written ({error.strerror}); see what is there now") from error
         return Seen((), result) if branch and result else survey.look_at(self._root, path, self._contents)

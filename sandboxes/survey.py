@@ -29,8 +29,10 @@ from sandkeep.events import BlobStore
 from sandkeep.events.catalogue import Change, Version
 from sandkeep.events.schema import NOT_DECODED
 from sandkeep.sandboxes.manifest import DEVICES, MODE_BITS, Kind, kind
-from sandkeep.sandboxes.snapshot import MAX_DEPTH
 from sandkeep.sandboxes.workspace import descend
+
+MAX_DEPTH = 200
+"""How many folders within each other are looked into; one descriptor is open for each."""
 
 MAX_KEPT_BYTES = 64 << 20
 """The size of the largest file whose content is kept."""

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import msgspec
 
-from sandkeep.events import BadInput, Event, Receipt, SandkeepError
+from sandkeep.events import BadInput, BlobDamaged, BlobMissing, Event, Receipt, SandkeepError
 from sandkeep.events import catalogue as ev
 from sandkeep.projections import Checkpoint, TaskState, checkpoints
 from sandkeep.sandboxes import (
@@ -48,6 +48,7 @@ from sandkeep.sandboxes.errors import (
     CheckpointRefused,
     EngineUnreachable,
     RestoreIncomplete,
+    RestoreRefused,
 )
 from sandkeep.sandboxes.execution import Result, Streamed
 from sandkeep.sandboxes.images import quiet
@@ -55,6 +56,7 @@ from sandkeep.sandboxes.lifecycle import Decision, Lifecycle
 from sandkeep.sandboxes.outcome import failing_as, words
 from sandkeep.sandboxes.restore import Restored
 from sandkeep.sandboxes.sandbox import Place
+from sandkeep.sandboxes.snapshot import Snapshot
 
 if TYPE_CHECKING:
     from sandkeep.sandboxes.locks import Held
@@ -215,9 +217,10 @@ class Task(Lifecycle):
     ) -> Checkpoint:
         """Record the whole workspace, durably, and return the checkpoint; with `pin` or `tags` it is kept.
 
-        Files that change meanwhile are read again, and named in `torn` if they will not hold still. Raises
-        `CheckpointRefused` if it cannot be recorded completely, `TaskRefused` if there is no workspace, and
-        `LimitReached` if what the checkpoints may hold is used up.
+        Commands may run: all is read while they do, then the sandbox stands still for as long as it takes to find and
+        read what they changed meanwhile. What others change is read again, and named in `torn` if it will not hold
+        still. So is what commands change while no engine answers. Raises `CheckpointRefused` if it cannot be recorded
+        completely, `TaskRefused` if there is no workspace, and `LimitReached` if checkpoints may hold no more.
         """
         if len(label) > _MAX_LABEL or not (label == "" or label.isprintable()):
             raise BadInput(f"a label has at most {_MAX_LABEL} printable characters; shorten or reword it")
@@ -225,7 +228,10 @@ class Task(Lifecycle):
         expiry.make_room(self._keep, self.id)
         # Not while the workspace is set back or removed: half of that would pass for the truth.
         with self._keep.working(self.id), self._root() as root:
-            return self._checkpoint(root, label, progress, pin=pin, tags=tags)
+            runs = False
+            with contextlib.suppress(EngineUnreachable):
+                runs = self.sandbox.runs()
+            return self._checkpoint(root, label, progress, self.sandbox.frozen() if runs else None, pin, tags)
 
     def checkpoints(self, *, expired: bool = False) -> list[Checkpoint]:
         """The task's checkpoints, oldest first; with `expired`, those too that cannot be restored any more."""
@@ -236,13 +242,14 @@ class Task(Lifecycle):
         """Set the workspace back to the checkpoint with this id, or with the only id that begins with it.
 
         The workspace is recorded first, so that this can be undone; the sandbox is frozen meanwhile; and the result is
-        recorded again and compared by digest. Refused with `TaskBusy` while commands run. Raises `CheckpointNotFound`,
-        `CheckpointGone`, `BlobMissing` and `BlobDamaged` before anything is touched, `RestoreIncomplete` after.
+        recorded again and compared. Refused with `TaskBusy` while commands run. Raises `CheckpointNotFound`,
+        `CheckpointGone`, `BlobMissing`, `BlobDamaged` and `RestoreRefused` before anything is touched,
+        `RestoreIncomplete` after.
         """
         self._clear()
         target = restore.find(self.checkpoints(expired=True), checkpoint, self.id)
         blobs = self._keep.blobs
-        restore.check(target.digest, blobs)
+        restore.refuse_empty(target, blobs)
         with self._keep.working(self.id), intent.held(self._keep.intents) as made:
             decider.restore(self.state, ev.RestoreRequested(made, target.id, ""))  # refused before the work is done
             self._keep.locking.check(self.id, self.fence)
@@ -254,21 +261,22 @@ class Task(Lifecycle):
                     undo = self._checkpoint(root, f"before restoring {target.id}", progress)
                     request = ev.RestoreRequested(made, target.id, undo.id)
                     self._act(partial(decider.restore, intent=request))
-                    found, problem = "", "it was changed meanwhile"
                     try:
                         restore.apply(root, undo.digest, target.digest, blobs)
-                        found = snapshot.take(root, blobs).digest
+                        found = self._recorded(root).digest
+                        stripped = restore.check(found, target.digest, blobs)
+                    except (BlobMissing, BlobDamaged, RestoreRefused) as error:
+                        self._settle(ev.RestoreFailed(made, *words(error)))
+                        raise
                     except (SandkeepError, OSError) as error:
-                        problem = str(error)
-            if found != target.digest:
-                failure = RestoreIncomplete(
-                    f"the workspace is only in part what checkpoint {target.id} says: {problem};"
-                    f" restore it again, or {undo.id} to have what was there before"
-                )
-                self._settle(ev.RestoreFailed(made, *words(failure)))
-                raise failure
+                        failure = RestoreIncomplete(
+                            f"the workspace is only in part what checkpoint {target.id} says: {error};"
+                            f" restore it again, or {undo.id} to have what was there before"
+                        )
+                        self._settle(ev.RestoreFailed(made, *words(failure)))
+                        raise failure from error
             self._settle(ev.CheckpointRestored(made, target.id, found))
-        return Restored(target.id, target.digest, undo.id)
+        return Restored(target.id, found, undo.id, stripped)
 
     def tag(self, *, add: Iterable[str] = (), remove: Iterable[str] = ()) -> None:
         """Give the task tags, and take tags from it. Raises `BadInput` and `LimitReached`."""
@@ -301,6 +309,7 @@ class Task(Lifecycle):
                 if self.sandbox.may_exist():
                     self.sandbox.remove()
                 self.sandbox.remove_folders()
+                self._keep.seen.forget(self.id)
             self._settle(ev.TaskCleaned(made))
         leavings.remove(self._keep, self.id)
 
@@ -342,17 +351,26 @@ class Task(Lifecycle):
         root: int,
         label: str,
         progress: Callable[[int], None],
-        *,
+        still: contextlib.AbstractContextManager[None] | None = None,
         pin: bool = False,
         tags: tuple[str, ...] = (),
     ) -> Checkpoint:
-        taken = snapshot.take(root, self._keep.blobs, progress)
-        counted = (taken.digest, taken.files, taken.bytes, label, taken.torn[:_MAX_TORN])
-        event = ev.CheckpointCreated(secrets.token_hex(6), *counted)
+        taken = self._recorded(root, progress, still)
+        event = ev.CheckpointCreated(
+            *(secrets.token_hex(6), taken.digest, taken.files, taken.bytes, label, taken.torn[:_MAX_TORN]),
+            commands=sum(pending.kind == ev.CommandRequested.__name__ for pending in self.state.pending),
+            frozen_ns=taken.frozen_ns,
+        )
         receipt = self._decide(partial(decider.record_checkpoint, event=event, pin=pin, tags=tags))
         memory.trail(self._keep, self.id)
-        with self._keep.projections.reading() as state:
-            made = checkpoints.find(state, self.id, event.checkpoint)
-        assert made is not None
-        assert made.position == receipt.first
-        return made
+        return next(each for each in self.checkpoints() if each.position == receipt.first)
+
+    def _recorded(
+        self,
+        root: int,
+        progress: Callable[[int], None] = lambda files: None,
+        still: contextlib.AbstractContextManager[None] | None = None,
+    ) -> Snapshot:
+        found = snapshot.take_since(root, self._keep.blobs, self._keep.seen.of(self.id), progress, still)
+        self._keep.seen.keep(self.id, found.seen, found.read)
+        return found.snapshot

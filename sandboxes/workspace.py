@@ -92,16 +92,21 @@ def remove(folder: Path) -> None:
         return
     root = os.open(folder, _FOLDER)
     try:
-        while names := os.listdir(root):
-            for name in names:
-                if _is_folder(name, root):
-                    _empty(name, root)
-                    os.rmdir(name, dir_fd=root)
-                else:
-                    os.unlink(name, dir_fd=root)
+        empty(root)
     finally:
         os.close(root)
     folder.rmdir()
+
+
+def empty(root: int) -> None:
+    """Remove all that is in the folder open as `root`, as `remove` does."""
+    while names := os.listdir(root):
+        for name in names:
+            if _is_folder(name, root):
+                _empty(name, root)
+                os.rmdir(name, dir_fd=root)
+            else:
+                os.unlink(name, dir_fd=root)
 
 
 def _empty(name: str, root: int) -> None:

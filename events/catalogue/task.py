@@ -205,7 +205,8 @@ class CommandFailed(Failure, frozen=True):
 class CheckpointCreated(Event, frozen=True):
     """The workspace was recorded; `digest` is that of its root manifest, `torn` names what would not hold still.
 
-    Meanwhile `running` commands ran, which are not recorded.
+    `commands` ran at that moment, of whose processes nothing is kept; the sandbox stood still for `frozen_ns`. `image`
+    holds what lies outside the workspace, if that was asked for.
     """
 
     checkpoint: str
@@ -214,7 +215,9 @@ class CheckpointCreated(Event, frozen=True):
     bytes: int
     label: str
     torn: tuple[str, ...] = ()
-    running: int = 0
+    commands: int = 0
+    frozen_ns: int = 0
+    image: str = ""
 
 
 @event(version=1)

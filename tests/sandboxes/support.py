@@ -144,11 +144,11 @@ def take(folder: Path, blobs: BlobStore) -> Snapshot:
         return snapshot.take(root, blobs)
 
 
-def put_back(folder: Path, target: str, blobs: BlobStore) -> None:
-    """Make `folder` the tree `target`, as a task does it."""
-    restore.check(target, blobs)
+def put_back(folder: Path, target: str, blobs: BlobStore, *, privileges: bool = False) -> tuple[str, ...]:
+    """Make `folder` the tree `target`, as a task does it; what was stripped."""
     with opened(folder) as root:
-        restore.apply(root, snapshot.take(root, blobs).digest, target, blobs)
+        restore.apply(root, snapshot.take(root, blobs).digest, target, blobs, privileges=privileges)
+        return restore.check(snapshot.take(root, blobs).digest, target, blobs, privileges=privileges)
 
 
 def listing(folder: Path) -> dict[bytes, tuple[object, ...]]:

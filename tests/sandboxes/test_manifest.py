@@ -84,7 +84,7 @@ def test_a_missing_subtree_is_missed(blobs: BlobStore) -> None:
         list(manifest.blobs_of(root, blobs))
 
 
-def test_devices_have_no_kind(tmp_path: Path) -> None:
-    assert manifest.kind(stat.S_IFCHR | 0o666) is None
-    assert manifest.kind(stat.S_IFBLK) is None
+def test_every_mode_has_a_kind(tmp_path: Path) -> None:
+    assert manifest.kind(stat.S_IFCHR | 0o666) is Kind.CHARACTER_DEVICE
+    assert manifest.kind(stat.S_IFBLK) is Kind.BLOCK_DEVICE
     assert manifest.kind(tmp_path.stat().st_mode) is Kind.FOLDER

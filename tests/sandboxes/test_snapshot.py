@@ -10,27 +10,28 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any
 
 import pytest
 
-from sandkeep.events import Batch, BlobStore
-from sandkeep.sandboxes import manifest, snapshot
+from sandkeep.events import BlobStore
+from sandkeep.sandboxes import content, manifest, snapshot, workspace
 from sandkeep.sandboxes.errors import CheckpointRefused
 from sandkeep.sandboxes.manifest import Kind
 from sandkeep.sandboxes.snapshot import MAX_DEPTH, Snapshot
 
 from .support import listing, opened, take
-from .trees import NAMES, hostile_tree
+from .trees import NAMES, deep, hostile_tree
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """An empty folder to record."""
+def folder(tmp_path: Path) -> Iterator[Path]:
+    """An empty folder to record, which may become deeper than others can remove."""
     (tmp_path / "tree").mkdir()
-    return tmp_path / "tree"
+    yield tmp_path / "tree"
+    workspace.remove(tmp_path / "tree")
 
 
 def contents(taken: Snapshot, blobs: BlobStore) -> set[bytes]:
@@ -45,13 +46,6 @@ def contents(taken: Snapshot, blobs: BlobStore) -> set[bytes]:
     return found
 
 
-def deep(folder: Path, depth: int) -> None:
-    path = folder
-    for _ in range(depth):
-        path = path / "d"
-        path.mkdir()
-
-
 def test_all_of_a_hostile_tree_is_recorded(tmp_path: Path, blobs: BlobStore) -> None:
     tree = hostile_tree(tmp_path / "tree")
     expected = listing(tree)
@@ -64,14 +58,17 @@ def test_all_of_a_hostile_tree_is_recorded(tmp_path: Path, blobs: BlobStore) -> 
     root = manifest.load(taken.digest, blobs)
     assert set(NAMES) <= set(root)
     for name, entry in root.items():
-        mode, uid, gid, mtime_ns, content = expected[name]
+        mode, uid, gid, mtime_ns, held = expected[name]
         assert (manifest.kind(int(str(mode))), entry.uid, entry.gid, entry.mtime_ns) == (entry.kind, uid, gid, mtime_ns)
-        assert entry.mode == stat.S_IMODE(int(str(mode)))
-        if entry.kind is Kind.FILE:
-            assert blobs.get(entry.content) == content
+        assert entry.mode & 0o1777 == stat.S_IMODE(int(str(mode)))
+        if entry.kind is Kind.FILE and entry.extents is None:
+            assert blobs.get(entry.content) == held
         elif entry.kind is Kind.LINK:
-            assert entry.target == content
-    assert not root[b"set-user-id"].mode & 0o6000
+            assert entry.target == held
+    assert root[b"set-user-id"].mode == 0o6755
+    assert manifest.load_root(taken.digest, blobs).links == ((b"hard one", b"hard two"),)
+    sparse = root[b"sparse"]
+    assert (sparse.size, sparse.extents, blobs.get(sparse.content)) == ((1 << 24) + 3, ((1 << 24, 3),), b"end")
 
 
 def test_recording_changes_nothing(tmp_path: Path, blobs: BlobStore) -> None:
@@ -85,7 +82,7 @@ def test_equal_trees_have_equal_digests_wherever_they_lie(tmp_path: Path, blobs:
     for name in ("one", "two"):
         (tmp_path / name / "sub").mkdir(parents=True)
         (tmp_path / name / "sub" / "file").write_text("x")
-        for path in ("sub/file", "sub"):
+        for path in ("sub/file", "sub", "."):
             os.utime(tmp_path / name / path, (1, 1))
     assert take(tmp_path / "one", blobs) == take(tmp_path / "two", blobs)
     (tmp_path / "two" / "sub" / "file").chmod(0o600)
@@ -94,17 +91,18 @@ def test_equal_trees_have_equal_digests_wherever_they_lie(tmp_path: Path, blobs:
 
 def test_the_number_of_files_is_reported_as_it_grows(folder: Path, blobs: BlobStore) -> None:
     for name in "abc":
-        (folder / name).touch()
+        (folder / name).mkdir()
+        (folder / name / "file").touch()
     seen: list[int] = []
     with opened(folder) as root:
         snapshot.take(root, blobs, seen.append)
-    assert seen == [1, 2, 3]
+    assert seen == [1, 2, 3, 3]
 
 
 def test_a_tree_may_be_as_deep_as_promised(folder: Path, blobs: BlobStore) -> None:
     deep(folder, MAX_DEPTH)
     taken = take(folder, blobs)
-    assert len(list(manifest.blobs_of(taken.digest, blobs))) == MAX_DEPTH + 1
+    assert len(list(manifest.blobs_of(taken.digest, blobs))) == MAX_DEPTH + 2
 
 
 def test_a_tree_that_is_deeper_is_refused_and_the_place_named(folder: Path, blobs: BlobStore) -> None:
@@ -113,19 +111,25 @@ def test_a_tree_that_is_deeper_is_refused_and_the_place_named(folder: Path, blob
         take(folder, blobs)
 
 
-def test_a_file_that_claims_too_many_bytes_is_refused(folder: Path, blobs: BlobStore) -> None:
-    with open(folder / "huge", "wb") as file:
-        file.truncate(snapshot.MAX_FILE_BYTES + 1)
-    with pytest.raises(CheckpointRefused, match="'huge' has"):
+def test_a_file_of_too_many_bytes_is_refused_unless_they_are_holes(
+    folder: Path, blobs: BlobStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(content, "MAX_FILE_BYTES", 5000)
+    (folder / "holes").touch()
+    os.truncate(folder / "holes", 1 << 40)
+    assert take(folder, blobs).bytes == 1 << 40
+    (folder / "huge").write_bytes(bytes(content.AT_ONCE_BYTES))
+    with pytest.raises(CheckpointRefused, match="'huge' has 1048576 bytes"):
         take(folder, blobs)
 
 
-def test_a_device_is_named_and_not_kept(folder: Path, blobs: BlobStore) -> None:
+def test_a_device_is_recorded_and_not_opened(folder: Path, blobs: BlobStore) -> None:
     (folder / "file").touch()
     os.mknod(folder / "device", stat.S_IFCHR | 0o600, os.makedev(0, 0))  # the one device that anybody may make
     taken = take(folder, blobs)
-    assert taken.torn == ("device",)
-    assert set(manifest.load(taken.digest, blobs)) == {b"file"}
+    assert taken.torn == ()
+    entry = manifest.load(taken.digest, blobs)[b"device"]
+    assert (entry.kind, entry.device, entry.mode) == (Kind.CHARACTER_DEVICE, 0, 0o600)
 
 
 @pytest.mark.parametrize("what", ["file", "folder"])
@@ -154,15 +158,15 @@ def test_times_beyond_what_a_manifest_can_hold_are_refused(folder: Path, blobs: 
 
 def meanwhile(monkeypatch: pytest.MonkeyPatch, act: Callable[[int], object]) -> None:
     """Do `act` with the number of the attempt whenever a file has just been read."""
-    read = Batch.put_stream
+    read = content._read
     attempts = iter(range(1000))
 
-    def reading(batch: Batch, source: BinaryIO, limit: int | None = None) -> tuple[str, int]:
-        found = read(batch, source, limit)
+    def reading(*arguments: Any) -> Any:
+        found = read(*arguments)
         act(next(attempts))
         return found
 
-    monkeypatch.setattr(Batch, "put_stream", reading)
+    monkeypatch.setattr(content, "_read", reading)
 
 
 def append(path: Path) -> None:
@@ -179,14 +183,15 @@ CHANGES: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.parametrize("how", CHANGES)
-def test_a_file_that_will_not_hold_still_is_torn_and_left_out(
+def test_a_file_that_will_not_hold_still_is_torn_and_recorded_as_it_was_read(
     folder: Path, blobs: BlobStore, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
     (folder / "moving").write_bytes(b"0123456789")
     meanwhile(monkeypatch, lambda attempt: CHANGES[how](folder / "moving"))
     taken = take(folder, blobs)
-    assert (taken.torn, taken.files, taken.bytes) == (("moving",), 0, 0)
-    assert manifest.load(taken.digest, blobs) == {}
+    entry = manifest.load(taken.digest, blobs)[b"moving"]
+    assert (taken.torn, taken.files, taken.bytes) == (("moving",), 1, entry.size)
+    assert len(blobs.get(entry.content)) == entry.size
 
 
 def test_a_file_that_comes_to_rest_is_recorded_as_it_rests(
@@ -220,14 +225,38 @@ def test_a_store_through_a_memory_map_while_a_file_is_read_is_noticed(
     assert contents(taken, blobs) == {b"\x01\x02" + bytes(98)}
 
 
-def test_a_file_that_is_gone_by_the_time_it_is_read_again_is_torn(
+def test_a_file_that_is_gone_by_the_time_it_is_read_again_is_not_there(
     folder: Path, blobs: BlobStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("a", "b"):
         (folder / name).write_text(name)
     meanwhile(monkeypatch, lambda attempt: (folder / "b").unlink(missing_ok=True))
     taken = take(folder, blobs)
-    assert (taken.torn, contents(taken, blobs)) == (("b",), {b"a"})
+    assert (taken.torn, contents(taken, blobs)) == ((), {b"a"})
+
+
+def test_what_is_renamed_while_its_folder_is_looked_at_is_found_under_its_new_name(
+    folder: Path, blobs: BlobStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a", "b", "m"):
+        (folder / name).write_text(name)
+    meanwhile(monkeypatch, lambda attempt: None if attempt else (folder / "m").rename(folder / "0"))
+    taken = take(folder, blobs)
+    assert (taken.torn, set(manifest.load(taken.digest, blobs))) == ((), {b"0", b"a", b"b"})
+
+
+def test_names_that_come_and_go_without_end_are_torn(
+    folder: Path, blobs: BlobStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "ghost").touch()
+    listdir = os.listdir
+
+    def with_ghost(path: int) -> list[str]:
+        return [*listdir(path), "gone"]
+
+    monkeypatch.setattr(os, "listdir", with_ghost)
+    taken = take(folder, blobs)
+    assert (taken.torn, set(manifest.load(taken.digest, blobs))) == (("gone",), {b"ghost"})
 
 
 @pytest.mark.parametrize("what", ["file", "folder"])

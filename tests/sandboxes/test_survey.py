@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from sandkeep.events import BlobStore
 from sandkeep.events.catalogue import Version
-from sandkeep.sandboxes import snapshot, survey
+from sandkeep.sandboxes import survey
 from sandkeep.sandboxes.survey import Seen
 
 from . import trees
@@ -129,18 +129,18 @@ def test_a_rename_is_known_by_its_content(tmp_path: Path, blobs: BlobStore) -> N
     assert found == {"a": "b", "also empty": "", "b": "", "empty": ""}
 
 
-def test_what_lies_deeper_than_a_checkpoint_goes_is_left_out(tmp_path: Path, blobs: BlobStore) -> None:
+def test_what_lies_too_deep_is_left_out(tmp_path: Path, blobs: BlobStore) -> None:
     path = tmp_path / "tree"
     path.mkdir()
     descriptor = os.open(path, os.O_RDONLY)
-    for _ in range(snapshot.MAX_DEPTH + 5):
+    for _ in range(survey.MAX_DEPTH + 5):
         os.mkdir("d", dir_fd=descriptor)
         inner = os.open("d", os.O_RDONLY, dir_fd=descriptor)
         os.close(os.open("file", os.O_CREAT | os.O_WRONLY, dir_fd=inner))
         os.close(descriptor)
         descriptor = inner
     os.close(descriptor)
-    assert len(look(path, blobs)) == snapshot.MAX_DEPTH
+    assert len(look(path, blobs)) == survey.MAX_DEPTH
 
 
 def test_a_survey_that_is_damaged_begins_anew(tmp_path: Path) -> None:

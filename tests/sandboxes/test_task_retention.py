@@ -182,7 +182,7 @@ def test_the_verbs(keep: Keep, idle: Task, cli: Cli) -> None:
     ids = series(idle, 3, size=10)
     keep.close()
     taken = cli("checkpoint", idle.id, "--pin", "--tag", "release", "--label", "four", "--json").json
-    assert (taken["pinned"], taken["tags"], taken["running"], taken["expired"]) == (True, ["release"], 0, None)
+    assert (taken["pinned"], taken["tags"], taken["commands"], taken["expired"]) == (True, ["release"], 0, None)
     assert cli("pin-checkpoint", idle.id, ids[0], "--json").json["pinned"] is True
     assert cli("unpin-checkpoint", idle.id, ids[0], "--json").json["pinned"] is False
     assert cli("tag-checkpoint", idle.id, ids[1], "--add", "x", "--json").json["tags"] == ["x"]

@@ -87,6 +87,16 @@ def hostile_tree(folder: Path) -> Path:
     return folder
 
 
+def deep(folder: Path, depth: int) -> None:
+    """Make so many folders within each other."""
+    here = os.open(folder, os.O_RDONLY)
+    for _ in range(depth):
+        os.mkdir("d", dir_fd=here)
+        above, here = here, os.open("d", os.O_RDONLY, dir_fd=here)
+        os.close(above)
+    os.close(here)
+
+
 # ---- random trees
 
 
