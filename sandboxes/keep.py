@@ -73,7 +73,9 @@ from sandkeep.sandboxes.description import check_tags, check_title
 from sandkeep.sandboxes.duties import Steward
 from sandkeep.sandboxes.engine import Engine
 from sandkeep.sandboxes.errors import KeepExists
-from sandkeep.sandboxes.identity import FORMAT, default_actor, identify
+from sandkeep.sandboxes.expiry import GRACE_SECONDS
+from sandkeep.sandboxes.growth import Growth
+from sandkeep.sandboxes.identity import FORMAT, default_actor, folder_of, identify
 from sandkeep.sandboxes.images import ImageStore, quiet
 from sandkeep.sandboxes.locks import LockManager
 from sandkeep.sandboxes.network import TaskNetwork, check_policy
@@ -81,15 +83,13 @@ from sandkeep.sandboxes.network_policy import policy_events
 from sandkeep.sandboxes.own_workspace import OwnWorkspaces
 from sandkeep.sandboxes.seen import SeenStore
 from sandkeep.sandboxes.task import Task
+from sandkeep.sandboxes.task_checkpoints import TaskCheckpoints
 from sandkeep.sandboxes.task_resources import TaskResources
 from sandkeep.sandboxes.trailing import Trailing
 from sandkeep.sandboxes.verification import KeepReport, referenced, verify_keep
 from sandkeep.sandboxes.view import Moment, View
 
 _logger = logging.getLogger(__name__)
-
-GRACE_SECONDS = 3600.0
-"""How long a blob may wait for its event."""
 
 _RECONCILE_SECONDS = 30.0
 
@@ -107,6 +107,7 @@ class Keep:
         self.images = ImageStore(self)
         self.caches = CacheStore(self)
         self.blobs = BlobStore(path / "blobs")
+        self.growth = Growth(self.blobs)
         self.seen = SeenStore(path / "run" / "seen")
         self.intents = path / "run" / "intents"
         self._works = path / "run" / "tasks"
@@ -133,7 +134,7 @@ class Keep:
     @classmethod
     def init(cls, path: str | os.PathLike[str] = ".sandkeep", *, actor: str | None = None) -> Keep:
         """Make a keep in the folder `path`, and open it. Raises `KeepExists`, or `BadInput` if `path` cannot be one."""
-        path = _folder(Path(path))
+        path = folder_of(path)
         actor = check_actor(actor or default_actor())
         try:
             if (path / "keep.toml").exists():
@@ -169,7 +170,7 @@ class Keep:
 
         Raises `KeepNotFound`, `KeepFormat`, and what opening a log raises.
         """
-        path = _folder(Path(path))
+        path = folder_of(path)
         return cls(path, identify(path), actor)
 
     def close(self) -> None:
@@ -292,6 +293,10 @@ class Keep:
         """What a task's sandbox may use, and uses. Raises as `task` does."""
         return TaskResources(self, self.task(task_id).id, fence)
 
+    def checkpoints(self, task_id: str) -> TaskCheckpoints:
+        """A task's checkpoints, and which of them are kept. Raises as `task` does."""
+        return TaskCheckpoints(self, self.task(task_id).id)
+
     def events(self, after: int = 0) -> Iterator[Record]:
         """The records behind position `after`, verified."""
         return self.log.read(after)
@@ -341,13 +346,14 @@ class Keep:
         return audit.export(self, Path(file), task=task, first=first, last=last, blobs=blobs, progress=progress)
 
     def collect_garbage(self, grace_seconds: float = GRACE_SECONDS) -> tuple[int, int]:
-        """Remove the blobs that no event refers to; returns how many, and how many bytes smaller the store is.
+        """Remove the blobs that no event refers to, but for those of checkpoints that have expired; returns how many,
+        and how many bytes smaller the store is.
 
-        What was stored less than `grace_seconds` ago stays, since its event may be on its way; what is in a pack stays
-        until it has been garbage for that long. Refused, by raising what reading them raises, while the log or a
-        manifest is damaged: nothing could be told from garbage then.
+        What was stored, or expired, less than `grace_seconds` ago stays, since its event may be on its way, or somebody
+        reads it; what is in a pack stays until it has been garbage for that long. Refused, by raising what reading them
+        raises, while the log or a manifest is damaged: nothing could be told from garbage then.
         """
-        wanted = referenced(self)
+        wanted = referenced(self, grace_seconds)
         return self.blobs.sweep(wanted.__contains__, grace_seconds)
 
     def reconcile(self, *, again: bool = False) -> list[str]:
@@ -385,13 +391,3 @@ class Keep:
     def attempting(self, task_id: str) -> contextlib.AbstractContextManager[bool]:
         """As `working`, without waiting: false if another is."""
         return intent.attempted(self._works / task_id)
-
-
-def _folder(path: Path) -> Path:
-    """The absolute path of a keep. Raises `BadInput` if neither documents nor databases can hold it."""
-    path = path.absolute()
-    try:
-        os.fspath(path).encode()
-    except UnicodeEncodeError as error:
-        raise BadInput(f"the path {os.fspath(path)!r} is not UTF-8; choose another folder for the keep") from error
-    return path

@@ -30,7 +30,7 @@ from rich.text import Text
 
 from sandkeep.events import BlobStore, Record
 from sandkeep.events.catalogue import Output
-from sandkeep.projections import Changes, Checkpoint, Conflict, Lock, registry
+from sandkeep.projections import Changes, Conflict, Lock, registry
 from sandkeep.sandboxes.clock import BootTime
 from sandkeep.sandboxes.execution import Result, content
 
@@ -106,21 +106,6 @@ def task_document(task: registry.Task) -> Document:
             {"intent": each.intent, "kind": each.kind, "position": each.position, "since": moment(each.time_ns)}
             for each in task.pending
         ],
-    }
-
-
-def checkpoint_document(checkpoint: Checkpoint) -> Document:
-    """A checkpoint, for machines."""
-    return {
-        "id": checkpoint.id,
-        "task": checkpoint.task,
-        "digest": checkpoint.digest,
-        "files": checkpoint.files,
-        "bytes": checkpoint.bytes,
-        "label": checkpoint.label,
-        "torn": checkpoint.torn,
-        "position": checkpoint.position,
-        "created": moment(checkpoint.time_ns),
     }
 
 
@@ -216,7 +201,7 @@ def print_tasks(
     _print(table, empty)
 
 
-def print_task(task: registry.Task, checkpoints: list[Checkpoint], workspace: str | None) -> None:
+def print_task(task: registry.Task, workspace: str | None) -> None:
     """All that is true of one task."""
     rows = {
         "title": plain(task.title),
@@ -238,12 +223,6 @@ def print_task(task: registry.Task, checkpoints: list[Checkpoint], workspace: st
         if value.plain:
             table.add_row(name, value)
     _print(table)
-    if checkpoints:
-        table = _table("CHECKPOINT", "TAKEN", "FILES", "BYTES", "LABEL")
-        for each in checkpoints:
-            label = plain(each.label).append(f"  {len(each.torn)} torn" if each.torn else "", "red")
-            table.add_row(each.id, moment(each.time_ns)[:19].replace("T", " "), str(each.files), str(each.bytes), label)
-        _print(table)
 
 
 def print_locks(found: list[Lock], now: BootTime) -> None:

@@ -27,7 +27,7 @@ from sandkeep.projections import Checkpoint
 from sandkeep.sandboxes import place, snapshot
 from sandkeep.sandboxes.builder import Builder
 from sandkeep.sandboxes.descent import FOLDER, Descent, OtherMount, WayLost
-from sandkeep.sandboxes.errors import BadId, CheckpointNotFound, RestoreIncomplete, RestoreRefused
+from sandkeep.sandboxes.errors import BadId, CheckpointGone, CheckpointNotFound, RestoreIncomplete, RestoreRefused
 from sandkeep.sandboxes.manifest import Entry, Kind, load, store
 from sandkeep.sandboxes.place import granted
 from sandkeep.sandboxes.restore_plan import Enter, Leave, Plan, Step, plan
@@ -53,14 +53,22 @@ class Restored(msgspec.Struct, frozen=True):
 
 
 def find(taken: Sequence[Checkpoint], prefix: str, task: str) -> Checkpoint:
-    """The one of a task's checkpoints whose id begins with `prefix`. Raises `BadId` and `CheckpointNotFound`."""
+    """The one of a task's checkpoints whose id begins with `prefix`.
+
+    Raises `BadId`, `CheckpointNotFound`, and `CheckpointGone` for one that has expired.
+    """
     if not prefix or len(prefix) > 12 or not set(prefix) <= set("0123456789abcdef"):
         raise BadId(f"{prefix[:40]!r} is no checkpoint id; an id has 12 hexadecimal digits")
     found = [each for each in taken if each.id.startswith(prefix)]
     if len(found) != 1:
         raise CheckpointNotFound(
             f"{len(found) or 'no'} checkpoints of task {task} have the id {prefix};"
-            f" 'sandkeep show-task {task}' lists them"
+            f" 'sandkeep list-checkpoints {task}' lists them"
+        )
+    if found[0].expired_ns:
+        raise CheckpointGone(
+            f"checkpoint {found[0].id} of task {task} has expired ({found[0].expired}), and its content may be gone;"
+            f" 'sandkeep list-checkpoints {task}' lists those there are"
         )
     return found[0]
 

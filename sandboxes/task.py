@@ -30,6 +30,7 @@ from sandkeep.sandboxes import (
     description,
     egress,
     execution,
+    expiry,
     intent,
     leavings,
     memory,
@@ -206,37 +207,47 @@ class Task(Lifecycle):
             self._keep.trailing.wait(self.id)  # the command may read the pages
             yield made, place, msgspec.structs.replace(asked, env=ways | asked.env)
 
-    def checkpoint(self, label: str = "", *, progress: Callable[[int], None] = lambda files: None) -> Checkpoint:
-        """Record the whole workspace, durably, and return the checkpoint.
+    def checkpoint(
+        self,
+        label: str = "",
+        *,
+        pin: bool = False,
+        tags: Iterable[str] = (),
+        progress: Callable[[int], None] = lambda files: None,
+    ) -> Checkpoint:
+        """Record the whole workspace, durably, and return the checkpoint; with `pin` or `tags` it is kept.
 
         Commands may run: all is read while they do, then the sandbox stands still for as long as it takes to find and
         read what they changed meanwhile. What others change is read again, and named in `torn` if it will not hold
         still. So is what commands change while no engine answers. Raises `CheckpointRefused` if it cannot be recorded
-        completely, and `TaskRefused` if there is no workspace.
+        completely, `TaskRefused` if there is no workspace, and `LimitReached` if checkpoints may hold no more.
         """
         if len(label) > _MAX_LABEL or not (label == "" or label.isprintable()):
             raise BadInput(f"a label has at most {_MAX_LABEL} printable characters; shorten or reword it")
+        tags = description.check_tags(tags)
+        expiry.make_room(self._keep, self.id)
         # Not while the workspace is set back or removed: half of that would pass for the truth.
         with self._keep.working(self.id), self._root() as root:
             runs = False
             with contextlib.suppress(EngineUnreachable):
                 runs = self.sandbox.runs()
-            return self._checkpoint(root, label, progress, self.sandbox.frozen() if runs else None)
+            return self._checkpoint(root, label, progress, self.sandbox.frozen() if runs else None, pin, tags)
 
-    def checkpoints(self) -> list[Checkpoint]:
-        """The task's checkpoints, oldest first."""
+    def checkpoints(self, *, expired: bool = False) -> list[Checkpoint]:
+        """The task's checkpoints, oldest first; with `expired`, those too that cannot be restored any more."""
         with self._keep.projections.reading() as state:
-            return list(checkpoints.checkpoints(state, self.id))
+            return list(checkpoints.checkpoints(state, self.id, expired=expired))
 
     def restore_checkpoint(self, checkpoint: str, *, progress: Callable[[int], None] = lambda files: None) -> Restored:
         """Set the workspace back to the checkpoint with this id, or with the only id that begins with it.
 
         The workspace is recorded first, so that this can be undone; the sandbox is frozen meanwhile; and the result is
-        recorded again and compared. Refused with `TaskBusy` while commands run. Raises `CheckpointNotFound`, and
-        `BlobMissing`, `BlobDamaged` and `RestoreRefused` before anything is touched, `RestoreIncomplete` after.
+        recorded again and compared. Refused with `TaskBusy` while commands run. Raises `CheckpointNotFound`,
+        `CheckpointGone`, `BlobMissing`, `BlobDamaged` and `RestoreRefused` before anything is touched,
+        `RestoreIncomplete` after.
         """
         self._clear()
-        target = restore.find(self.checkpoints(), checkpoint, self.id)
+        target = restore.find(self.checkpoints(expired=True), checkpoint, self.id)
         blobs = self._keep.blobs
         restore.refuse_empty(target, blobs)
         with self._keep.working(self.id), intent.held(self._keep.intents) as made:
@@ -341,6 +352,8 @@ class Task(Lifecycle):
         label: str,
         progress: Callable[[int], None],
         still: contextlib.AbstractContextManager[None] | None = None,
+        pin: bool = False,
+        tags: tuple[str, ...] = (),
     ) -> Checkpoint:
         taken = self._recorded(root, progress, still)
         event = ev.CheckpointCreated(
@@ -348,10 +361,9 @@ class Task(Lifecycle):
             commands=sum(pending.kind == ev.CommandRequested.__name__ for pending in self.state.pending),
             frozen_ns=taken.frozen_ns,
         )
-        receipt = self._decide(partial(decider.record, event=event))
+        receipt = self._decide(partial(decider.record_checkpoint, event=event, pin=pin, tags=tags))
         memory.trail(self._keep, self.id)
-        counted = (event.digest, event.files, event.bytes, label, event.torn)
-        return Checkpoint(event.checkpoint, self.id, *counted, receipt.first, receipt.time_ns)
+        return next(each for each in self.checkpoints() if each.position == receipt.first)
 
     def _recorded(
         self,
