@@ -18,7 +18,7 @@ import msgspec
 from sandkeep.events import Batch, BlobStore
 from sandkeep.sandboxes import content, seen
 from sandkeep.sandboxes.content import Unsteady
-from sandkeep.sandboxes.descent import Descent, OtherMount, WayLost
+from sandkeep.sandboxes.descent import FOLDER, Descent, OtherMount, WayLost
 from sandkeep.sandboxes.errors import CheckpointRefused
 from sandkeep.sandboxes.manifest import Entry, Kind, Manifest, Root, kind, load, store, store_root
 from sandkeep.sandboxes.seen import Seen
@@ -147,6 +147,9 @@ class Walk:
                 before = None if frame.before is None else frame.before.folders.get(name)
                 if before is not None and frame.touched is not None and name not in frame.touched:
                     self._carry(frame, name, before)
+                elif before is not None and not before.folders and self._is_same(name, before):
+                    frame.now[name] = before
+                    self._count(before, partial(_below, frame, name))
                 elif (found := self._enter(frame, name)) is not None:
                     stack.append(self._begin(name, frame, found, before))
                     stack[-1].touched = None if frame.touched is None else frame.touched.get(name)
@@ -161,6 +164,25 @@ class Walk:
                 above.now[frame.name] = now
                 if entry is not None:
                     self._open(above)[frame.name] = entry
+
+    def _is_same(self, name: bytes, before: seen.Folder) -> bool:
+        """Whether nothing has changed in a folder without folders. Most are such, and most of the time it is so."""
+        try:
+            folder = os.open(name, FOLDER, dir_fd=self._descent.folder)
+        except OSError:
+            return False  # it is looked at again, and told then
+        try:
+            found = os.fstat(folder)
+            if found.st_ctime_ns != before.changed_ns or found.st_dev != self._descent.device:
+                return False
+            look = os.stat
+            return before.times == [
+                look(each, dir_fd=folder, follow_symlinks=False).st_ctime_ns for each in before.names
+            ]
+        except FileNotFoundError:
+            return False
+        finally:
+            os.close(folder)
 
     def _carry(self, above: Frame, name: bytes, folder: seen.Folder) -> None:
         """Count all that is in an untouched folder."""
@@ -310,16 +332,11 @@ class Walk:
         before, found = frame.before, frame.found
         if frame.entries is None:
             assert before is not None
-            now = seen.Folder(
-                before.changed_ns,
-                before.names,
-                before.times,
-                before.linked,
-                frame.now,
-                before.content,
-                before.files,
-                before.size,
-            )
+            now = before
+            if len(frame.now) != len(before.folders) or any(
+                each is not before.folders[name] for name, each in frame.now.items()
+            ):
+                now = msgspec.structs.replace(before, folders=frame.now)
         else:
             names = sorted(frame.times)
             sizes = [entry.size for entry in frame.entries.values() if entry.kind is Kind.FILE]
@@ -338,6 +355,10 @@ class Walk:
         if before is not None and (before.content, before.changed_ns) == (now.content, found.st_ctime_ns):
             return now, None
         return now, content.folder_entry(frame.name, self._descent.folder, found, now.content)
+
+
+def _below(frame: Frame, inner: bytes, name: bytes) -> bytes:
+    return frame.at(inner) + b"/" + name
 
 
 _Way: TypeAlias = tuple[()] | tuple["_Way", bytes]
