@@ -184,14 +184,18 @@ def checkpoint(
 def restore_checkpoint(
     task: TaskId,
     checkpoint: Annotated[str, typer.Argument(help="The checkpoint's id, or the beginning of it.")],
+    files_only: Annotated[bool, typer.Option("--files-only", help="Leave its tags and decisions as they are.")] = False,
     token: Token = None,
     keep: KeepPath = HERE,
     json: AsJson = False,
 ) -> None:
-    """Set a task's workspace back to a checkpoint; what it was before is recorded first, so this can be undone."""
+    """Set a task back to a checkpoint, workspace, tags and decisions; what it was is recorded first, so this can be
+    undone."""
     with Keep.open(keep) as opened, render.progress() as progress:
         found = opened.task(task, token)
-        done = found.restore_checkpoint(checkpoint, progress=lambda files: progress(f"recording files: {files}"))
+        done = found.restore_checkpoint(
+            checkpoint, files_only=files_only, progress=lambda files: progress(f"recording files: {files}")
+        )
     if json:
         render.print_json({"task": found.id, "checkpoint": done.checkpoint, "digest": done.digest, "undo": done.undo})
     else:

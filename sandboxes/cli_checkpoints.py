@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, cast
 
 import typer
 
 from sandkeep.events import BadInput
 from sandkeep.projections import Checkpoint
 from sandkeep.sandboxes import expiry, render, render_checkpoints
+from sandkeep.sandboxes.fork_task import Asked
 from sandkeep.sandboxes.keep import Keep
-from sandkeep.sandboxes.options import HERE, AsJson, KeepPath, TaskId
+from sandkeep.sandboxes.options import HERE, Allow, AsJson, KeepPath, Private, Services, TaskId
 from sandkeep.sandboxes.retention import Surplus
 
 app = typer.Typer()
@@ -63,6 +64,40 @@ def tag_checkpoint(
     with Keep.open(keep) as opened:
         found = opened.checkpoints(task).tag(checkpoint, add=add or (), remove=remove or ())
     _show(found, json)
+
+
+@app.command("fork-task")
+def fork_task(
+    task: TaskId,
+    checkpoint: CheckpointId,
+    title: Annotated[str | None, typer.Option(metavar="TEXT", help="What it is; by default the other's title.")] = None,
+    owner: Annotated[str | None, typer.Option(metavar="NAME", help="Whose task it is; by default yours.")] = None,
+    tag: Annotated[
+        list[str] | None, typer.Option(metavar="TAG", help="Instead of the tags that the other had; may be repeated.")
+    ] = None,
+    image: Annotated[str | None, typer.Option(metavar="NAME", help="Instead of the other's.")] = None,
+    network: Annotated[
+        str | None, typer.Option(metavar="MODE", help="Instead of what the other may reach; see create-task.")
+    ] = None,
+    allow: Allow = None,
+    private: Private = None,
+    services: Services = None,
+    keep: KeepPath = HERE,
+    json: AsJson = False,
+) -> None:
+    """Create a task that begins as another was at a checkpoint: its workspace, tags and decisions, and, unless others
+    are named, the image, network, limits and caches that it has now."""
+    named = {"title": title, "owner": owner, "tags": tag, "image": image, "network": network}
+    more = {"allow": allow, "private": private, "services": services}
+    asked = cast(Asked, {name: value for name, value in (named | more).items() if value is not None})
+    with Keep.open(keep) as opened, render.progress() as progress:
+        asked["progress"] = progress
+        made = opened.fork_task(task, checkpoint, **asked)
+        state, workspace = made.state, made.workspace
+    if json:
+        render.print_json(render.task_document(state) | {"workspace": str(workspace)})
+    else:
+        print(state.id)
 
 
 @app.command("expire-checkpoints")

@@ -31,6 +31,17 @@ def folder_of(path: str | os.PathLike[str]) -> Path:
     return found
 
 
+def write(path: Path, identity: str) -> None:
+    """Make the folder `path` the keep with this id, durably but for its name. The last step: half of a keep is none."""
+    text = f'# A sandkeep keep. All else is in the log beside this.\nformat = {FORMAT}\nid = "{identity}"\n'
+    temporary = path / ".keep.toml"
+    with temporary.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.rename(path / "keep.toml")
+
+
 def identify(path: Path) -> str:
     """The id of the keep in `path`. Raises `KeepNotFound` and `KeepFormat`."""
     try:

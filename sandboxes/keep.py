@@ -22,7 +22,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, final
+from typing import Literal, Unpack, final
 
 from sandkeep.events import (
     BadInput,
@@ -74,8 +74,9 @@ from sandkeep.sandboxes.duties import Steward
 from sandkeep.sandboxes.engine import Engine
 from sandkeep.sandboxes.errors import KeepExists
 from sandkeep.sandboxes.expiry import GRACE_SECONDS
+from sandkeep.sandboxes.fork_task import Asked, fork
 from sandkeep.sandboxes.growth import Growth
-from sandkeep.sandboxes.identity import FORMAT, default_actor, folder_of, identify
+from sandkeep.sandboxes.identity import FORMAT, default_actor, folder_of, identify, write
 from sandkeep.sandboxes.images import ImageStore, quiet
 from sandkeep.sandboxes.locks import LockManager
 from sandkeep.sandboxes.network import TaskNetwork, check_policy
@@ -152,14 +153,7 @@ class Keep:
         identity = secrets.token_hex(8)
         keep = cls(path, identity, actor)
         keep.log.append("keep", [ev.KeepCreated(FORMAT, public_key)], actor=keep.actor, expected=0)
-        # Last, since it is what makes the folder a keep: half of one is none.
-        text = f'# A sandkeep keep. All else is in the log beside this.\nformat = {FORMAT}\nid = "{identity}"\n'
-        temporary = path / ".keep.toml"
-        with temporary.open("w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.rename(path / "keep.toml")
+        write(path, identity)
         for folder in (path / "keys", path, path.parent):  # or a power loss could take the names away
             sync_folder(folder)
         return keep
@@ -242,6 +236,11 @@ class Keep:
             task = Task(self, task_id)
             task.create(ev.TaskCreated("", title, named, name, owner, tags, parent, own), given, progress)
         return task
+
+    def fork_task(self, task_id: str, checkpoint: str, **asked: Unpack[Asked]) -> Task:
+        """A new task that begins as another was at a checkpoint, but for what is `asked`; see `fork_task`. Raises as
+        `create_task` does, and `CheckpointNotFound`, `CheckpointGone`, `BlobMissing` and `BlobDamaged`."""
+        return fork(self, self.task(task_id), checkpoint, asked)
 
     def task(self, task_id: str, fence: int | None = None) -> Task:
         """The task with this id, or with the only id that begins with it (4 digits at least).

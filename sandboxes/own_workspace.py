@@ -102,9 +102,9 @@ class OwnTask(Task):
         """The checkpoints of the own workspace, oldest first."""
         return self.own().checkpoints(expired=expired)
 
-    def restore_checkpoint(self, checkpoint: str, *, progress: Callable[[int], None] = lambda files: None) -> Restored:
+    def restore_checkpoint(self, checkpoint: str, **options: Any) -> Restored:
         """Set the own workspace back. See `Task.restore_checkpoint`."""
-        return self.own().restore_checkpoint(checkpoint, progress=progress)
+        return self.own().restore_checkpoint(checkpoint, **options)
 
 
 @final

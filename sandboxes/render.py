@@ -11,7 +11,7 @@ import datetime
 import re
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from typing import BinaryIO
 
 import msgspec
@@ -201,7 +201,7 @@ def print_tasks(
     _print(table, empty)
 
 
-def print_task(task: registry.Task, workspace: str | None) -> None:
+def print_task(task: registry.Task, workspace: str | None, origin: tuple[str, str] | None = None) -> None:
     """All that is true of one task."""
     rows = {
         "title": plain(task.title),
@@ -210,6 +210,7 @@ def print_task(task: registry.Task, workspace: str | None) -> None:
         "owner": plain(task.owner),
         "tags": plain(" ".join(task.tags)),
         "parent": plain(task.parent or ""),
+        "forked from": plain("" if origin is None else f"{origin[0]}, checkpoint {origin[1]}"),
         "source": plain(task.source or ""),
         "commit": plain(task.commit or ""),
         "workspace": plain(workspace or ""),
@@ -249,14 +250,15 @@ def print_locks(found: list[Lock], now: BootTime) -> None:
         _print(counted)
 
 
-def print_records(records: Iterable[Record]) -> None:
-    """A line for each record, as they come."""
+def print_records(records: Iterable[Record], line: Container[int] | None = None) -> None:
+    """A line for each record, as they come; those that are not on the `line`, if one is given, have a mark."""
     console = _console()
     for record in records:
-        line = Text(f"{record.position:>6}  {moment(record.time_ns)[:23]}  ", "bright_black")
-        line.append(f"{record.stream:<18} ").append(f"{record.type:<19} ", "bold").append(plain(summary(record)))
+        mark = "~" if line is not None and record.position not in line else " "
+        row = Text(f"{record.position:>6} {mark}{moment(record.time_ns)[:23]}  ", "bright_black")
+        row.append(f"{record.stream:<18} ").append(f"{record.type:<19} ", "bold").append(plain(summary(record)))
         console.print(
-            line, no_wrap=True, overflow="ellipsis", crop=sys.stdout.isatty(), soft_wrap=not sys.stdout.isatty()
+            row, no_wrap=True, overflow="ellipsis", crop=sys.stdout.isatty(), soft_wrap=not sys.stdout.isatty()
         )
 
 

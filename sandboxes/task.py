@@ -21,7 +21,7 @@ import msgspec
 
 from sandkeep.events import BadInput, BlobDamaged, BlobMissing, Event, Receipt, SandkeepError
 from sandkeep.events import catalogue as ev
-from sandkeep.projections import Checkpoint, TaskState, checkpoints
+from sandkeep.projections import Checkpoint, TaskState, branches, checkpoints
 from sandkeep.sandboxes import (
     background,
     command,
@@ -238,8 +238,12 @@ class Task(Lifecycle):
         with self._keep.projections.reading() as state:
             return list(checkpoints.checkpoints(state, self.id, expired=expired))
 
-    def restore_checkpoint(self, checkpoint: str, *, progress: Callable[[int], None] = lambda files: None) -> Restored:
-        """Set the workspace back to the checkpoint with this id, or with the only id that begins with it.
+    def restore_checkpoint(
+        self, checkpoint: str, *, files_only: bool = False, progress: Callable[[int], None] = lambda files: None
+    ) -> Restored:
+        """Set the task back to the checkpoint with this id, or with the only id that begins with it: the workspace and,
+        unless `files_only`, its tags and what counts as decided. What it may reach and use stays as it is, and so does
+        the history, which goes on as a new branch.
 
         The workspace is recorded first, so that this can be undone; the sandbox is frozen meanwhile; and the result is
         recorded again and compared. Refused with `TaskBusy` while commands run. Raises `CheckpointNotFound`,
@@ -249,6 +253,7 @@ class Task(Lifecycle):
         self._clear()
         target = restore.find(self.checkpoints(expired=True), checkpoint, self.id)
         blobs = self._keep.blobs
+        back = () if files_only else branches.told(self.history(), target.position)
         restore.refuse_empty(target, blobs)
         with self._keep.working(self.id), intent.held(self._keep.intents) as made:
             decider.restore(self.state, ev.RestoreRequested(made, target.id, ""))  # refused before the work is done
@@ -275,7 +280,7 @@ class Task(Lifecycle):
                         )
                         self._settle(ev.RestoreFailed(made, *words(failure)))
                         raise failure from error
-            self._settle(ev.CheckpointRestored(made, target.id, found))
+            self._settle(ev.CheckpointRestored(made, target.id, found, *back))
         return Restored(target.id, found, undo.id, stripped)
 
     def tag(self, *, add: Iterable[str] = (), remove: Iterable[str] = ()) -> None:
