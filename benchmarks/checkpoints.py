@@ -21,7 +21,7 @@ from pathlib import Path
 
 from sandkeep.events import BlobStore
 from sandkeep.sandboxes import restore, snapshot
-from sandkeep.sandboxes.snapshot import Snapshot
+from sandkeep.sandboxes.snapshot_walk import Snapshot
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 

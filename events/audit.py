@@ -29,6 +29,7 @@ from sandkeep.events.catalogue import Reference
 from sandkeep.events.errors import BadNote, BlobDamaged, BundleDamaged, LogDamaged, SandkeepError, UnknownKey
 from sandkeep.events.merkle import EMPTY_ROOT, Peaks, leaf_hash, verify_consistency, verify_inclusion
 from sandkeep.events.note import Checkpoint, VerifierKey, open_checkpoint
+from sandkeep.events.vouched import Trees
 
 MAX_PROBLEMS = 100
 """How many problems are listed; more are only counted."""
@@ -101,6 +102,7 @@ class _Auditor:
         self._records = 0
         self._position = header.first - 1
         self._trees: set[str] = set()
+        self._checkpoints = Trees()
         self._blobs: dict[str, int] = {}  # to the largest size that a record or manifest states for it
         self._given: set[tuple[type[Entry], str]] = set()
 
@@ -141,7 +143,10 @@ class _Auditor:
                     return
             if isinstance(entry, Leaf):
                 self._leaf(entry)
-            elif isinstance(entry, Tree):
+                continue
+            if not self._trees:  # all records come before all content
+                self._trees.update(self._checkpoints.left())
+            if isinstance(entry, Tree):
                 self._tree(entry.digest, entries)
             elif isinstance(entry, Blob):
                 self._blob(entry.digest, entries)
@@ -240,7 +245,9 @@ class _Auditor:
         if not self._all and not verify_inclusion(hashed, position - 1, newest.size, entry.proof, newest.root):
             self.problem("changed-record", f"the record at position {position} is not the one that was signed for")
         try:
-            self._refer(catalogue.references(record.event))
+            # What has expired since may be gone, and is not asked for.
+            if not self._checkpoints.take(record):
+                self._refer(catalogue.references(record.event))
         except SandkeepError as error:
             self.problem(error.code, f"position {position}: {error}")
 
@@ -295,6 +302,7 @@ class _Auditor:
 
     def _end(self) -> None:
         header = self._header
+        self._trees.update(self._checkpoints.left())
         if header.stream is None and self._position != header.last:
             self.problem("cut-short", f"the records end at position {self._position}, not at {header.last}")
         if self._records == 0:

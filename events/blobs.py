@@ -31,6 +31,7 @@ from sandkeep.events import pack_sweep
 from sandkeep.events.batch import Batch, Source
 from sandkeep.events.durable import private, sync_folder
 from sandkeep.events.errors import BadInput, BlobDamaged, BlobMissing
+from sandkeep.events.pack_frame import Kind, parts
 from sandkeep.events.packs import Packs
 
 if sys.version_info >= (3, 14):
@@ -141,6 +142,23 @@ class BlobStore:
     def get(self, digest: str) -> bytes:
         """The content of a blob. Raises `BlobMissing`, or `BlobDamaged` if what is stored is something else."""
         return b"".join(self.chunks(digest))
+
+    def pieces(self, digest: str) -> dict[str, int]:
+        """What a blob is stored as, by digest, and how long each is: itself, or the chunks of a large one in a pack.
+
+        Nothing is read but where they lie and which they are; the length of a blob by itself is that of its file.
+        Raises `BlobMissing` and `BlobDamaged`.
+        """
+        entry = self._packs.find(self._key(digest))
+        if entry is None:
+            try:
+                return {digest: self._path(digest).stat().st_size}
+            except FileNotFoundError as error:
+                raise BlobMissing(f"no blob {digest} is stored; 'sandkeep verify' lists what is missing") from error
+        if entry.kind is not Kind.RECIPES:
+            return {digest: entry.length}
+        chunks = parts(self._packs.read(bytes.fromhex(digest), entry))
+        return {chunk.hex(): lies.length for chunk in chunks if (lies := self._packs.find(chunk)) is not None}
 
     def chunks(self, digest: str) -> Iterator[bytes]:
         """The content of a blob in pieces of bounded size.

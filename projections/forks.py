@@ -108,13 +108,18 @@ def of_token(state: StateView, parent: str, token: int) -> Fork | None:
     return None if task is None else find(state, task.decode())
 
 
-def unmerged(state: StateView, parent: str) -> Iterator[Fork]:
-    """The forks of a task that hold what was neither merged nor discarded, oldest first."""
+def begun(state: StateView, parent: str) -> Iterator[Fork]:
+    """The forks of a task that have not ended, oldest first, also those whose task is not made yet."""
     for _, task in state.scan(_key("open", parent)):
         fork = find(state, task.decode())
-        # Who died before the task was made has lost nothing.
-        if fork is not None and registry.find(state, fork.task) is not None:
+        if fork is not None:
             yield fork
+
+
+def unmerged(state: StateView, parent: str) -> Iterator[Fork]:
+    """The forks of a task that hold what was neither merged nor discarded, oldest first."""
+    # Who died before the task was made has lost nothing.
+    return (fork for fork in begun(state, parent) if registry.find(state, fork.task) is not None)
 
 
 def ended(state: StateView) -> Iterator[Fork]:

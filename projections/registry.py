@@ -130,6 +130,7 @@ _NO_SANDBOX: dict[str, Any] = {"container": None, "idle": False}
 _CHANGES: dict[type[Event], Callable[[Task, Any], dict[str, Any]]] = {
     ev.CommandExecuted: _executed,
     ev.CommandFailed: lambda task, event: {"executions": task.executions + 1, "failures": task.failures + 1},
+    ev.CheckpointRestored: lambda task, event: {"tags": tuple(sorted(set(event.tags)))} if event.position else {},
     ev.CheckpointCreated: lambda task, event: {"checkpoints": task.checkpoints + 1},
     ev.WorkspacePrepared: lambda task, event: {"commit": event.commit},
     ev.SandboxStarted: lambda task, event: {"container": event.container, "state": TaskState.ACTIVE, "idle": False},
@@ -171,7 +172,7 @@ class Registry(BatchProjection):
     """The projection of all tasks. Its keys are those of `index`."""
 
     name = "registry"
-    version = 3
+    version = 4
 
     def apply(self, state: State, record: Record) -> None:
         self.apply_all(state, (record,))

@@ -50,7 +50,8 @@ class Execution(msgspec.Struct, frozen=True):
 
 
 class Decision(msgspec.Struct, frozen=True):
-    """What somebody decided; `number` counts the task's decisions from 1."""
+    """What somebody decided; `number` counts the task's decisions from 1. It is `abandoned` if the task has gone back
+    to before it."""
 
     number: int
     text: str
@@ -59,6 +60,7 @@ class Decision(msgspec.Struct, frozen=True):
     actor: str
     position: int
     time_ns: int
+    abandoned: bool = False
 
 
 class Tally(msgspec.Struct, frozen=True):

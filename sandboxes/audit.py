@@ -17,13 +17,14 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from sandkeep.events import BadInput, LogDamaged, audit, bundle, codec, notary
+from sandkeep.events import BadInput, BlobMissing, LogDamaged, audit, bundle, codec, notary
 from sandkeep.events import catalogue as ev
 from sandkeep.events.audit import AuditReport
 from sandkeep.events.durable import private
 from sandkeep.events.errors import BadKey
 from sandkeep.events.merkle import Tree, leaf_hash
 from sandkeep.events.note import MAX_NOTE_BYTES, Signer, VerifierKey, open_checkpoint
+from sandkeep.events.vouched import Trees
 from sandkeep.projections import registry
 from sandkeep.sandboxes import manifest
 from sandkeep.sandboxes.errors import KeyUnavailable
@@ -125,9 +126,11 @@ def export(
             target.flush()
             os.fsync(target.fileno())
             size = target.tell()
-    except BaseException:
+    except BaseException as error:
         with contextlib.suppress(OSError):
             file.unlink()
+        if isinstance(error, BlobMissing) and header.last < tree.size:
+            raise BlobMissing(f"{error}; if a checkpoint expired later, export up to that, or no content") from error
         raise
     return Exported(
         str(file), size, tree.size, header.first, header.last, stream, writing.records, writing.blobs if blobs else None
@@ -197,6 +200,7 @@ class _Writing:
         self._keep, self._header, self._tree, self._notes, self._say = keep, header, tree, notes, say
         self._trees: dict[str, None] = {}
         self._contents: dict[str, None] = {}
+        self._checkpoints = Trees()
         self.records = self.blobs = 0
 
     def entries(self) -> Iterator[bundle.Entry]:
@@ -224,7 +228,9 @@ class _Writing:
             if self.records % 1000 == 0:
                 self._say(f"writing records: {self.records}")
             yield bundle.Leaf(leaf, () if whole else tuple(self._tree.inclusion(position - 1, size)))
-            self._refer(ev.references(record.event))
+            if not self._checkpoints.take(record):
+                self._refer(ev.references(record.event))
+        self._trees |= dict.fromkeys(self._checkpoints.left())
 
     def _refer(self, references: Iterator[ev.Reference]) -> None:
         for each in references:

@@ -22,6 +22,7 @@ from sandkeep.events.recovery import Mode
 from sandkeep.sandboxes import (
     cli_audit,
     cli_caches,
+    cli_checkpoints,
     cli_conflicts,
     cli_execute,
     cli_images,
@@ -33,6 +34,7 @@ from sandkeep.sandboxes import (
     cli_registry,
     cli_resources,
     render,
+    render_checkpoints,
 )
 from sandkeep.sandboxes.identity import FORMAT, default_actor, identify
 from sandkeep.sandboxes.keep import Keep
@@ -73,6 +75,7 @@ app = typer.Typer(
 app.add_typer(cli_audit.app)
 app.add_typer(cli_registry.app)
 app.add_typer(cli_lifecycle.app)
+app.add_typer(cli_checkpoints.app)
 app.add_typer(cli_locks.app)
 app.add_typer(cli_memory.app)
 app.add_typer(cli_conflicts.app)
@@ -155,6 +158,8 @@ app.command("execute")(cli_execute.execute)
 def checkpoint(
     task: TaskId,
     label: Annotated[str, typer.Option(metavar="TEXT", help="A few words to find it by.")] = "",
+    pin: Annotated[bool, typer.Option("--pin", help="Keep it until it is unpinned.")] = False,
+    tag: Annotated[list[str] | None, typer.Option(metavar="TAG", help="A tag, which keeps it too.")] = None,
     token: Token = None,
     keep: KeepPath = HERE,
     json: AsJson = False,
@@ -162,27 +167,35 @@ def checkpoint(
     """Record all of a task's workspace, so that it can be set back to what it is now."""
     with Keep.open(keep) as opened, render.progress() as progress:
         found = opened.task(task, token)
-        taken = found.checkpoint(label, progress=lambda files: progress(f"recording files: {files}"))
+        taken = found.checkpoint(
+            label, pin=pin, tags=tag or (), progress=lambda files: progress(f"recording files: {files}")
+        )
     for path in taken.torn:
         print(f"sandkeep: torn: {render.plain(path)}", file=sys.stderr)
     if json:
-        render.print_json(render.checkpoint_document(taken))
+        render.print_json(render_checkpoints.checkpoint_document(taken))
     else:
         print(f"{taken.id}  {taken.files} files, {taken.bytes} bytes, digest {taken.digest}")
+        if taken.commands:
+            print(f"{taken.commands} commands ran meanwhile; processes are not recorded")
 
 
 @app.command("restore-checkpoint")
 def restore_checkpoint(
     task: TaskId,
     checkpoint: Annotated[str, typer.Argument(help="The checkpoint's id, or the beginning of it.")],
+    files_only: Annotated[bool, typer.Option("--files-only", help="Leave its tags and decisions as they are.")] = False,
     token: Token = None,
     keep: KeepPath = HERE,
     json: AsJson = False,
 ) -> None:
-    """Set a task's workspace back to a checkpoint; what it was before is recorded first, so this can be undone."""
+    """Set a task back to a checkpoint, workspace, tags and decisions; what it was is recorded first, so this can be
+    undone."""
     with Keep.open(keep) as opened, render.progress() as progress:
         found = opened.task(task, token)
-        done = found.restore_checkpoint(checkpoint, progress=lambda files: progress(f"recording files: {files}"))
+        done = found.restore_checkpoint(
+            checkpoint, files_only=files_only, progress=lambda files: progress(f"recording files: {files}")
+        )
     if json:
         render.print_json({"task": found.id, "checkpoint": done.checkpoint, "digest": done.digest, "undo": done.undo})
     else:

@@ -42,13 +42,16 @@ def task_history(
     keep: KeepPath = HERE,
     json: AsJson = False,
 ) -> None:
-    """Show what ever happened in a task."""
+    """Show what ever happened in a task; what is on a branch that it has left has a ~."""
     with Keep.open(keep) as opened:
-        records = itertools.islice(opened.task(task).history(after, types=kind or (), last=last), limit)
+        found = opened.task(task)
+        line = found.line()
+        records = itertools.islice(found.history(after, types=kind or (), last=last), limit)
         if json:
-            render.print_json([render.record_document(record) for record in records])
+            documents = ((record, render.record_document(record)) for record in records)
+            render.print_json([each | {"abandoned": record.position not in line} for record, each in documents])
         else:
-            render.print_records(records)
+            render.print_records(records, line)
 
 
 @app.command("task-executions")

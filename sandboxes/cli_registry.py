@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from sandkeep.projections import Filter, Sort, TaskState
-from sandkeep.sandboxes import render, render_forks, render_resources, view
+from sandkeep.sandboxes import render, render_checkpoints, render_forks, render_resources, view
 from sandkeep.sandboxes.errors import BadSettings
 from sandkeep.sandboxes.keep import Keep
 from sandkeep.sandboxes.options import HERE, AsJson, KeepPath, TaskId
@@ -90,6 +90,7 @@ def show_task(task: TaskId, as_of: AsOf = None, keep: KeepPath = HERE, json: AsJ
         state = then.task(task)
         checkpoints = then.checkpoints(state.id)
         own = then.own_workspaces(state.id)
+        origin = then.forked_from(state.id)
         folder = opened.task(state.id).workspace
         workspace = str(folder) if as_of is None and folder.exists() else None
         share, caches = None, opened.caches.of(state.id) if workspace is not None else ()
@@ -97,12 +98,14 @@ def show_task(task: TaskId, as_of: AsOf = None, keep: KeepPath = HERE, json: AsJ
             with contextlib.suppress(BadSettings):  # which 'doctor' says, and no question about a task is about
                 share = opened.resources(state.id).disk
     if json:
-        listed = [render.checkpoint_document(each) for each in checkpoints]
+        listed = [render_checkpoints.checkpoint_document(each) for each in checkpoints]
         forked = [render_forks.fork_document(each) for each in own]
         document = render.task_document(state) | {"workspace": workspace, "checkpoints": listed}
+        document |= {"forked_from": None if origin is None else dict(zip(("task", "checkpoint"), origin, strict=True))}
         render.print_json(document | {"own_workspaces": forked, "disk": share, "caches": caches})
     else:
-        render.print_task(state, checkpoints, workspace)
+        render.print_task(state, workspace, origin)
+        render_checkpoints.print_checkpoints(checkpoints)
         render_resources.print_shares(share, caches)
         render_forks.print_forks(own)
 

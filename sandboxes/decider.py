@@ -108,6 +108,14 @@ def drop(task: Task | None, event: Event) -> list[Event]:
     return [*_allowed(task, *LIVE), event]
 
 
+def record_checkpoint(task: Task | None, event: ev.CheckpointCreated, pin: bool, tags: tuple[str, ...]) -> list[Event]:
+    """A checkpoint is put on record, and with it what it is to be kept for."""
+    events = record(task, event)
+    events += [ev.CheckpointPinned(event.checkpoint)] if pin else []
+    events += [ev.CheckpointTagged(event.checkpoint, tags, ())] if tags else []
+    return events
+
+
 def record(task: Task | None, event: ev.CheckpointCreated | ev.DecisionRecorded | ev.MemoryRepaired) -> list[Event]:
     """Something of a task is put on record. Once it has been cleaned up it has no workspace, and nothing to decide."""
     return [*_allowed(task, *(state for state in TaskState if state is not TaskState.CLEANED)), event]

@@ -53,6 +53,12 @@ class CheckpointNotFound(BadInput):
     code = "checkpoint-not-found"
 
 
+class CheckpointGone(BadInput):
+    """The checkpoint has expired."""
+
+    code = "checkpoint-gone"
+
+
 class ConflictNotFound(BadInput):
     """The task has no such conflict."""
 
@@ -201,6 +207,12 @@ class CheckpointRefused(SandkeepError):
     """The workspace cannot be recorded completely, so nothing was recorded."""
 
     code = "checkpoint-refused"
+
+
+class CheckpointNeeded(SandkeepError):
+    """The checkpoint may not expire: it was asked to be kept, or something is made of it."""
+
+    code = "checkpoint-needed"
 
 
 class RestoreRefused(SandkeepError):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import msgspec
 
+from sandkeep.events import BadInput
 from sandkeep.sandboxes.errors import KeepFormat, KeepNotFound
 
 FORMAT = 1
@@ -18,6 +19,27 @@ FORMAT = 1
 class _Identity(msgspec.Struct, frozen=True):
     format: int
     id: str
+
+
+def folder_of(path: str | os.PathLike[str]) -> Path:
+    """The absolute path of a keep. Raises `BadInput` if neither documents nor databases can hold it."""
+    found = Path(path).absolute()
+    try:
+        os.fspath(found).encode()
+    except UnicodeEncodeError as error:
+        raise BadInput(f"the path {os.fspath(found)!r} is not UTF-8; choose another folder for the keep") from error
+    return found
+
+
+def write(path: Path, identity: str) -> None:
+    """Make the folder `path` the keep with this id, durably but for its name. The last step: half of a keep is none."""
+    text = f'# A sandkeep keep. All else is in the log beside this.\nformat = {FORMAT}\nid = "{identity}"\n'
+    temporary = path / ".keep.toml"
+    with temporary.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.rename(path / "keep.toml")
 
 
 def identify(path: Path) -> str:

@@ -22,7 +22,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, final
+from typing import Literal, Unpack, final
 
 from sandkeep.events import (
     BadInput,
@@ -73,7 +73,10 @@ from sandkeep.sandboxes.description import check_tags, check_title
 from sandkeep.sandboxes.duties import Steward
 from sandkeep.sandboxes.engine import Engine
 from sandkeep.sandboxes.errors import KeepExists
-from sandkeep.sandboxes.identity import FORMAT, default_actor, identify
+from sandkeep.sandboxes.expiry import GRACE_SECONDS
+from sandkeep.sandboxes.fork_task import Asked, fork
+from sandkeep.sandboxes.growth import Growth
+from sandkeep.sandboxes.identity import FORMAT, default_actor, folder_of, identify, write
 from sandkeep.sandboxes.images import ImageStore, quiet
 from sandkeep.sandboxes.locks import LockManager
 from sandkeep.sandboxes.network import TaskNetwork, check_policy
@@ -81,15 +84,13 @@ from sandkeep.sandboxes.network_policy import policy_events
 from sandkeep.sandboxes.own_workspace import OwnWorkspaces
 from sandkeep.sandboxes.seen import SeenStore
 from sandkeep.sandboxes.task import Task
+from sandkeep.sandboxes.task_checkpoints import TaskCheckpoints
 from sandkeep.sandboxes.task_resources import TaskResources
 from sandkeep.sandboxes.trailing import Trailing
 from sandkeep.sandboxes.verification import KeepReport, referenced, verify_keep
 from sandkeep.sandboxes.view import Moment, View
 
 _logger = logging.getLogger(__name__)
-
-GRACE_SECONDS = 3600.0
-"""How long a blob may wait for its event."""
 
 _RECONCILE_SECONDS = 30.0
 
@@ -107,6 +108,7 @@ class Keep:
         self.images = ImageStore(self)
         self.caches = CacheStore(self)
         self.blobs = BlobStore(path / "blobs")
+        self.growth = Growth(self.blobs)
         self.seen = SeenStore(path / "run" / "seen")
         self.intents = path / "run" / "intents"
         self._works = path / "run" / "tasks"
@@ -133,7 +135,7 @@ class Keep:
     @classmethod
     def init(cls, path: str | os.PathLike[str] = ".sandkeep", *, actor: str | None = None) -> Keep:
         """Make a keep in the folder `path`, and open it. Raises `KeepExists`, or `BadInput` if `path` cannot be one."""
-        path = _folder(Path(path))
+        path = folder_of(path)
         actor = check_actor(actor or default_actor())
         try:
             if (path / "keep.toml").exists():
@@ -151,14 +153,7 @@ class Keep:
         identity = secrets.token_hex(8)
         keep = cls(path, identity, actor)
         keep.log.append("keep", [ev.KeepCreated(FORMAT, public_key)], actor=keep.actor, expected=0)
-        # Last, since it is what makes the folder a keep: half of one is none.
-        text = f'# A sandkeep keep. All else is in the log beside this.\nformat = {FORMAT}\nid = "{identity}"\n'
-        temporary = path / ".keep.toml"
-        with temporary.open("w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.rename(path / "keep.toml")
+        write(path, identity)
         for folder in (path / "keys", path, path.parent):  # or a power loss could take the names away
             sync_folder(folder)
         return keep
@@ -169,7 +164,7 @@ class Keep:
 
         Raises `KeepNotFound`, `KeepFormat`, and what opening a log raises.
         """
-        path = _folder(Path(path))
+        path = folder_of(path)
         return cls(path, identify(path), actor)
 
     def close(self) -> None:
@@ -242,6 +237,11 @@ class Keep:
             task.create(ev.TaskCreated("", title, named, name, owner, tags, parent, own), given, progress)
         return task
 
+    def fork_task(self, task_id: str, checkpoint: str, **asked: Unpack[Asked]) -> Task:
+        """A new task that begins as another was at a checkpoint, but for what is `asked`; see `fork_task`. Raises as
+        `create_task` does, and `CheckpointNotFound`, `CheckpointGone`, `BlobMissing` and `BlobDamaged`."""
+        return fork(self, self.task(task_id), checkpoint, asked)
+
     def task(self, task_id: str, fence: int | None = None) -> Task:
         """The task with this id, or with the only id that begins with it (4 digits at least).
 
@@ -292,6 +292,10 @@ class Keep:
         """What a task's sandbox may use, and uses. Raises as `task` does."""
         return TaskResources(self, self.task(task_id).id, fence)
 
+    def checkpoints(self, task_id: str) -> TaskCheckpoints:
+        """A task's checkpoints, and which of them are kept. Raises as `task` does."""
+        return TaskCheckpoints(self, self.task(task_id).id)
+
     def events(self, after: int = 0) -> Iterator[Record]:
         """The records behind position `after`, verified."""
         return self.log.read(after)
@@ -341,13 +345,14 @@ class Keep:
         return audit.export(self, Path(file), task=task, first=first, last=last, blobs=blobs, progress=progress)
 
     def collect_garbage(self, grace_seconds: float = GRACE_SECONDS) -> tuple[int, int]:
-        """Remove the blobs that no event refers to; returns how many, and how many bytes smaller the store is.
+        """Remove the blobs that no event refers to, but for those of checkpoints that have expired; returns how many,
+        and how many bytes smaller the store is.
 
-        What was stored less than `grace_seconds` ago stays, since its event may be on its way; what is in a pack stays
-        until it has been garbage for that long. Refused, by raising what reading them raises, while the log or a
-        manifest is damaged: nothing could be told from garbage then.
+        What was stored, or expired, less than `grace_seconds` ago stays, since its event may be on its way, or somebody
+        reads it; what is in a pack stays until it has been garbage for that long. Refused, by raising what reading them
+        raises, while the log or a manifest is damaged: nothing could be told from garbage then.
         """
-        wanted = referenced(self)
+        wanted = referenced(self, grace_seconds)
         return self.blobs.sweep(wanted.__contains__, grace_seconds)
 
     def reconcile(self, *, again: bool = False) -> list[str]:
@@ -385,13 +390,3 @@ class Keep:
     def attempting(self, task_id: str) -> contextlib.AbstractContextManager[bool]:
         """As `working`, without waiting: false if another is."""
         return intent.attempted(self._works / task_id)
-
-
-def _folder(path: Path) -> Path:
-    """The absolute path of a keep. Raises `BadInput` if neither documents nor databases can hold it."""
-    path = path.absolute()
-    try:
-        os.fspath(path).encode()
-    except UnicodeEncodeError as error:
-        raise BadInput(f"the path {os.fspath(path)!r} is not UTF-8; choose another folder for the keep") from error
-    return path

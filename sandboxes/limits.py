@@ -21,7 +21,6 @@ from typing import Any
 
 import msgspec
 
-from sandkeep.events import BadInput
 from sandkeep.events.catalogue import Limits
 from sandkeep.sandboxes import quantity
 from sandkeep.sandboxes.errors import BadLimits
@@ -54,31 +53,15 @@ class _Kind(msgspec.Struct, frozen=True):
     scale: float = 1
 
 
-def _number(value: object) -> float:
-    try:
-        if isinstance(value, str | int | float) and not isinstance(value, bool):
-            return float(value)
-    except (ValueError, OverflowError):
-        pass
-    raise BadInput(f"{str(value)[:40]!r} is no number")
-
-
-def _whole(value: object) -> float:
-    found = _number(value)
-    if found % 1 != 0:  # also true of what is no number, or endless
-        raise BadInput(f"{found:g} is no whole number")
-    return found
-
-
 _KINDS: dict[str, tuple[str, _Kind]] = {
     # Less memory than Docker itself takes for a container, 6 MiB, or than our agent needs, starts nothing.
     "memory": ("memory_bytes", _Kind(quantity.size, 32 * _MIB, 16 * _TIB)),
     "swap": ("swap_bytes", _Kind(quantity.size, 0, 16 * _TIB)),
-    "cpus": ("nano_cpus", _Kind(_number, 0.01, 4096, 1e9)),
-    "pids": ("pids", _Kind(_whole, 16, 4_194_304)),
+    "cpus": ("nano_cpus", _Kind(quantity.number, 0.01, 4096, 1e9)),
+    "pids": ("pids", _Kind(quantity.whole, 16, 4_194_304)),
     "tmp": ("tmp_bytes", _Kind(quantity.size, _MIB, 16 * _TIB)),
     "disk": ("disk_bytes", _Kind(quantity.size, 0, 1024 * _TIB)),
-    "open_files": ("open_files", _Kind(_whole, 0, 1_048_576)),
+    "open_files": ("open_files", _Kind(quantity.whole, 0, 1_048_576)),
     "output": ("output_bytes", _Kind(quantity.size, 1, 1024 * _MIB)),
     "time": ("command_ns", _Kind(quantity.seconds, 0.001, 86_400, 1e9)),
 }
@@ -173,8 +156,8 @@ def document(limits: Limits) -> dict[str, object]:
 def _host(document: Mapping[str, Any], problems: list[str]) -> Host:
     fields = Fields(table_of(document, "budget", problems), "[budget] ", problems)
     memory = int(fields.take("memory", quantity.size, 32 * _MIB, 1024 * _TIB, 0))
-    cpus = int(fields.take("cpus", _number, 0.01, 1_048_576, 0) * 1e9)
-    pids = int(fields.take("pids", _whole, 16, 1 << 30, 0))
+    cpus = int(fields.take("cpus", quantity.number, 0.01, 1_048_576, 0) * 1e9)
+    pids = int(fields.take("pids", quantity.whole, 16, 1 << 30, 0))
     fields.end()
     Fields({name: value for name, value in document.items() if name != "budget"}, "", problems).end()
     return Host(memory or None, cpus or None, pids or None)
@@ -203,7 +186,7 @@ def _settings(document: Mapping[str, Any], problems: list[str]) -> Settings:
     )
     adapting = Adapting(
         others.choose("adaptive", (False, True)) is True,
-        others.take("headroom", _number, 1, 100, Adapting().headroom),
+        others.take("headroom", quantity.number, 1, 100, Adapting().headroom),
         int(others.take("floor", quantity.size, 32 * _MIB, 16 * _TIB, Adapting().floor)),
     )
     others.end()

@@ -94,17 +94,17 @@ class OwnTask(Task):
         """The commands that run in the background of the own workspace. See `Task.running`."""
         return self.own().running()
 
-    def checkpoint(self, label: str = "", *, progress: Callable[[int], None] = lambda files: None) -> Checkpoint:
+    def checkpoint(self, label: str = "", **options: Any) -> Checkpoint:
         """Record the own workspace. See `Task.checkpoint`."""
-        return self.own().checkpoint(label, progress=progress)
+        return self.own().checkpoint(label, **options)
 
-    def checkpoints(self) -> list[Checkpoint]:
+    def checkpoints(self, *, expired: bool = False) -> list[Checkpoint]:
         """The checkpoints of the own workspace, oldest first."""
-        return self.own().checkpoints()
+        return self.own().checkpoints(expired=expired)
 
-    def restore_checkpoint(self, checkpoint: str, *, progress: Callable[[int], None] = lambda files: None) -> Restored:
+    def restore_checkpoint(self, checkpoint: str, **options: Any) -> Restored:
         """Set the own workspace back. See `Task.restore_checkpoint`."""
-        return self.own().restore_checkpoint(checkpoint, progress=progress)
+        return self.own().restore_checkpoint(checkpoint, **options)
 
 
 @final

@@ -21,11 +21,12 @@ from blake3 import blake3
 from sandkeep.events import Record
 from sandkeep.events import catalogue as ev
 from sandkeep.projections import registry, summary
+from sandkeep.projections.branches import RECENT
 from sandkeep.projections.summary import Decision, Tally
 from sandkeep.sandboxes.render import moment, plain
 from sandkeep.sandboxes.render_recorded import stats_document
 
-FORMAT = 3
+FORMAT = 4
 """Raised whenever the same stream would give other pages."""
 
 LOG, DECISIONS, STATE, PLAN = "log.jsonl", "decisions.md", "state.json", "plan.md"
@@ -33,7 +34,8 @@ LOG, DECISIONS, STATE, PLAN = "log.jsonl", "decisions.md", "state.json", "plan.m
 SHOWN_CHARACTERS = 1000
 """How much of a stream's output stands in a line of the log; the record has the rest, or names the blob."""
 
-_RECENT = 10
+_WENT_BACK = "What was decided above behind position {position} is on a branch that was left. What holds, the last:"
+_FORKED = "What had been decided there at checkpoint `{checkpoint}`, position {position}, the last of it:"
 _MARKUP = re.compile(r"([\\`*_{}\[\]<>#|~&!$^])")
 _LIST_ITEM = re.compile(r"^(?:([-+=])|(\d+)([.)]))")
 
@@ -47,6 +49,14 @@ class Trail(msgspec.Struct, frozen=True):
     digest: str = ""
 
 
+class Moment(msgspec.Struct, frozen=True):
+    """A checkpoint of a task, and the position at which it was taken."""
+
+    task: str
+    checkpoint: str
+    position: int
+
+
 class Plan(msgspec.Struct, frozen=True):
     """What the plan is made from."""
 
@@ -58,6 +68,8 @@ class Plan(msgspec.Struct, frozen=True):
     completed: bool = False
     given_up: str | None = None
     decided: tuple[str, ...] = ()
+    back: Moment | None = None
+    forked: Moment | None = None
 
 
 class Recall(msgspec.Struct, frozen=True):
@@ -83,7 +95,15 @@ def advance(recall: Recall, record: Record) -> tuple[Recall, bytes, bytes]:
     plan = recall.plan
     if isinstance(event, ev.DecisionRecorded):
         section += _section(summary.decision(tally.decisions, record, event))
-        plan = msgspec.structs.replace(plan, decided=(*plan.decided, event.text)[-_RECENT:])
+        plan = msgspec.structs.replace(plan, decided=(*plan.decided, event.text)[-RECENT:])
+    elif isinstance(event, ev.CheckpointRestored) and event.position:
+        at = Moment(recall.id, event.checkpoint, event.position)
+        section += _turn(f"Back to checkpoint {markdown(event.checkpoint)}", _WENT_BACK, at, record, event.decided)
+        plan = msgspec.structs.replace(plan, decided=event.decided, back=at)
+    elif isinstance(event, ev.TaskForked):
+        at = Moment(event.task, event.checkpoint, event.position)
+        section += _turn(f"Forked from task {markdown(event.task)}", _FORKED, at, record, event.decided)
+        plan = msgspec.structs.replace(plan, decided=event.decided, forked=at)
     recall = Recall(
         recall.id,
         record.revision,
@@ -113,6 +133,9 @@ def state_page(recall: Recall) -> bytes:
             "reason": task.reason,
             "created": moment(task.created_ns),
             "updated": moment(task.updated_ns),
+            "tags": task.tags,
+            "went_back": recall.plan.back,
+            "forked_from": recall.plan.forked,
             "pending": [{"kind": each.kind, "since": moment(each.time_ns)} for each in task.pending],
             "stats": stats_document(summary.stats(task, recall.tally)),
         }
@@ -154,6 +177,12 @@ def plan_page(recall: Recall) -> bytes:
     lines += [f"- [{'x' if done else ' '}] {step}" for step, done in steps.items()]
     if plan.given_up is not None:
         lines += ["", f"Given up: {markdown(plan.given_up) or 'no reason was given'}"]
+    if plan.forked is not None:
+        lines += ["", f"Forked from task `{markdown(plan.forked.task)}`,"]
+        lines += [f"checkpoint `{markdown(plan.forked.checkpoint)}`."]
+    if plan.back is not None:
+        lines += ["", f"The task went back to checkpoint `{markdown(plan.back.checkpoint)}`, taken at position"]
+        lines += [f"{plan.back.position}. What came after that is a branch that was left; log.jsonl has it still."]
     lines += ["", "## Decided", ""]
     lines += [f"- {markdown(text)}" for text in plan.decided] or ["Nothing yet."]
     return ("\n".join(lines) + "\n").encode()
@@ -214,6 +243,14 @@ def _section(decision: Decision) -> bytes:
         lines += ["", f"Because: {markdown(decision.reason)}"]
     if decision.alternatives:
         lines += ["", "Instead of:", "", *(f"- {markdown(each)}" for each in decision.alternatives)]
+    return ("\n".join(lines) + "\n").encode()
+
+
+def _turn(title: str, what: str, at: Moment, record: Record, decided: tuple[str, ...]) -> bytes:
+    """The section that says that the task goes on from another moment than the one before."""
+    said = what.format(checkpoint=markdown(at.checkpoint), position=at.position)
+    lines = ["", f"## {title}", "", f"{moment(record.time_ns)[:19]}Z, by {markdown(record.actor)}."]
+    lines += [said, "", *([f"- {markdown(each)}" for each in decided] or ["Nothing yet."])]
     return ("\n".join(lines) + "\n").encode()
 
 

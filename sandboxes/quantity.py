@@ -1,4 +1,4 @@
-"""Sizes and times as people write them: `2GiB`, `500M`, `90s`, `1.5h`."""
+"""Sizes, times and numbers as people write them: `2GiB`, `500M`, `90s`, `1.5h`."""
 
 from __future__ import annotations
 
@@ -22,6 +22,24 @@ def size(value: object) -> int:
 def seconds(value: object) -> float:
     """The seconds in `value`: a number, or a text like `90s` or `1h`. Raises `BadInput`."""
     return _quantity(value, _SECONDS, "time", "90s or 1h")
+
+
+def number(value: object) -> float:
+    """The number that `value` is or says. Raises `BadInput`."""
+    try:
+        if isinstance(value, str | int | float) and not isinstance(value, bool):
+            return float(value)
+    except (ValueError, OverflowError):
+        pass
+    raise BadInput(f"{str(value)[:40]!r} is no number")
+
+
+def whole(value: object) -> float:
+    """As `number`, if it is a whole one. Raises `BadInput`."""
+    found = number(value)
+    if found % 1 != 0:  # also true of what is no number, or endless
+        raise BadInput(f"{found:g} is no whole number")
+    return found
 
 
 def show_size(size: float) -> str:

@@ -11,9 +11,12 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from sandkeep.events import BadInput, Record
 from sandkeep.events import catalogue as ev
-from sandkeep.projections import Decision, Execution, Stats, registry, summary
+from sandkeep.projections import Decision, Execution, Stats, branches, registry, summary
+from sandkeep.projections.branches import Line
 from sandkeep.sandboxes import decider, memory
 from sandkeep.sandboxes.errors import TaskNotFound
 from sandkeep.sandboxes.memory import Refreshed
@@ -67,8 +70,16 @@ class Recorded:
         )
 
     def decisions(self) -> Iterator[Decision]:
-        """What was decided in the task, oldest first."""
-        return summary.decisions(self.history())
+        """What was decided in the task, oldest first, also on branches that it has left."""
+        line = self.line()
+        return (
+            msgspec.structs.replace(each, abandoned=each.position not in line)
+            for each in summary.decisions(self.history())
+        )
+
+    def line(self) -> Line:
+        """Which positions lead to what the task is now; all others are on branches that it has left."""
+        return Line(branches.turns(self.history(types=(ev.CheckpointRestored.__name__,))))
 
     def stats(self) -> Stats:
         """The numbers of the task. Raises `TaskNotFound`."""

@@ -11,7 +11,7 @@ import datetime
 import re
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from typing import BinaryIO
 
 import msgspec
@@ -30,7 +30,7 @@ from rich.text import Text
 
 from sandkeep.events import BlobStore, Record
 from sandkeep.events.catalogue import Output
-from sandkeep.projections import Changes, Checkpoint, Conflict, Lock, registry
+from sandkeep.projections import Changes, Conflict, Lock, registry
 from sandkeep.sandboxes.clock import BootTime
 from sandkeep.sandboxes.execution import Result, content
 
@@ -106,21 +106,6 @@ def task_document(task: registry.Task) -> Document:
             {"intent": each.intent, "kind": each.kind, "position": each.position, "since": moment(each.time_ns)}
             for each in task.pending
         ],
-    }
-
-
-def checkpoint_document(checkpoint: Checkpoint) -> Document:
-    """A checkpoint, for machines."""
-    return {
-        "id": checkpoint.id,
-        "task": checkpoint.task,
-        "digest": checkpoint.digest,
-        "files": checkpoint.files,
-        "bytes": checkpoint.bytes,
-        "label": checkpoint.label,
-        "torn": checkpoint.torn,
-        "position": checkpoint.position,
-        "created": moment(checkpoint.time_ns),
     }
 
 
@@ -216,7 +201,7 @@ def print_tasks(
     _print(table, empty)
 
 
-def print_task(task: registry.Task, checkpoints: list[Checkpoint], workspace: str | None) -> None:
+def print_task(task: registry.Task, workspace: str | None, origin: tuple[str, str] | None = None) -> None:
     """All that is true of one task."""
     rows = {
         "title": plain(task.title),
@@ -225,6 +210,7 @@ def print_task(task: registry.Task, checkpoints: list[Checkpoint], workspace: st
         "owner": plain(task.owner),
         "tags": plain(" ".join(task.tags)),
         "parent": plain(task.parent or ""),
+        "forked from": plain("" if origin is None else f"{origin[0]}, checkpoint {origin[1]}"),
         "source": plain(task.source or ""),
         "commit": plain(task.commit or ""),
         "workspace": plain(workspace or ""),
@@ -238,12 +224,6 @@ def print_task(task: registry.Task, checkpoints: list[Checkpoint], workspace: st
         if value.plain:
             table.add_row(name, value)
     _print(table)
-    if checkpoints:
-        table = _table("CHECKPOINT", "TAKEN", "FILES", "BYTES", "LABEL")
-        for each in checkpoints:
-            label = plain(each.label).append(f"  {len(each.torn)} torn" if each.torn else "", "red")
-            table.add_row(each.id, moment(each.time_ns)[:19].replace("T", " "), str(each.files), str(each.bytes), label)
-        _print(table)
 
 
 def print_locks(found: list[Lock], now: BootTime) -> None:
@@ -270,14 +250,15 @@ def print_locks(found: list[Lock], now: BootTime) -> None:
         _print(counted)
 
 
-def print_records(records: Iterable[Record]) -> None:
-    """A line for each record, as they come."""
+def print_records(records: Iterable[Record], line: Container[int] | None = None) -> None:
+    """A line for each record, as they come; those that are not on the `line`, if one is given, have a mark."""
     console = _console()
     for record in records:
-        line = Text(f"{record.position:>6}  {moment(record.time_ns)[:23]}  ", "bright_black")
-        line.append(f"{record.stream:<18} ").append(f"{record.type:<19} ", "bold").append(plain(summary(record)))
+        mark = "~" if line is not None and record.position not in line else " "
+        row = Text(f"{record.position:>6} {mark}{moment(record.time_ns)[:23]}  ", "bright_black")
+        row.append(f"{record.stream:<18} ").append(f"{record.type:<19} ", "bold").append(plain(summary(record)))
         console.print(
-            line, no_wrap=True, overflow="ellipsis", crop=sys.stdout.isatty(), soft_wrap=not sys.stdout.isatty()
+            row, no_wrap=True, overflow="ellipsis", crop=sys.stdout.isatty(), soft_wrap=not sys.stdout.isatty()
         )
 
 

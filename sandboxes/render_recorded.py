@@ -50,6 +50,7 @@ def decision_document(decision: Decision) -> Document:
         "actor": decision.actor,
         "position": decision.position,
         "time": moment(decision.time_ns),
+        "abandoned": decision.abandoned,
     }
 
 
@@ -116,6 +117,7 @@ def _execution_row(execution: Execution) -> tuple[str | Text, ...]:
 def _decision_lines(decision: Decision) -> Iterator[Text]:
     yield Text(f"{decision.number}. ", "bold").append(plain(decision.text))
     about = [f"{_second(decision.time_ns)}  {decision.actor}  position {decision.position}"]
+    about += ["on a branch that was left"] if decision.abandoned else []
     about += [f"because: {decision.reason}"] if decision.reason else []
     about += [f"instead of: {each}" for each in decision.alternatives]
     for line in about:

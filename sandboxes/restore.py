@@ -27,11 +27,11 @@ from sandkeep.projections import Checkpoint
 from sandkeep.sandboxes import place, snapshot
 from sandkeep.sandboxes.builder import Builder
 from sandkeep.sandboxes.descent import FOLDER, Descent, OtherMount, WayLost
-from sandkeep.sandboxes.errors import BadId, CheckpointNotFound, RestoreIncomplete, RestoreRefused
+from sandkeep.sandboxes.errors import BadId, CheckpointGone, CheckpointNotFound, RestoreIncomplete, RestoreRefused
 from sandkeep.sandboxes.manifest import Entry, Kind, load, store
 from sandkeep.sandboxes.place import granted
 from sandkeep.sandboxes.restore_plan import Enter, Leave, Plan, Step, plan
-from sandkeep.sandboxes.snapshot import readable
+from sandkeep.sandboxes.snapshot_walk import Names, readable
 from sandkeep.sandboxes.workspace import empty
 
 STAGE = ".sandkeep-restoring"
@@ -53,14 +53,22 @@ class Restored(msgspec.Struct, frozen=True):
 
 
 def find(taken: Sequence[Checkpoint], prefix: str, task: str) -> Checkpoint:
-    """The one of a task's checkpoints whose id begins with `prefix`. Raises `BadId` and `CheckpointNotFound`."""
+    """The one of a task's checkpoints whose id begins with `prefix`.
+
+    Raises `BadId`, `CheckpointNotFound`, and `CheckpointGone` for one that has expired.
+    """
     if not prefix or len(prefix) > 12 or not set(prefix) <= set("0123456789abcdef"):
         raise BadId(f"{prefix[:40]!r} is no checkpoint id; an id has 12 hexadecimal digits")
     found = [each for each in taken if each.id.startswith(prefix)]
     if len(found) != 1:
         raise CheckpointNotFound(
             f"{len(found) or 'no'} checkpoints of task {task} have the id {prefix};"
-            f" 'sandkeep show-task {task}' lists them"
+            f" 'sandkeep list-checkpoints {task}' lists them"
+        )
+    if found[0].expired_ns:
+        raise CheckpointGone(
+            f"checkpoint {found[0].id} of task {task} has expired ({found[0].expired}), and its content may be gone;"
+            f" 'sandkeep list-checkpoints {task}' lists those there are"
         )
     return found[0]
 
@@ -75,8 +83,9 @@ def refuse_empty(target: Checkpoint, blobs: BlobStore) -> None:
         )
 
 
-def apply(root: int, present: str, target: str, blobs: BlobStore, *, privileges: bool = False) -> None:
-    """Make the folder open as descriptor `root`, whose tree is `present` now, into the tree `target`, durably.
+def apply(root: int, present: str, target: str, blobs: BlobStore, *, privileges: bool = False) -> Names:
+    """Make the folder open as descriptor `root`, whose tree is `present` now, into the tree `target`, durably; returns
+    what was touched for that.
 
     With `privileges`, devices and files with set-user-id and set-group-id are made too. Raises `BlobMissing`,
     `BlobDamaged` and `RestoreRefused` before anything is touched; `OSError`, and `RestoreIncomplete` if others move
@@ -84,7 +93,7 @@ def apply(root: int, present: str, target: str, blobs: BlobStore, *, privileges:
     """
     planned = plan(present, target, blobs)
     if planned.is_empty:
-        return
+        return {}
     try:
         with _staged(root) as stage:
             restoring = _Restore(stage, planned, blobs, privileges)
@@ -93,6 +102,7 @@ def apply(root: int, present: str, target: str, blobs: BlobStore, *, privileges:
             except OSError as error:
                 raise RestoreRefused(f"nothing was changed, since what is new cannot be made: {error}") from error
             restoring.put(root)
+            return planned.touched()
     except (WayLost, OtherMount) as error:
         raise RestoreIncomplete("a folder was moved, or mounted, while it was set back; try again") from error
 

@@ -8,13 +8,14 @@ Names of one file (hard links) belong together: if one of a group is to be made,
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TypeAlias
 
 import msgspec
 
 from sandkeep.events import BlobStore
 from sandkeep.sandboxes.manifest import Entry, Kind, Root, differing, load, load_root
+from sandkeep.sandboxes.snapshot_walk import Names
 
 
 class Enter(msgspec.Struct, frozen=True):
@@ -76,12 +77,28 @@ class Plan(msgspec.Struct, frozen=True):
                 case Step():
                     yield b"/".join([*names, move.name]), move
 
+    def touched(self) -> Names:
+        """The folders that are entered, and all that is made or removed in them."""
+        touched: Names = {}
+        way = [touched]
+        for move in self.moves:
+            match move:
+                case Enter():
+                    inner: Names = {}
+                    way[-1][move.new.name] = inner
+                    way.append(inner)
+                case Leave():
+                    way.pop()
+                case Step():
+                    way[-1][move.name] = None
+        return touched
+
     def steps(self) -> Iterator[tuple[bytes, Step]]:
         """The steps, each with its path."""
         return ((path, move) for path, move in self.paths() if isinstance(move, Step))
 
 
-_Names: TypeAlias = dict[bytes, "_Names"]
+_Anew: TypeAlias = dict[bytes, "_Anew"]
 
 
 def plan(present: str, target: str, blobs: BlobStore) -> Plan:
@@ -93,7 +110,7 @@ def plan(present: str, target: str, blobs: BlobStore) -> Plan:
     return msgspec.structs.replace(found, moves=list(_walk(old.folder, new.folder, blobs, anew))) if anew else found
 
 
-def _regrouped(found: Plan) -> _Names:
+def _regrouped(found: Plan) -> _Anew:
     """The names of files that are not, or will not be, the same files as others, as a tree."""
     if not (found.old.links or found.new.links):
         return {}
@@ -102,15 +119,19 @@ def _regrouped(found: Plan) -> _Names:
     anew = {path for path in old.keys() | new.keys() if old.get(path) != new.get(path)}
     for path, _ in found.steps():
         anew.update(new.get(path, ()))
-    names: _Names = {}
-    for path in anew:
-        inner = names
+    return _tree(anew)
+
+
+def _tree(paths: Iterable[bytes]) -> _Anew:
+    found: _Anew = {}
+    for path in paths:
+        inner = found
         for name in path.split(b"/"):
             inner = inner.setdefault(name, {})
-    return names
+    return found
 
 
-def _walk(old: Entry, new: Entry, blobs: BlobStore, anew: _Names) -> Iterator[Move]:
+def _walk(old: Entry, new: Entry, blobs: BlobStore, anew: _Anew) -> Iterator[Move]:
     waiting = [(new, anew, _pairs(old.content, new.content, blobs, anew))]
     while waiting:
         folder, names, pairs = waiting[-1]
@@ -127,7 +148,7 @@ def _walk(old: Entry, new: Entry, blobs: BlobStore, anew: _Names) -> Iterator[Mo
                 yield Leave(folder)
 
 
-def _pairs(old: str, new: str, blobs: BlobStore, anew: _Names) -> Iterator[tuple[bytes, Entry | None, Entry | None]]:
+def _pairs(old: str, new: str, blobs: BlobStore, anew: _Anew) -> Iterator[tuple[bytes, Entry | None, Entry | None]]:
     """What is not as it should be in a folder, and what is to be made anew in it."""
     before, after = (load(old, blobs), load(new, blobs)) if anew else differing(old, new, blobs)
     for name in sorted(before.keys() | after.keys()):

@@ -28,6 +28,7 @@ from sandkeep.events.schema import NOT_DECODED
 _VERSION = 1
 _CHECKSUM_BYTES = 32
 _MOST_KEPT = 8
+_FEW = 10
 
 
 class Folder(msgspec.Struct):
@@ -110,7 +111,7 @@ class SeenStore:
         """Keep what was seen, of which so many entries were read anew; it is written when that is more than a few."""
         with self._lock:
             read += self._kept.pop(task, (seen, 0))[1]
-            if read > _entries(seen) // 100 + 10:
+            if read > _FEW and read > _entries(seen) // 100:
                 self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
                 _save(self._root / task, seen)
                 read = 0

@@ -21,7 +21,7 @@ import msgspec
 
 from sandkeep.events import BadInput, BlobDamaged, BlobMissing, Event, Receipt, SandkeepError
 from sandkeep.events import catalogue as ev
-from sandkeep.projections import Checkpoint, TaskState, checkpoints
+from sandkeep.projections import Checkpoint, TaskState, branches, checkpoints
 from sandkeep.sandboxes import (
     background,
     command,
@@ -30,6 +30,7 @@ from sandkeep.sandboxes import (
     description,
     egress,
     execution,
+    expiry,
     intent,
     leavings,
     memory,
@@ -55,7 +56,7 @@ from sandkeep.sandboxes.lifecycle import Decision, Lifecycle
 from sandkeep.sandboxes.outcome import failing_as, words
 from sandkeep.sandboxes.restore import Restored
 from sandkeep.sandboxes.sandbox import Place
-from sandkeep.sandboxes.snapshot import Snapshot
+from sandkeep.sandboxes.snapshot_walk import Names, Snapshot
 
 if TYPE_CHECKING:
     from sandkeep.sandboxes.locks import Held
@@ -206,38 +207,53 @@ class Task(Lifecycle):
             self._keep.trailing.wait(self.id)  # the command may read the pages
             yield made, place, msgspec.structs.replace(asked, env=ways | asked.env)
 
-    def checkpoint(self, label: str = "", *, progress: Callable[[int], None] = lambda files: None) -> Checkpoint:
-        """Record the whole workspace, durably, and return the checkpoint.
+    def checkpoint(
+        self,
+        label: str = "",
+        *,
+        pin: bool = False,
+        tags: Iterable[str] = (),
+        progress: Callable[[int], None] = lambda files: None,
+    ) -> Checkpoint:
+        """Record the whole workspace, durably, and return the checkpoint; with `pin` or `tags` it is kept.
 
         Commands may run: all is read while they do, then the sandbox stands still for as long as it takes to find and
         read what they changed meanwhile. What others change is read again, and named in `torn` if it will not hold
         still. So is what commands change while no engine answers. Raises `CheckpointRefused` if it cannot be recorded
-        completely, and `TaskRefused` if there is no workspace.
+        completely, `TaskRefused` if there is no workspace, and `LimitReached` if checkpoints may hold no more.
         """
         if len(label) > _MAX_LABEL or not (label == "" or label.isprintable()):
             raise BadInput(f"a label has at most {_MAX_LABEL} printable characters; shorten or reword it")
+        tags = description.check_tags(tags)
+        expiry.make_room(self._keep, self.id)
         # Not while the workspace is set back or removed: half of that would pass for the truth.
         with self._keep.working(self.id), self._root() as root:
             runs = False
             with contextlib.suppress(EngineUnreachable):
                 runs = self.sandbox.runs()
-            return self._checkpoint(root, label, progress, self.sandbox.frozen() if runs else None)
+            return self._checkpoint(root, label, progress, self.sandbox.frozen() if runs else None, pin, tags)
 
-    def checkpoints(self) -> list[Checkpoint]:
-        """The task's checkpoints, oldest first."""
+    def checkpoints(self, *, expired: bool = False) -> list[Checkpoint]:
+        """The task's checkpoints, oldest first; with `expired`, those too that cannot be restored any more."""
         with self._keep.projections.reading() as state:
-            return list(checkpoints.checkpoints(state, self.id))
+            return list(checkpoints.checkpoints(state, self.id, expired=expired))
 
-    def restore_checkpoint(self, checkpoint: str, *, progress: Callable[[int], None] = lambda files: None) -> Restored:
-        """Set the workspace back to the checkpoint with this id, or with the only id that begins with it.
+    def restore_checkpoint(
+        self, checkpoint: str, *, files_only: bool = False, progress: Callable[[int], None] = lambda files: None
+    ) -> Restored:
+        """Set the task back to the checkpoint with this id, or with the only id that begins with it: the workspace and,
+        unless `files_only`, its tags and what counts as decided. What it may reach and use stays as it is, and so does
+        the history, which goes on as a new branch.
 
         The workspace is recorded first, so that this can be undone; the sandbox is frozen meanwhile; and the result is
-        recorded again and compared. Refused with `TaskBusy` while commands run. Raises `CheckpointNotFound`, and
-        `BlobMissing`, `BlobDamaged` and `RestoreRefused` before anything is touched, `RestoreIncomplete` after.
+        recorded again and compared. Refused with `TaskBusy` while commands run. Raises `CheckpointNotFound`,
+        `CheckpointGone`, `BlobMissing`, `BlobDamaged` and `RestoreRefused` before anything is touched,
+        `RestoreIncomplete` after.
         """
         self._clear()
-        target = restore.find(self.checkpoints(), checkpoint, self.id)
+        target = restore.find(self.checkpoints(expired=True), checkpoint, self.id)
         blobs = self._keep.blobs
+        back = () if files_only else branches.told(self.history(), target.position)
         restore.refuse_empty(target, blobs)
         with self._keep.working(self.id), intent.held(self._keep.intents) as made:
             decider.restore(self.state, ev.RestoreRequested(made, target.id, ""))  # refused before the work is done
@@ -251,8 +267,8 @@ class Task(Lifecycle):
                     request = ev.RestoreRequested(made, target.id, undo.id)
                     self._act(partial(decider.restore, intent=request))
                     try:
-                        restore.apply(root, undo.digest, target.digest, blobs)
-                        found = self._recorded(root).digest
+                        touched = restore.apply(root, undo.digest, target.digest, blobs)
+                        found = self._recorded(root, touched=touched).digest
                         stripped = restore.check(found, target.digest, blobs)
                     except (BlobMissing, BlobDamaged, RestoreRefused) as error:
                         self._settle(ev.RestoreFailed(made, *words(error)))
@@ -264,7 +280,7 @@ class Task(Lifecycle):
                         )
                         self._settle(ev.RestoreFailed(made, *words(failure)))
                         raise failure from error
-            self._settle(ev.CheckpointRestored(made, target.id, found))
+            self._settle(ev.CheckpointRestored(made, target.id, found, *back))
         return Restored(target.id, found, undo.id, stripped)
 
     def tag(self, *, add: Iterable[str] = (), remove: Iterable[str] = ()) -> None:
@@ -341,6 +357,8 @@ class Task(Lifecycle):
         label: str,
         progress: Callable[[int], None],
         still: contextlib.AbstractContextManager[None] | None = None,
+        pin: bool = False,
+        tags: tuple[str, ...] = (),
     ) -> Checkpoint:
         taken = self._recorded(root, progress, still)
         event = ev.CheckpointCreated(
@@ -348,17 +366,21 @@ class Task(Lifecycle):
             commands=sum(pending.kind == ev.CommandRequested.__name__ for pending in self.state.pending),
             frozen_ns=taken.frozen_ns,
         )
-        receipt = self._decide(partial(decider.record, event=event))
+        receipt = self._decide(partial(decider.record_checkpoint, event=event, pin=pin, tags=tags))
         memory.trail(self._keep, self.id)
-        counted = (event.digest, event.files, event.bytes, label, event.torn)
-        return Checkpoint(event.checkpoint, self.id, *counted, receipt.first, receipt.time_ns)
+        return next(each for each in self.checkpoints() if each.position == receipt.first)
 
     def _recorded(
         self,
         root: int,
         progress: Callable[[int], None] = lambda files: None,
         still: contextlib.AbstractContextManager[None] | None = None,
+        touched: Names | None = None,
     ) -> Snapshot:
-        found = snapshot.take_since(root, self._keep.blobs, self._keep.seen.of(self.id), progress, still)
+        blobs, before = self._keep.blobs, self._keep.seen.of(self.id)
+        if touched is not None and before is not None:
+            found = snapshot.take_touched(root, blobs, before, touched)
+        else:
+            found = snapshot.take_since(root, blobs, before, progress, still)
         self._keep.seen.keep(self.id, found.seen, found.read)
         return found.snapshot

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,6 +11,7 @@ import msgspec
 
 from sandkeep.events import BlobDamaged, BlobMissing, verify
 from sandkeep.events.catalogue import references
+from sandkeep.events.vouched import Trees
 from sandkeep.sandboxes import memory
 from sandkeep.sandboxes.audit import keep_signer, signer
 from sandkeep.sandboxes.errors import KeyUnavailable
@@ -74,18 +76,20 @@ def verify_keep(keep: Keep, progress: Callable[[str], None]) -> KeepReport:
         damage.append(f"keys: {error}")
     keep.blobs.forget()
     seen: set[str] = set()
+    trees = Trees()
     for record in keep.log.read():
-        for digest, _, tree in references(record.event):
-            before = len(damage)
-            try:
-                for blob in blobs_of(digest, keep.blobs) if tree else (digest,):
-                    if blob not in seen:
-                        seen.add(blob)
-                        progress(f"verifying blobs: {len(seen)}")
-                        damage += [f"blobs: position {record.position}: {words}" for words in _read(keep, blob)]
-            except (BlobDamaged, BlobMissing) as error:  # a manifest, which nothing behind it can be found without
-                words = f"blobs: position {record.position}: {error}"
-                damage += [words] if words not in damage[before:] else []
+        if trees.take(record):
+            continue
+        for digest, _, _ in references(record.event):
+            damage += _blob(keep, record.position, digest, seen, progress)
+    for digest, position in trees.left().items():
+        before = len(damage)
+        try:
+            for blob in blobs_of(digest, keep.blobs):
+                damage += _blob(keep, position, blob, seen, progress)
+        except (BlobDamaged, BlobMissing) as error:  # a manifest, which nothing behind it can be found without
+            words = f"blobs: position {position}: {error}"
+            damage += [words] if words not in damage[before:] else []
     progress("verifying the memory folders")
     for task in keep.tasks():
         damage += [f"memory: task {task.id}: {words}" for words in memory.check(keep, task.id)]
@@ -98,13 +102,27 @@ def verify_keep(keep: Keep, progress: Callable[[str], None]) -> KeepReport:
     return KeepReport(not damage, log.head, log.events, log.checksum, len(seen), tuple(damage), log.notes)
 
 
-def referenced(keep: Keep) -> set[str]:
-    """The digests of every blob that the log vouches for. Raises `BlobMissing` or `BlobDamaged` for a manifest."""
+def referenced(keep: Keep, grace_seconds: float = 0.0) -> set[str]:
+    """The digests of every blob that the log vouches for, but for what only checkpoints hold that expired longer than
+    `grace_seconds` ago. Raises `BlobMissing` or `BlobDamaged` for a manifest."""
     found: set[str] = set()
+    trees = Trees(time.time_ns() - int(grace_seconds * 1e9))
     for record in keep.log.read():
-        for digest, _, tree in references(record.event):
-            found.update(blobs_of(digest, keep.blobs) if tree and digest not in found else (digest,))
+        if not trees.take(record):
+            found.update(each.digest for each in references(record.event))
+    for digest in trees.left():
+        if digest not in found:
+            found.update(blobs_of(digest, keep.blobs))
     return found
+
+
+def _blob(keep: Keep, position: int, blob: str, seen: set[str], progress: Callable[[str], None]) -> list[str]:
+    """What is wrong with a blob that has not been `seen`, if anything is."""
+    if blob in seen:
+        return []
+    seen.add(blob)
+    progress(f"verifying blobs: {len(seen)}")
+    return [f"blobs: position {position}: {words}" for words in _read(keep, blob)]
 
 
 def _read(keep: Keep, digest: str) -> Iterator[str]:

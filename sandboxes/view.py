@@ -81,6 +81,10 @@ class View:
         """The task's checkpoints, oldest first."""
         return list(checkpoints.checkpoints(self._state, task_id))
 
+    def forked_from(self, task_id: str) -> tuple[str, str] | None:
+        """The task and the checkpoint that the task was forked from, if it was."""
+        return checkpoints.origin(self._state, task_id)
+
     def own_workspaces(self, task_id: str) -> list[Fork]:
         """The own workspaces of agents in a task that are not merged, oldest first."""
         return list(forks.unmerged(self._state, task_id))

@@ -10,6 +10,13 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from sandkeep.events.catalogue.cache import CacheChoice, CachePruned, CachesChosen
+from sandkeep.events.catalogue.checkpoint import (
+    CheckpointExpired,
+    CheckpointPinned,
+    CheckpointTagged,
+    CheckpointUnpinned,
+    TaskForked,
+)
 from sandkeep.events.catalogue.common import INLINE_BYTES, Failure, Intent, Limits, Outcome, Output, Span
 from sandkeep.events.catalogue.conflict import (
     Change,
@@ -121,7 +128,11 @@ __all__ = [
     "CachesChosen",
     "Change",
     "CheckpointCreated",
+    "CheckpointExpired",
+    "CheckpointPinned",
     "CheckpointRestored",
+    "CheckpointTagged",
+    "CheckpointUnpinned",
     "Claimed",
     "CleanupFailed",
     "CleanupRequested",
@@ -204,6 +215,7 @@ __all__ = [
     "TaskCompleted",
     "TaskCreated",
     "TaskFailed",
+    "TaskForked",
     "TaskPaused",
     "TaskReopened",
     "TaskResumed",

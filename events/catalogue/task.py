@@ -230,10 +230,17 @@ class RestoreRequested(Intent, frozen=True):
 
 @event(version=1)
 class CheckpointRestored(Outcome, frozen=True):
-    """The workspace is what `digest` says."""
+    """The workspace is what `digest` says.
+
+    With a `position`, that of the checkpoint, the task went back there whole: what came after belongs to a branch that
+    was left, its tags are `tags`, and `decided` is what had been decided there last. Without, only files did.
+    """
 
     checkpoint: str
     digest: str
+    position: int = 0
+    tags: tuple[str, ...] = ()
+    decided: tuple[str, ...] = ()
 
 
 @event(version=1)

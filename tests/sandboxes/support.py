@@ -24,7 +24,7 @@ import pytest
 from sandkeep.events import BlobStore, Record
 from sandkeep.sandboxes import Keep, Result, Task, cli, restore, snapshot
 from sandkeep.sandboxes.container import KEEP
-from sandkeep.sandboxes.snapshot import Snapshot
+from sandkeep.sandboxes.snapshot_walk import Snapshot
 
 Json: TypeAlias = Any
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable
 
 import pytest
@@ -42,7 +43,7 @@ def written(events: Iterable[Event]) -> tuple[Recall, bytes, bytes]:
 def test_the_pages_are_what_this_format_says() -> None:
     """A change of any of these needs another `FORMAT`: folders in the old one would pass for damaged."""
     recall, log, decisions = written(STREAM)
-    assert pages.FORMAT == 3
+    assert pages.FORMAT == 4
     assert log.splitlines()[3:5] == [
         b'{"revision":4,"position":4,"time":"1970-01-01T00:00:00Z","actor":"me","cause":null,"type":"CommandRequested",'
         b'"data":{"intent":"i3","argv":["printf","a\\u001bb"],"cwd":"/workspace","env":["A"],"timeout_ns":5,'
@@ -88,8 +89,8 @@ def test_the_pages_are_what_this_format_says() -> None:
     )
     document = json.loads(state_page(recall))
     assert " ".join(document) == (
-        "format task title state source commit image container reason created updated pending stats revision position"
-        " log.jsonl decisions.md digest"
+        "format task title state source commit image container reason created updated tags went_back forked_from"
+        " pending stats revision position log.jsonl decisions.md digest"
     )
     assert (document["title"], document["state"], document["commit"]) == ("A *title*", "active", "c0ffee")
     assert document["stats"] == {
@@ -103,7 +104,7 @@ def test_the_pages_are_what_this_format_says() -> None:
         "restores": 0,
         "decisions": 1,
     }
-    assert document["digest"] == "cd5b11c87f181eefe3f59c62b5cf0ca84173f9aae9ffe877db0f1f472ad36f97"
+    assert document["digest"] == "88de145a1d1a5559ff3310bb85ddcad48df31612cd4a928174dda1e5e9691813"
 
 
 def test_the_state_says_how_far_the_other_pages_go() -> None:
@@ -233,5 +234,10 @@ def test_any_stream_has_pages(events: list[Event]) -> None:
     assert claimed(state_page(recall)) == (pages.FORMAT, len(events))
     assert (recall.log.bytes, recall.decisions.bytes) == (len(log), len(decisions))
     decided = sum(isinstance(event, ev.DecisionRecorded) for event in events)
-    assert decisions.count(b"\n## ") == decided == recall.tally.decisions
+    assert len(re.findall(rb"\n## \d+\. ", decisions)) == decided == recall.tally.decisions
+    turns = sum(
+        isinstance(event, ev.TaskForked) or (isinstance(event, ev.CheckpointRestored) and event.position > 0)
+        for event in events
+    )
+    assert decisions.count(b"\n## ") == decided + turns
     assert plan_page(recall).count(b"\n- ") == 4 + min(decided, 10)

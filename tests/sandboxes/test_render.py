@@ -12,7 +12,7 @@ from sandkeep.events import BlobStore, Record
 from sandkeep.events import catalogue as ev
 from sandkeep.projections import Checkpoint, Pending, TaskState
 from sandkeep.projections.registry import Task
-from sandkeep.sandboxes import Result, render
+from sandkeep.sandboxes import Result, render, render_checkpoints
 
 EVIL = "\x1b[31m\u202e\x00[bold]x[/bold]"
 
@@ -59,7 +59,8 @@ def test_tables_hold_everything_and_no_control_characters(capfdbinary: pytest.Ca
     assert "failed" in text
     assert "[bold]x[/bold]" in text
     checkpoint = Checkpoint("c" * 12, "0123456789ab", "d" * 64, 3, 4, EVIL, ("a", "b"), 5, 10**18)
-    render.print_task(a_task(), [checkpoint], EVIL)
+    render.print_task(a_task(), EVIL)
+    render_checkpoints.print_checkpoints([checkpoint])
     text = shown(capfdbinary)
     assert "CommandRequested since 2001-09-09" in text
     assert "2 torn" in text

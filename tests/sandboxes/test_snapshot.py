@@ -20,7 +20,7 @@ from sandkeep.events import BlobStore
 from sandkeep.sandboxes import content, manifest, snapshot, workspace
 from sandkeep.sandboxes.errors import CheckpointRefused
 from sandkeep.sandboxes.manifest import Kind
-from sandkeep.sandboxes.snapshot import MAX_DEPTH, Snapshot
+from sandkeep.sandboxes.snapshot_walk import MAX_DEPTH, Snapshot, readable
 
 from .support import listing, opened, take
 from .trees import NAMES, deep, hostile_tree
@@ -316,7 +316,7 @@ def test_a_pipe_that_takes_the_place_of_a_file_delays_nobody(
 
 
 def test_paths_are_named_so_that_people_and_json_can_hold_them() -> None:
-    assert snapshot.readable(b"a/\xff\n\xc3\xa4") == "a/\\xff\n\u00e4"
+    assert readable(b"a/\xff\n\xc3\xa4") == "a/\\xff\n\u00e4"
 
 
 def test_few_descriptors_are_enough_for_the_deepest_tree(folder: Path, tmp_path: Path) -> None:

@@ -15,10 +15,10 @@ import pytest
 from hypothesis import given, settings
 
 from sandkeep.events import BlobStore
-from sandkeep.sandboxes import content, manifest, snapshot, workspace
+from sandkeep.sandboxes import content, manifest, restore, snapshot, snapshot_walk, workspace
 from sandkeep.sandboxes.errors import CheckpointRefused
 from sandkeep.sandboxes.seen import Seen, SeenStore
-from sandkeep.sandboxes.snapshot import RACY_NS, Taken
+from sandkeep.sandboxes.snapshot_walk import RACY_NS, Taken
 
 from .support import opened, take
 from .trees import Change, Folder, change, changes, deep, hostile_tree, make, remove, trees
@@ -129,6 +129,49 @@ def test_a_snapshot_since_another_is_one_from_scratch(node: Folder, some: list[C
         workspace.remove(folder)
 
 
+@settings(max_examples=40, deadline=None)
+@given(trees, changes, changes)
+def test_after_a_restore_it_is_enough_to_look_at_what_was_touched(
+    node: Folder, some: list[Change], more: list[Change]
+) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name) / "tree"
+        make(os.fsencode(folder), node)
+        blobs = BlobStore(Path(name) / "blobs")
+        for one in some:
+            change(folder, one)
+        target = take_since(folder, blobs, None)
+        for one in more:
+            change(folder, one)
+        present = take_since(folder, blobs, target.seen)
+        with opened(folder) as root:
+            touched = restore.apply(root, present.snapshot.digest, target.snapshot.digest, blobs)
+            found = snapshot.take_touched(root, blobs, present.seen, touched)
+        assert found.snapshot == take(folder, BlobStore(Path(name) / "other"))
+        assert take_since(folder, blobs, found.seen).snapshot == found.snapshot
+        workspace.remove(folder)
+
+
+def test_what_was_not_touched_is_taken_as_it_was_seen(tree: Path, blobs: BlobStore) -> None:
+    settle()
+    first = take_since(tree, blobs, None)
+    (tree / "binary").write_bytes(b"touched")
+    (tree / "nested" / "file").write_bytes(b"not said to be")
+    (tree / "nested" / "repository" / "new").mkdir()
+    with opened(tree) as root:
+        found = snapshot.take_touched(root, blobs, first.seen, {b"nested": {b"repository": {}}})
+    assert (found.read, found.snapshot.files, found.snapshot.torn) == (2, first.snapshot.files, ())
+    entries = manifest.load(found.snapshot.digest, blobs)
+    assert blobs.get(entries[b"binary"].content) == b"touched"
+    assert b"new" in manifest.load(manifest.load(entries[b"nested"].content, blobs)[b"repository"].content, blobs)
+    with opened(tree) as root:
+        found = snapshot.take_touched(root, blobs, first.seen, {})
+    assert (
+        manifest.load(found.snapshot.digest, blobs)[b"nested"] == manifest.load(first.snapshot.digest, blobs)[b"nested"]
+    )
+    assert take_since(tree, blobs, found.seen).snapshot == take(tree, blobs)
+
+
 def test_what_was_too_young_is_read_again(tmp_path: Path, blobs: BlobStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """A further change within a tick of the clock has the same time."""
     (tmp_path / "tree").mkdir()
@@ -136,7 +179,7 @@ def test_what_was_too_young_is_read_again(tmp_path: Path, blobs: BlobStore, monk
     settle()
     first = take_since(tmp_path / "tree", blobs, None)
     assert take_since(tmp_path / "tree", blobs, first.seen).read == 0
-    monkeypatch.setattr(snapshot, "RACY_NS", 10**18)
+    monkeypatch.setattr(snapshot_walk, "RACY_NS", 10**18)
     young = take_since(tmp_path / "tree", blobs, None)
     assert take_since(tmp_path / "tree", blobs, young.seen).read == 1
 
@@ -203,7 +246,7 @@ def test_what_was_seen_before_a_snapshot_that_failed_still_holds(
         def full(*_: object) -> None:
             raise OSError(28, "No space left on device")
 
-        patch.setattr(snapshot, "store_root", full)
+        patch.setattr(snapshot_walk, "store_root", full)
         with pytest.raises(OSError, match="No space"):
             take_since(tree, blobs, first.seen)
     second = take_since(tree, blobs, first.seen)

@@ -54,7 +54,7 @@ def test_a_keep_that_is_as_it_was_is_sound(filled: Keep, cli: Cli) -> None:
     said: list[str] = []
     report = filled.verify(said.append)
     assert (report.ok, report.damage, report.events, report.head) == (True, (), 8, 8)
-    assert report.blobs == len(stored(filled.path / "blobs")) == 5
+    assert report.blobs == len(stored(filled.path / "blobs")) == 6
     assert said[0] == "verifying the log"
     closed(filled)
     answer = cli("verify", "--json")

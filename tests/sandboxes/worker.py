@@ -129,6 +129,8 @@ def act(keep: Keep, action: str, arguments: list[str]) -> None:
         task.start(arguments[1:])
     elif action == "limit":
         keep.resources(task.id).set({"memory": arguments[1]})
+    elif action == "fork":
+        keep.fork_task(task.id, arguments[1])
     elif action == "restore":
         task.restore_checkpoint(arguments[1])
     else:

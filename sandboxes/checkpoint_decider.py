@@ -1,0 +1,85 @@
+"""Deciders of checkpoints: what may be pinned, tagged and unpinned, and what may expire.
+
+Pure functions that run inside the log's write lock, as those in `decider` do: a checkpoint that is pinned at the moment
+at which it would expire stays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from sandkeep.events import Event, LimitReached
+from sandkeep.events import catalogue as ev
+from sandkeep.projections import Checkpoint, StateView, checkpoints, forks, registry
+from sandkeep.sandboxes.description import MAX_TAGS
+from sandkeep.sandboxes.errors import CheckpointGone, CheckpointNeeded, CheckpointNotFound
+
+_SETTING_BACK = ("RestoreRequested", "MergeRequested")
+
+
+def pin(state: StateView, task: str, checkpoint: str) -> list[Event]:
+    """A checkpoint is to be kept; nothing to say if it is."""
+    return [] if _live(state, task, checkpoint).pinned else [ev.CheckpointPinned(checkpoint)]
+
+
+def unpin(state: StateView, task: str, checkpoint: str) -> list[Event]:
+    """A checkpoint is pinned no more; nothing to say if it was not."""
+    return [ev.CheckpointUnpinned(checkpoint)] if _live(state, task, checkpoint).pinned else []
+
+
+def tag(state: StateView, task: str, checkpoint: str, asked: ev.TaskTagged) -> list[Event]:
+    """A checkpoint is given tags, and loses some; nothing to say of those it has, or lacks, already."""
+    found = _live(state, task, checkpoint)
+    added = tuple(tag for tag in asked.added if tag not in found.tags)
+    removed = tuple(tag for tag in asked.removed if tag in found.tags)
+    if len(found.tags) + len(added) - len(removed) > MAX_TAGS:
+        raise LimitReached(f"checkpoint {checkpoint} would have more than {MAX_TAGS} tags; take some from it first")
+    return [ev.CheckpointTagged(checkpoint, added, removed)] if added or removed else []
+
+
+def needed(state: StateView, task: str) -> dict[str, str]:
+    """The ids of the task's checkpoints that have to stay for the sake of something else, and what that is."""
+    found = dict.fromkeys(checkpoints.used(state, task), "a task that was forked from it lives")
+    found |= {fork.checkpoint: f"the own workspace {fork.task} was made from it" for fork in forks.begun(state, task)}
+    known = registry.find(state, task)
+    if known is not None and any(each.kind in _SETTING_BACK for each in known.pending):
+        found |= {each.id: "its workspace is being set back" for each in checkpoints.checkpoints(state, task)}
+    return found
+
+
+def expire(state: StateView, task: str, wanted: Iterable[ev.CheckpointExpired]) -> list[Event]:
+    """Those of the checkpoints that may expire do."""
+    return [event for event in wanted if why_not(state, task, event.checkpoint) is None]
+
+
+def expire_one(state: StateView, task: str, event: ev.CheckpointExpired) -> list[Event]:
+    """A checkpoint expires because somebody asks for it. Raises `CheckpointNeeded`."""
+    _live(state, task, event.checkpoint)
+    why = why_not(state, task, event.checkpoint)
+    if why is not None:
+        raise CheckpointNeeded(f"checkpoint {event.checkpoint} of task {task} may not expire: {why}")
+    return [event]
+
+
+def why_not(state: StateView, task: str, checkpoint: str) -> str | None:
+    """What keeps a checkpoint from expiring, if anything does."""
+    found = checkpoints.find(state, task, checkpoint)
+    if found is None or found.expired_ns:
+        return "it has expired"
+    if found.pinned:
+        return f"it is pinned; 'sandkeep unpin-checkpoint {task} {checkpoint}' changes that"
+    if found.tags:
+        return f"it has tags; 'sandkeep tag-checkpoint {task} {checkpoint}' takes them from it"
+    if checkpoints.newest(state, task) == found:
+        return "it is the newest of its task; take another first"
+    why = needed(state, task).get(checkpoint)
+    return None if why is None else f"{why}; that has to end first"
+
+
+def _live(state: StateView, task: str, checkpoint: str) -> Checkpoint:
+    found = checkpoints.find(state, task, checkpoint)
+    if found is None:
+        raise CheckpointNotFound(f"task {task} has no checkpoint {checkpoint}; 'sandkeep list-checkpoints {task}'")
+    if found.expired_ns:
+        raise CheckpointGone(f"checkpoint {checkpoint} of task {task} has expired ({found.expired}); choose another")
+    return found
