@@ -21,7 +21,19 @@ from typing import TYPE_CHECKING
 from sandkeep.events import SandkeepError
 from sandkeep.events import catalogue as ev
 from sandkeep.projections import Pending, TaskState, registry
-from sandkeep.sandboxes import decider, egress, intent, joined, merging, monitor, resources, settings, sidecar, slot
+from sandkeep.sandboxes import (
+    decider,
+    egress,
+    intent,
+    joined,
+    merging,
+    monitor,
+    resources,
+    settings,
+    sidecar,
+    slot,
+    system,
+)
 from sandkeep.sandboxes.engine import Found
 from sandkeep.sandboxes.errors import TaskRefused
 from sandkeep.sandboxes.incumbent import incumbent
@@ -104,6 +116,7 @@ def _reconcile(keep: Keep) -> list[str]:
     for task in believed:
         if task.container not in found or found[task.container].status in ENDED:
             done += _lose(keep, task)
+    done += system.sweep(keep)
     done += _remove_orphans(keep, [each for each in found.values() if not each.beside])
     done += sidecar.sweep(keep, [each for each in found.values() if each.beside], partial(egress.folder, keep))
     _sweep(keep)
