@@ -234,8 +234,9 @@ class Task(Lifecycle):
             runs = False
             with contextlib.suppress(EngineUnreachable):
                 runs = self.sandbox.runs()
-            still = self.sandbox.frozen() if runs else None
-            return self._checkpoint(root, label, progress, still, pin, tags, with_system)
+            # An image is made by the engine, which has to know that the container stands still.
+            hold = self.sandbox.frozen if with_system else self.sandbox.still
+            return self._checkpoint(root, label, progress, hold() if runs else None, pin, tags, with_system)
 
     def checkpoints(self, *, expired: bool = False) -> list[Checkpoint]:
         """The task's checkpoints, oldest first; with `expired`, those too that cannot be restored any more."""
