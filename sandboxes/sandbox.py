@@ -22,6 +22,7 @@ from sandkeep.sandboxes import (
     agent,
     decider,
     egress,
+    freezer,
     guest,
     intent,
     interpreter,
@@ -109,6 +110,7 @@ class Sandbox:
         if task.container is not None:
             if task.idle:
                 self._wake(task.container)
+            freezer.release(self._keep, self.id)
             if (connection := agent.greet(self.spool, task.container)) is not None:
                 return self._place(task.container, connection)
             status = engine.status(task.container)
@@ -220,6 +222,18 @@ class Sandbox:
         """Whether there is a container that runs, and does not stand still. Raises `EngineUnreachable`."""
         container = self._state().container
         return container is not None and self._keep.engine.status(container) == "running"
+
+    @contextlib.contextmanager
+    def still(self) -> Iterator[None]:
+        """As `frozen`, for some milliseconds; the caller is `Keep.working` on the task."""
+        container = self._state().container
+        assert container is not None
+        with freezer.held(self._keep, self.id, container) as held:
+            if held:
+                yield
+                return
+        with self.frozen():
+            yield
 
     @contextlib.contextmanager
     def frozen(self) -> Iterator[None]:

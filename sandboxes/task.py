@@ -229,7 +229,7 @@ class Task(Lifecycle):
             runs = False
             with contextlib.suppress(EngineUnreachable):
                 runs = self.sandbox.runs()
-            return self._checkpoint(root, label, progress, self.sandbox.frozen() if runs else None, pin, tags)
+            return self._checkpoint(root, label, progress, self.sandbox.still() if runs else None, pin, tags)
 
     def checkpoints(self, *, expired: bool = False) -> list[Checkpoint]:
         """The task's checkpoints, oldest first; with `expired`, those too that cannot be restored any more."""
