@@ -30,6 +30,7 @@ from sandkeep.sandboxes.descent import FOLDER, Descent, OtherMount, WayLost
 from sandkeep.sandboxes.errors import BadId, CheckpointGone, CheckpointNotFound, RestoreIncomplete, RestoreRefused
 from sandkeep.sandboxes.manifest import Entry, Kind, load, store
 from sandkeep.sandboxes.place import granted
+from sandkeep.sandboxes.preview import Planned
 from sandkeep.sandboxes.restore_plan import Enter, Leave, Plan, Step, plan
 from sandkeep.sandboxes.snapshot_walk import Names, readable
 from sandkeep.sandboxes.workspace import empty
@@ -44,12 +45,15 @@ class Restored(msgspec.Struct, frozen=True):
     """What a restore did: the checkpoint and digest the workspace has now, and the checkpoint that undoes it.
 
     `stripped` are the paths that were given less than was recorded: devices, which were not made, files without their
-    set-user-id and set-group-id, and, unless we are root, what belonged to others."""
+    set-user-id and set-group-id, and, unless we are root, what belonged to others. Of a dry run, `planned` is what
+    would be done, the digest what the workspace would have then, and there is nothing to undo.
+    """
 
     checkpoint: str
     digest: str
     undo: str
     stripped: tuple[str, ...] = ()
+    planned: tuple[Planned, ...] = ()
 
 
 def find(taken: Sequence[Checkpoint], prefix: str, task: str) -> Checkpoint:
@@ -81,6 +85,14 @@ def refuse_empty(target: Checkpoint, blobs: BlobStore) -> None:
             f"checkpoint {target.id} should hold {target.files} files and holds none, so nothing was changed;"
             " 'sandkeep verify' tells what is wrong"
         )
+
+
+def incomplete(checkpoint: str, undo: str, error: Exception) -> RestoreIncomplete:
+    """What is raised when a restore has failed in the middle."""
+    return RestoreIncomplete(
+        f"the workspace is only in part what checkpoint {checkpoint} says: {error};"
+        f" restore it again, or {undo} to have what was there before"
+    )
 
 
 def apply(root: int, present: str, target: str, blobs: BlobStore, *, privileges: bool = False) -> Names:
