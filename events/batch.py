@@ -5,24 +5,29 @@ their own. Large content is cut where its bytes say so (FastCDC; Xia et al., IEE
 it costs the chunks around that place; what is stored under its digest is the *recipe*, the digests of its chunks.
 
 A batch belongs to one thread. Nothing of it is to be seen before it is committed, and nothing of it if it never is.
+What it relied on because it was known is looked at once more then: what has been condemned since is so no more, and if
+something has been removed, nothing is committed.
 """
 
 from __future__ import annotations
 
-import os
+from functools import partial
 from types import TracebackType
 from typing import Protocol, final
 
 from blake3 import blake3
 from pyfastcdc import FastCDC
 
-from sandkeep.events import pack_frame
 from sandkeep.events.pack_frame import MAX_OBJECTS, Kind
-from sandkeep.events.pack_index import Entries, Entry
+from sandkeep.events.pack_index import Batched, Index
+from sandkeep.events.pack_writer import PackWriter
 from sandkeep.events.packs import Packs
 
-FRAME_BYTES = 128 << 10
+FRAME_BYTES = 256 << 10
 """The size from which on a frame is full, before it is compressed."""
+
+LEVEL = 3
+"""How hard zstd tries."""
 
 LARGE_BYTES = 1 << 20
 """The size from which on content is cut into chunks."""
@@ -42,19 +47,23 @@ class Source(Protocol):
 class Batch:
     """Made by `BlobStore.batch`; a context manager that commits unless an exception leaves it.
 
-    `written` is how many bytes it has put into a pack. Raises `OSError` and `BlobsUnavailable`: it is not committed.
+    Raises `OSError`, `BlobsUnavailable` and, when it is committed, `BlobMissing`: it is not committed then.
     """
 
-    def __init__(self, packs: Packs) -> None:
+    def __init__(self, packs: Packs, level: int = LEVEL) -> None:
         self._packs = packs
+        self._writer = PackWriter(packs, level)
         self._waiting: dict[Kind, list[tuple[bytes, bytes]]] = {kind: [] for kind in Kind}
         self._sizes = dict.fromkeys(Kind, 0)
         self._new: set[bytes] = set()
-        self._stored: Entries = {}
-        self._pack = b""
-        self._file = -1
-        self._start = self._end = 0
-        self.written = 0
+        self._known = bytearray()
+        self._index: Index | None = None
+        self._epoch = b""
+
+    @property
+    def written(self) -> int:
+        """How many bytes it has put into a pack."""
+        return self._writer.written
 
     def __enter__(self) -> Batch:
         return self
@@ -91,19 +100,23 @@ class Batch:
             return self.put(head), len(head)
         return self._cut(_Rest(head, source, limit))
 
-    def commit(self, *, instead: bytes = b"") -> None:
-        """Make all of it durable, and to be seen; `instead` of the pack that it was moved from, if it was."""
+    def commit(self, *, moved: bool = False, last: bytes = b"") -> None:
+        """Make all of it durable, and to be seen. If it was `moved`, see `Batched`."""
+        rest = [(kind, objects) for kind, objects in self._waiting.items() if objects]
+        writer = self._writer
+        if self._known:
+            # Before anything is durable. It is done again with the commit, where it can only fail within moments.
+            with self._packs.changing() as index:
+                self._epoch = self._packs.reserve.through(partial(index.rely, self._known, self._epoch))
+        if writer.finish(rest):
+            done = Batched(writer.pack, writer.end, writer.frames, self._known, self._epoch, moved, last)
+            with self._packs.changing() as index:
+                self._packs.reserve.through(partial(index.commit, done))
+            self._packs.reserve.ease()
         for kind in Kind:
-            self._flush(kind)
-        if not self._stored:
-            return
-        self._append(pack_frame.encode(self._pack, Kind.END, ()))
-        os.fdatasync(self._file)
-        # From here on others may index it, so it stays even if we cannot.
-        self._start = self._end
-        with self._packs.changing() as index:
-            index.commit(self._pack, self._end, self._stored, instead=instead)
-        self._stored = {}
+            self._waiting[kind], self._sizes[kind] = [], 0
+        writer.frames = []
+        self._known.clear()
 
     def move(self, digest: bytes, kind: Kind, content: bytes) -> None:
         """Store an object of another pack once more."""
@@ -111,19 +124,19 @@ class Batch:
 
     def close(self) -> None:
         """Take back what was not committed."""
-        if self._file >= 0:
-            try:
-                if self._end > self._start:
-                    os.ftruncate(self._file, self._start)
-            finally:
-                os.close(self._file)
-                self._file = -1
+        self._writer.close()
 
     def _knows(self, digest: bytes) -> bool:
         if digest in self._new:
             return True
-        entry = self._packs.find(digest)
-        return entry is not None and not entry.condemned
+        if self._index is None:
+            # If it is made anew meanwhile, that is another epoch.
+            self._index = self._packs.index()
+            self._epoch = self._index.epoch()
+        if not self._index.knows(digest):
+            return False
+        self._known += digest
+        return True
 
     def _cut(self, rest: _Rest) -> tuple[str, int]:
         least, usual, most = CHUNK_BYTES
@@ -148,24 +161,8 @@ class Batch:
 
     def _flush(self, kind: Kind) -> None:
         waiting = self._waiting[kind]
-        if not waiting:
-            return
-        if self._file < 0:
-            self._pack, self._file, self._start = self._packs.acquire()
-            self._end = self._start
-        offset = self._end
-        self._append(pack_frame.encode(self._pack, kind, waiting))
-        for number, (digest, content) in enumerate(waiting):
-            self._stored[digest] = Entry(self._pack, offset, number, len(content), kind)
         self._waiting[kind], self._sizes[kind] = [], 0
-
-    def _append(self, data: bytes) -> None:
-        view = memoryview(data)
-        while view:
-            written = os.pwrite(self._file, view, self._end)
-            self._end += written
-            self.written += written
-            view = view[written:]
+        self._writer.add(kind, waiting)
 
 
 @final

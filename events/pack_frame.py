@@ -1,6 +1,6 @@
 """The frames that packs consist of: several objects compressed as one, with their digests and lengths in front.
 
-    head     magic, kind, number of objects, length of the payload, and unpacked; BLAKE3 of the payload
+    head     magic, kind, level, number of objects, length of the payload, and unpacked; BLAKE3 of the payload
     table    digest and length of each object
     BLAKE3   of the pack's name, head and table
     payload  the objects one behind the other, as one zstd frame
@@ -13,6 +13,7 @@ does not compress, are none. A frame of the kind `END` ends a batch; what none f
 from __future__ import annotations
 
 import enum
+import itertools
 import os
 import struct
 import sys
@@ -35,8 +36,7 @@ DIGEST_BYTES = 32
 
 _MAGIC = b"\x93skpack\x01"
 _MAX_BYTES = 256 << 20
-_LEVEL = 1
-_HEAD = struct.Struct(">8sB3xIII32s")
+_HEAD = struct.Struct(">8sBB2xIII32s")
 _OBJECT = struct.Struct(">32sI")
 _READ = 1 << 20
 
@@ -51,9 +51,11 @@ class Kind(enum.IntEnum):
 
 
 class Header(msgspec.Struct, frozen=True):
-    """A frame without its payload: objects by digest and length, where the payload lies and how long the frame is."""
+    """A frame without its payload: objects by digest and length, where the payload lies and how long the frame is;
+    and how hard it was tried to make it small, which releases that had one level only did not write down (0)."""
 
     kind: Kind
+    level: int
     objects: tuple[tuple[bytes, int], ...]
     payload: int
     stored: int
@@ -63,17 +65,27 @@ class Header(msgspec.Struct, frozen=True):
 
 
 class Frame(msgspec.Struct, frozen=True):
-    """A frame that was read whole and checked."""
+    """A frame that was read whole and matches its checksum; what it holds, and where in that each object begins."""
 
     header: Header
-    contents: tuple[bytes, ...]
+    raw: bytes
+    starts: tuple[int, ...]
+
+    def content(self, number: int) -> bytes:
+        """An object of it, by its number, as it was given to `encode`. Raises `BlobDamaged`."""
+        digest, length = self.header.objects[number]
+        content = self.raw[self.starts[number] : self.starts[number] + length]
+        # A recipe is under the digest of the content that it leads to.
+        if self.header.kind is not Kind.RECIPES and blake3(content).digest() != digest:
+            raise BlobDamaged(f"{digest.hex()} does not match its digest; restore its pack from a copy")
+        return content
 
 
-def encode(pack: bytes, kind: Kind, objects: Sequence[tuple[bytes, bytes]]) -> bytes:
+def encode(pack: bytes, kind: Kind, objects: Sequence[tuple[bytes, bytes]], level: int = 0) -> bytes:
     """The frame, in the pack of this name, that holds these objects, each with its digest."""
     raw = b"".join(content for _, content in objects)
-    payload = zstd.compress(raw, level=_LEVEL) if raw else b""
-    head = _HEAD.pack(_MAGIC, kind, len(objects), len(payload), len(raw), blake3(payload).digest())
+    payload = zstd.compress(raw, level=level) if raw else b""
+    head = _HEAD.pack(_MAGIC, kind, level, len(objects), len(payload), len(raw), blake3(payload).digest())
     head += b"".join(_OBJECT.pack(digest, len(content)) for digest, content in objects)
     return head + _checksum(pack, head) + payload
 
@@ -82,7 +94,7 @@ def read_header(file: int, pack: bytes, offset: int) -> Header:
     """The header of the frame at `offset` of the open `file`. Raises `BlobDamaged` and `OSError`."""
     first = os.pread(file, _HEAD.size + 64 * _OBJECT.size + DIGEST_BYTES, offset)
     try:
-        magic, kind, count, stored, raw, checksum = _HEAD.unpack_from(first)
+        magic, kind, level, count, stored, raw, checksum = _HEAD.unpack_from(first)
     except struct.error:
         raise _damaged(pack, offset, "it is cut short") from None
     if magic != _MAGIC or count > MAX_OBJECTS or max(stored, raw) > _MAX_BYTES:
@@ -95,26 +107,18 @@ def read_header(file: int, pack: bytes, offset: int) -> Header:
         raise _damaged(pack, offset, "its header does not match its checksum")
     objects = tuple(_OBJECT.iter_unpack(head[_HEAD.size :]))
     start = length + DIGEST_BYTES
-    return Header(Kind(kind), objects, offset + start, stored, raw, checksum, start + stored)
+    return Header(Kind(kind), level, objects, offset + start, stored, raw, checksum, start + stored)
 
 
 def read(file: int, pack: bytes, offset: int) -> Frame:
-    """The frame at `offset` of the open `file`, all of it checked. Raises `BlobDamaged` and `OSError`."""
+    """The frame at `offset` of the open `file`. Raises `BlobDamaged` and `OSError`."""
     header = read_header(file, pack, offset)
     payload = read_payload(file, pack, offset, header)
     try:
         raw = zstd.decompress(payload) if payload else b""
     except zstd.ZstdError as error:  # only if what wrote it was broken: its checksum holds
         raise _damaged(pack, offset, str(error)) from error
-    contents, start = [], 0
-    for digest, length in header.objects:
-        content = raw[start : start + length]
-        # A recipe is under the digest of the content that it leads to.
-        if header.kind is not Kind.RECIPES and blake3(content).digest() != digest:
-            raise _damaged(pack, offset, f"{digest.hex()} does not match its digest")
-        contents.append(content)
-        start += length
-    return Frame(header, tuple(contents))
+    return Frame(header, raw, tuple(itertools.accumulate((length for _, length in header.objects), initial=0)))
 
 
 def read_payload(file: int, pack: bytes, offset: int, header: Header) -> bytes:

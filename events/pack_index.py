@@ -20,7 +20,7 @@ import os
 import secrets
 import struct
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import final
 from weakref import WeakValueDictionary
@@ -29,8 +29,8 @@ import lmdb
 import msgspec
 
 from sandkeep.events import lmdb_file
-from sandkeep.events.errors import BlobsUnavailable
-from sandkeep.events.pack_frame import Header, Kind
+from sandkeep.events.errors import BlobMissing, BlobsUnavailable
+from sandkeep.events.pack_frame import DIGEST_BYTES, Kind
 
 MAP_BYTES = 64 << 30
 """Address space for the index, at a hundred bytes an object; the file grows only as it is written."""
@@ -38,6 +38,8 @@ MAP_BYTES = 64 << 30
 _DATABASES = (b"objects", b"packs", b"epoch")
 _ENTRY = struct.Struct(">16sQIIBQ")
 _PACK = struct.Struct(">QQ")
+_CONDEMNED = struct.Struct(">Q")
+_NEVER = _CONDEMNED.pack(0)
 _shared: WeakValueDictionary[tuple[int, int, int], Index] = WeakValueDictionary()
 _sharing = threading.Lock()
 
@@ -68,10 +70,24 @@ Verdict = Callable[[Entries], Entries]
 """What is to be left of all entries, and how."""
 
 
-def entries(pack: bytes, offset: int, header: Header) -> Iterator[tuple[bytes, Entry]]:
-    """The entries of the objects in one frame."""
-    for number, (digest, length) in enumerate(header.objects):
-        yield digest, Entry(pack, offset, number, length, header.kind)
+Placed = tuple[int, Kind, Sequence[tuple[bytes, int]]]
+"""A frame: its offset, its kind, and its objects by digest and length."""
+
+
+class Batched(msgspec.Struct, frozen=True):
+    """What is committed together: a pack, how far it is synced, and the frames that were put into it.
+
+    What it `relies` on is a row of digests that were found in the index when it was the given `epoch`, or later. What
+    was `moved` lay in another pack before; that is forgotten if it is the `last` that was in it.
+    """
+
+    pack: bytes
+    end: int
+    frames: Sequence[Placed]
+    relies: bytes | bytearray = b""
+    epoch: bytes = b""
+    moved: bool = False
+    last: bytes = b""
 
 
 def shared(path: Path) -> Index:
@@ -144,26 +160,57 @@ class Index:
         with _failing(), self._env.begin(db=self._objects) as txn:
             return {digest: _decode(value) for digest, value in txn.cursor()}
 
-    def commit(self, pack: bytes, end: int, stored: Mapping[bytes, Entry], *, instead: bytes = b"") -> None:
-        """Durably enter what was `stored` in a pack, which is synced up to `end`.
+    def knows(self, digest: bytes) -> bool:
+        """Whether the object lies somewhere, and is not condemned."""
+        with _failing(), self._env.begin(db=self._objects) as txn:
+            found = txn.get(digest)
+            return found is not None and found[-_CONDEMNED.size :] == _NEVER
 
-        If it was moved there `instead` of another pack, that is forgotten; what has been removed since stays so, and so
-        does what is condemned.
+    def commit(self, batched: Batched) -> None:
+        """Durably enter a batch, and see to what it relies on as `rely` does. Of what was moved, what has been removed
+        since stays so, and so does what is condemned. Raises `BlobMissing`: nothing is entered then.
         """
+        stored = sorted(
+            (digest, _ENTRY.pack(batched.pack, offset, number, length, kind, 0))
+            for offset, kind, objects in batched.frames
+            for number, (digest, length) in enumerate(objects)
+        )
         with _failing(), self._env.begin(write=True, db=self._objects) as txn:
-            before = txn.get(pack, db=self._packs)
-            raw = _PACK.unpack(before)[1] if before is not None else 0
-            txn.put(pack, _PACK.pack(end, raw + sum(each.length for each in stored.values())), db=self._packs)
-            for digest in sorted(stored):
-                entry = stored[digest]
-                if instead:
+            if batched.relies and txn.get(b"epoch", db=self._epochs) != batched.epoch:
+                self._renew(txn, batched.relies)
+            before = Extent(*_PACK.unpack(txn.get(batched.pack, db=self._packs) or _PACK.pack(0, 0)))
+            # Another may have found the batch in the pack, when he made the index anew.
+            if before.end < batched.end:
+                raw = before.raw + sum(length for _, _, objects in batched.frames for _, length in objects)
+                txn.put(batched.pack, _PACK.pack(batched.end, raw), db=self._packs)
+            for digest, value in stored:
+                if batched.moved:
                     found = txn.get(digest)
                     if found is None:
                         continue
-                    entry = msgspec.structs.replace(entry, condemned=_decode(found).condemned)
-                txn.put(digest, _encode(entry))
-            if instead:
-                txn.delete(instead, db=self._packs)
+                    value = value[: -_CONDEMNED.size] + found[-_CONDEMNED.size :]
+                txn.put(digest, value)
+            if batched.last:
+                txn.delete(batched.last, db=self._packs)
+
+    def rely(self, digests: bytes | bytearray, epoch: bytes) -> bytes:
+        """Let what was found in that epoch or later, and was condemned since, be so no more; returns the epoch that it
+        is. Raises `BlobMissing` if something was removed even."""
+        now = self.epoch()
+        if now != epoch:
+            with _failing(), self._env.begin(write=True, db=self._objects) as txn:
+                self._renew(txn, digests)
+                now = bytes(txn.get(b"epoch", db=self._epochs) or self._new_epoch(txn))
+        return now
+
+    def _renew(self, txn: lmdb.Transaction, digests: bytes | bytearray) -> None:
+        for start in range(0, len(digests), DIGEST_BYTES):
+            digest = bytes(digests[start : start + DIGEST_BYTES])
+            found = txn.get(digest)
+            if found is None:
+                raise BlobMissing(f"blob {digest.hex()} was removed while a batch relied on it; try it again")
+            if found[-_CONDEMNED.size :] != _NEVER:
+                txn.put(digest, bytes(found[: -_CONDEMNED.size]) + _NEVER)
 
     def judge(self, verdict: Verdict) -> tuple[Entries, Entries]:
         """Do what `verdict` makes of all entries, in one transaction; no entry is added meanwhile.

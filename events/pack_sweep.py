@@ -74,7 +74,7 @@ class _Verdict:
 
     def _parts(self, digest: bytes, entry: Entry, wanted: bool) -> list[bytes]:
         try:
-            return parts(self._packs.frame(entry).contents[entry.number])
+            return parts(self._packs.frame(entry).content(entry.number))
         except (BlobDamaged, FileNotFoundError) as error:
             if wanted:
                 raise BlobDamaged(f"blob {digest.hex()} cannot be read: {error}") from error
@@ -98,7 +98,7 @@ def _compact(packs: Packs, pack: bytes) -> int:
         with Batch(packs) as batch:
             for digest, entry in sorted(left.items(), key=lambda each: (each[1].offset, each[1].number)):
                 batch.move(digest, entry.kind, packs.read(digest, entry))
-            batch.commit(instead=pack)
+            batch.commit(moved=True, last=pack)
         path.unlink()
         sync_folder(packs.root)
     return size - batch.written

@@ -36,7 +36,8 @@ from sandkeep.events import pack_frame, pack_index
 from sandkeep.events.durable import sync_folder
 from sandkeep.events.errors import BlobDamaged, BlobMissing, BlobsUnavailable
 from sandkeep.events.pack_frame import Frame, Kind, parts
-from sandkeep.events.pack_index import Entries, Entry, Index
+from sandkeep.events.pack_index import Batched, Entries, Entry, Index
+from sandkeep.events.reserve import Reserve
 
 MAX_PACK_BYTES = 256 << 20
 """The size from which on a pack is not appended to any more."""
@@ -54,6 +55,7 @@ class Packs:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self.reserve = Reserve(root.parent / "reserve")
         self._index_path = root / "index"
         self._data = os.fspath(self._index_path / "data.mdb")
         self._index: Index | None = None
@@ -65,6 +67,13 @@ class Packs:
 
     def find(self, digest: bytes) -> Entry | None:
         """Where an object lies, if anywhere. Raises `BlobsUnavailable`."""
+        index = self._index
+        if index is not None and self._key is not None and self._key[0] == os.getpid():
+            # If the index has been made anew, what the old one knows is still true, or its pack is found to be gone.
+            with contextlib.suppress(BlobsUnavailable):
+                found = index.find(digest)
+                if found is not None:
+                    return found
         return self.index().find(digest) if self.exist() else None
 
     def epoch(self) -> bytes:
@@ -104,14 +113,14 @@ class Packs:
                 break
             try:
                 frame = self.frame(wanted)
+                objects = frame.header.objects
+                if wanted.number >= len(objects) or objects[wanted.number][0] != digest:
+                    raise BlobDamaged(f"it is not where the index has it; remove {self._index_path}")
+                return frame.content(wanted.number)
             except FileNotFoundError:  # it has been moved, or is lost
                 wanted = self.index().find(digest)
-                continue
             except BlobDamaged as error:
                 raise BlobDamaged(f"blob {digest.hex()} cannot be read: {error}") from error
-            if wanted.number >= len(frame.contents) or frame.header.objects[wanted.number][0] != digest:
-                raise BlobDamaged(f"blob {digest.hex()} is not where the index has it; remove {self._index_path}")
-            return frame.contents[wanted.number]
         raise BlobMissing(f"no blob {digest.hex()} is stored any more; 'sandkeep verify' lists what is missing")
 
     def frame(self, entry: Entry) -> Frame:
@@ -274,7 +283,7 @@ class Packs:
 
         def complete(entry: Entry, entries: Entries) -> bool:
             try:
-                return entries.keys() >= set(parts(self.frame(entry).contents[entry.number]))
+                return entries.keys() >= set(parts(self.frame(entry).content(entry.number)))
             except (BlobDamaged, FileNotFoundError):
                 return False
 
@@ -294,10 +303,7 @@ class Packs:
         found, end = pack_frame.committed(file, pack, known)
         if end > known:
             os.fdatasync(file)
-            stored: Entries = {}
-            for offset, header in found:
-                stored.update(pack_index.entries(pack, offset, header))
-            index.commit(pack, end, stored)
+            index.commit(Batched(pack, end, [(offset, header.kind, header.objects) for offset, header in found]))
         return end
 
     def _sync_names(self) -> None:

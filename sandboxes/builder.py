@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import itertools
 import os
+import threading
 from collections.abc import Iterable
 from typing import final
 
+import msgspec
+
 from sandkeep.events import BlobStore
 from sandkeep.sandboxes import place
-from sandkeep.sandboxes.descent import Descent
+from sandkeep.sandboxes.crew import Crew
+from sandkeep.sandboxes.descent import FOLDER, Descent
 from sandkeep.sandboxes.manifest import Entry, Kind, leaf, nodes
 from sandkeep.sandboxes.place import granted
 
@@ -33,6 +37,14 @@ class _Frame:
         self.folders: list[Entry] = []
 
 
+class _Tree(msgspec.Struct, frozen=True):
+    """A new folder, open, what it is to be, and its path in the workspace."""
+
+    folder: int
+    entry: Entry
+    path: bytes
+
+
 @final
 class Builder:
     """What makes new entries in the folder open as `stage`. `links` are groups of paths that are one file each."""
@@ -45,7 +57,9 @@ class Builder:
         self._groups = {path: number for number, group in enumerate(links) for path in group}
         self._linked: set[int] = set()
         self._privileges = privileges
+        self._linking = threading.Lock()
         self._made = itertools.count(1)
+        self._crew: Crew[_Tree] = Crew(self._tree, lambda tree: os.close(tree.folder), lambda: self.synced_all)
         self.synced_all = True
         """Whether each entry was synced by itself so far."""
 
@@ -56,20 +70,36 @@ class Builder:
         """
         if entry.kind is not Kind.FOLDER:
             return self._one(self._stage, name, entry, path)
-        os.mkdir(name, 0o700, dir_fd=self._stage)
-        with Descent(self._stage) as way:
-            way.enter(name)
-            frames = [self._begin(way.folder, entry, None, path)]
-            while frames:
-                frame = frames[-1]
-                if frame.folders:
+        self._crew.run(self._new(self._stage, entry, name, path))
+        return True
+
+    def _new(self, folder: int, entry: Entry, name: bytes, path: bytes) -> _Tree:
+        os.mkdir(name, 0o700, dir_fd=folder)
+        return _Tree(os.open(name, FOLDER, dir_fd=folder), entry, path)
+
+    def _tree(self, tree: _Tree) -> None:
+        """Make all that is in a new folder, however deep."""
+        try:
+            with Descent(tree.folder) as way:
+                frames = [self._begin(way.folder, tree.entry, None, tree.path)]
+                while frames:
+                    frame = frames[-1]
+                    if not frame.folders:
+                        frames.pop()
+                        if frames:
+                            self.leave(way, frame.entry)
+                        continue
                     inner = frame.folders.pop()
+                    if self._crew.wants():
+                        path = self._at(tree.path, frame, inner.name) if self._groups else b""
+                        self._crew.give(self._new(way.folder, inner, inner.name, path))
+                        continue
                     os.mkdir(inner.name, 0o700, dir_fd=way.folder)
                     way.enter(inner.name)
-                    frames.append(self._begin(way.folder, inner, frame, path))
-                else:
-                    self.leave(way, frames.pop().entry)
-        return True
+                    frames.append(self._begin(way.folder, inner, frame, tree.path))
+            place.finish(tree.folder, tree.entry, synced=self.synced())
+        finally:
+            os.close(tree.folder)
 
     def leave(self, way: Descent, entry: Entry) -> None:
         """Leave the folder that was entered last, which is what `entry` says from then on."""
@@ -106,9 +136,10 @@ class Builder:
             place.make(folder, name, made, self._blobs, synced=self.synced())
             return True
         first = f"linked-{group}".encode()
-        if group not in self._linked:
-            place.make(self._stage, first, made, self._blobs, synced=self.synced())
-            self._linked.add(group)
+        with self._linking:
+            if group not in self._linked:
+                place.make(self._stage, first, made, self._blobs, synced=self.synced())
+                self._linked.add(group)
         os.link(first, name, src_dir_fd=self._stage, dst_dir_fd=folder, follow_symlinks=False)
         return True
 

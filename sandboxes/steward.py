@@ -21,7 +21,20 @@ from typing import TYPE_CHECKING
 from sandkeep.events import SandkeepError
 from sandkeep.events import catalogue as ev
 from sandkeep.projections import Pending, TaskState, registry
-from sandkeep.sandboxes import decider, egress, intent, joined, merging, monitor, resources, settings, sidecar, slot
+from sandkeep.sandboxes import (
+    decider,
+    egress,
+    freezer,
+    intent,
+    joined,
+    merging,
+    monitor,
+    resources,
+    settings,
+    sidecar,
+    slot,
+    system,
+)
 from sandkeep.sandboxes.engine import Found
 from sandkeep.sandboxes.errors import TaskRefused
 from sandkeep.sandboxes.incumbent import incumbent
@@ -95,7 +108,7 @@ def _reconcile(keep: Keep) -> list[str]:
     keep.log.decide("keep", lambda state: [], actor=keep.actor)
     # What the log believes is read before the engine is asked, so that what others start meanwhile is not taken for
     # lost.
-    done = keep.locking.expire() + keep.images.reconcile()
+    done = keep.locking.expire() + keep.images.reconcile() + _release(keep)
     for task in busy(keep):
         done += _settle(keep, task)
     done += merging.finish(keep)
@@ -104,12 +117,23 @@ def _reconcile(keep: Keep) -> list[str]:
     for task in believed:
         if task.container not in found or found[task.container].status in ENDED:
             done += _lose(keep, task)
+    done += system.sweep(keep)
     done += _remove_orphans(keep, [each for each in found.values() if not each.beside])
     done += sidecar.sweep(keep, [each for each in found.values() if each.beside], partial(egress.folder, keep))
     _sweep(keep)
     monitor.release(keep)
     (keep.path / "run" / _STAMP).touch()
     return done + egress.revive(keep)
+
+
+def _release(keep: Keep) -> list[str]:
+    """Let the sandboxes go on that processes held still until they died."""
+    done: list[str] = []
+    for task in freezer.abandoned(keep):
+        with keep.attempting(task) as mine:
+            if mine and freezer.release(keep, task):
+                done.append(f"task {task}: its sandbox was held still by a process that died, and goes on")
+    return done
 
 
 def _lose(keep: Keep, task: registry.Task) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import random
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
@@ -33,6 +35,25 @@ def put(store: BlobStore, *contents: bytes) -> list[str]:
     """Store these in one batch."""
     with store.batch() as batch:
         return [batch.put(content) for content in contents]
+
+
+def put_again(store: BlobStore, *contents: bytes) -> list[str]:
+    """Store these, also if what was relied on was swept meanwhile."""
+    for _ in range(100):
+        try:
+            return put(store, *contents)
+        except BlobMissing:
+            pass
+    raise AssertionError("what is relied on is gone each time")
+
+
+def wait_until(true: Callable[[], bool]) -> None:
+    """Wait for what another thread does."""
+    for _ in range(6000):
+        if true():
+            return
+        time.sleep(0.01)
+    raise AssertionError("it does not come to be true")
 
 
 def noise(size: int, seed: int = 0) -> bytes:
@@ -78,7 +99,7 @@ def test_a_batch_that_fails_stores_nothing(store: BlobStore, root: Path) -> None
     def fail() -> None:
         with store.batch() as batch:
             batch.put(noise(300_000))
-            assert pack_files(root)[0].stat().st_size > size
+            wait_until(lambda: pack_files(root)[0].stat().st_size > size)
             raise KeyError
 
     with pytest.raises(KeyError):
@@ -390,7 +411,7 @@ def test_lmdb_failing_is_told_as_such(store: BlobStore, root: Path, monkeypatch:
     def failing(*_: object) -> None:
         raise lmdb.DiskError("No space left on device")
 
-    monkeypatch.setattr("sandkeep.events.pack_index._encode", failing)
+    monkeypatch.setattr("sandkeep.events.pack_index.Extent", failing)
     with pytest.raises(BlobsUnavailable, match="No space left"):
         put(store, b"content")
 
@@ -457,6 +478,82 @@ def test_what_is_condemned_is_stored_anew_by_whoever_needs_it(
     assert store.get(digest) == b"content"
 
 
+def test_what_a_batch_relies_on_is_condemned_no_more(
+    store: BlobStore, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (digest,) = put(store, b"content")
+    with store.batch() as batch:
+        batch.put(b"content")
+        store.sweep(nothing, HOUR)
+        assert objects(root)[digest].condemned
+    assert not objects(root)[digest].condemned
+    later(monkeypatch, 1.1 * HOUR)
+    assert store.sweep(nothing, HOUR) == (0, 0)
+
+
+@pytest.mark.parametrize("more", [(), (b"more",)], ids=["nothing else", "more"])
+def test_a_batch_is_not_committed_if_what_it_relies_on_was_removed(
+    store: BlobStore, root: Path, more: tuple[bytes, ...]
+) -> None:
+    digest, _ = put(store, b"content", b"other")
+
+    def overtaken() -> None:
+        with store.batch() as batch:
+            for content in (b"content", *more):
+                batch.put(content)
+            lose(root, digest)
+
+    with pytest.raises(BlobMissing, match=f"{digest} was removed while a batch relied on it"):
+        overtaken()
+    assert stored(root) == [hex_of(b"other")]
+    assert put(store, b"content") == [digest]
+    assert store.get(digest) == b"content"
+
+
+def test_a_batch_whose_index_is_made_anew_meanwhile_is_committed_to_the_new_one(store: BlobStore, root: Path) -> None:
+    put(store, b"known")
+    with store.batch() as batch:
+        batch.put(b"known")
+        batch.put(noise(300_000))
+        drop_index(root)
+        BlobStore(root).epoch()
+        batch.put(b"new")
+    assert {hex_of(each) for each in (b"known", b"new", noise(300_000))} == set(stored(root))
+
+
+def test_a_disk_that_fails_while_frames_are_written_fails_the_batch(
+    store: BlobStore, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = put(store, b"kept")
+    size = pack_files(root)[0].stat().st_size
+    pwrite = os.pwrite
+
+    def failing(file: int, data: bytes, offset: int) -> int:
+        if offset > size + 1_000_000:
+            raise OSError(errno.EIO, "Input/output error")
+        return pwrite(file, data, offset)
+
+    monkeypatch.setattr(os, "pwrite", failing)
+    with pytest.raises(OSError, match="Input/output"):
+        put(store, *(noise(300_000, seed) for seed in range(40)))
+    monkeypatch.undo()
+    assert (stored(root), pack_files(root)[0].stat().st_size) == (kept, size)
+    assert not [each for each in threading.enumerate() if each.name == "sandkeep-pack"]
+
+
+def test_a_process_that_was_forked_takes_nothing_back_from_a_batch(store: BlobStore, root: Path) -> None:
+    with store.batch() as batch:
+        batch.put(noise(300_000))
+        wait_until(lambda: pack_files(root)[0].stat().st_size > 300_000)
+        child = os.fork()
+        if child == 0:
+            batch.close()
+            os._exit(0)
+        assert os.waitpid(child, 0)[1] == 0
+        batch.put(b"more")
+    assert [store.get(hex_of(each)) for each in (b"more", noise(300_000))] == [b"more", noise(300_000)]
+
+
 def test_the_parts_of_large_content_stay_as_long_as_it_does(store: BlobStore, root: Path) -> None:
     one, two = noise(3 * MIB), noise(3 * MIB) + noise(2 * MIB, 1)
     digests = put(store, one, two, noise(7 * MIB, 2))
@@ -498,12 +595,12 @@ def test_what_a_sweep_removes_while_another_moves_it_stays_removed(
 
 
 def test_a_damaged_pack_is_left_as_it_is(store: BlobStore, root: Path) -> None:
-    kept, other, _ = put(store, noise(200_000), noise(200_000, 1), noise(900_000, 2))
+    kept, other, _ = put(store, noise(300_000), noise(300_000, 1), noise(900_000, 2))
     damage(root, kept)
     (before,) = pack_files(root)
     assert store.sweep({kept, other}.__contains__, -1) == (1, 0)
     assert pack_files(root) == [before]
-    assert store.get(other) == noise(200_000, 1)
+    assert store.get(other) == noise(300_000, 1)
 
 
 def test_nothing_is_swept_while_it_cannot_be_told_what_wanted_content_consists_of(store: BlobStore, root: Path) -> None:
@@ -521,8 +618,8 @@ def test_nothing_is_swept_while_it_cannot_be_told_what_wanted_content_consists_o
 
 def test_writers_at_once_have_a_pack_each_and_leave_it_to_the_next(store: BlobStore, root: Path) -> None:
     with store.batch() as one, store.batch() as two:
-        one.put(noise(200_000))
-        two.put(noise(200_000, 1))
+        one.put(noise(300_000))
+        two.put(noise(300_000, 1))
         assert len(pack_files(root)) == 2
     put(store, b"later")
     put(store, b"and later")
@@ -567,7 +664,7 @@ def test_threads_write_and_read_and_sweep_at_once(root: Path) -> None:
         for step in range(12):
             contents = [noise(3000, 1000 * number + 10 * step + each) for each in range(6)]
             wanted.update(map(hex_of, contents[:2]))
-            digests = put(store, *contents, noise(1000, step))
+            digests = put_again(store, *contents, noise(1000, step))
             assert [store.get(digest) for digest in digests[:2]] == contents[:2]
         return number
 
