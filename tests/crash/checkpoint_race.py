@@ -1,4 +1,4 @@
-"""Swap things in a workspace, as quickly as can be, until told to stop: `checkpoint_race ATTACK WORKSPACE OUTSIDE SEED`.
+"""Swap things in a workspace, as quickly as can be, until told to stop: `checkpoint_race ATTACK TREE OUTSIDE SEED`.
 
 The number of swaps is printed at the end, which comes when standard input does. Each is one system call or a few, so
 several of these processes do some hundred thousand of them a second.

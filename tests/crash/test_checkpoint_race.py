@@ -47,7 +47,14 @@ class Scene:
         for path in (self.outside, *sorted(self.outside.rglob("*"))):
             status = path.lstat()
             content = path.read_bytes() if path.is_file() else b""
-            found[str(path)] = (status.st_ino, status.st_mode, status.st_uid, status.st_gid, status.st_mtime_ns, content)
+            found[str(path)] = (
+                status.st_ino,
+                status.st_mode,
+                status.st_uid,
+                status.st_gid,
+                status.st_mtime_ns,
+                content,
+            )
         return found
 
     @contextlib.contextmanager
@@ -117,6 +124,11 @@ def test_nothing_outside_comes_into_a_checkpoint(scene: Scene, attack: str) -> N
 @pytest.mark.parametrize("attack", ["links", "hard_links", "storm"])
 def test_nothing_outside_is_changed_when_a_checkpoint_is_set_back(scene: Scene, attack: str) -> None:
     completed = 0
+    if attack == "hard_links":
+        # What is planted then has the right content, and only owner, mode and time are still to be set.
+        for place in range(checkpoint_race.PLACES):
+            (scene.workspace / f"{place}" / "file").write_bytes((scene.outside / "file").read_bytes())
+        scene.target = snapshot.take(scene.root, scene.blobs).digest
     with scene.attacked(attack):
         for _ in scene.going_on():
             scene.rounds += 1
