@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-from sandkeep.events.reserve import RESERVE_BYTES
+from sandkeep.events import reserve
 from sandkeep.sandboxes.damage import affected
 from sandkeep.sandboxes.quantity import show_size
 from sandkeep.sandboxes.verification import affects
@@ -27,7 +27,7 @@ _logger = logging.getLogger(__name__)
 
 def set_aside(keep: Keep) -> list[str]:
     """Set space aside for a checkpoint that meets a full disk, once there are any and as long as there is plenty."""
-    return [f"set {show_size(RESERVE_BYTES)} aside for a full disk"] if keep.blobs.make_reserve() else []
+    return [f"set {show_size(reserve.RESERVE_BYTES)} aside for a full disk"] if keep.blobs.make_reserve() else []
 
 
 def scrub(keep: Keep) -> list[str]:
