@@ -41,11 +41,13 @@ from sandkeep.sandboxes import (
     restore,
     slot,
     workspace,
+    workspace_diff,
 )
 from sandkeep.sandboxes.agent import Window
 from sandkeep.sandboxes.background import Running
 from sandkeep.sandboxes.command import Asked
 from sandkeep.sandboxes.errors import (
+    CheckpointNotFound,
     EngineUnreachable,
     RestoreRefused,
 )
@@ -56,6 +58,7 @@ from sandkeep.sandboxes.outcome import failing_as, words
 from sandkeep.sandboxes.restore import Restored
 from sandkeep.sandboxes.sandbox import Place
 from sandkeep.sandboxes.snapshot_walk import Names, Progress, Snapshot, readable
+from sandkeep.sandboxes.workspace_diff import FileDiff
 
 if TYPE_CHECKING:
     from sandkeep.sandboxes.locks import Held
@@ -291,6 +294,23 @@ class Task(Lifecycle):
                         raise failure from error
             self._settle(ev.CheckpointRestored(made, target.id, found, *back))
         return Restored(target.id, found, undo.id, stripped)
+
+    def diff(self, old: str = "", new: str = "", paths: Iterable[str] = (), *, text: bool = True) -> list[FileDiff]:
+        """What differs between two checkpoints, or between one and the workspace as it is now, if no `new` one is
+        named; without an `old` one it is the last. If `paths` are named, only they and what is below them count.
+        Without `text` the lines are only counted. No checkpoint is taken.
+
+        Raises `CheckpointNotFound`, `CheckpointGone`, `OutsideWorkspace`, `BlobMissing`, `BlobDamaged`, and
+        `CheckpointRefused` if the workspace cannot be read.
+        """
+        only, taken = chosen.parse(paths), self.checkpoints(expired=True)
+        if not old and not taken:
+            raise CheckpointNotFound(f"task {self.id} has no checkpoint yet; 'sandkeep checkpoint {self.id}' makes one")
+        before, after = (restore.find(taken, each, self.id).digest if each else "" for each in (old, new))
+        if not after:
+            with self._keep.working(self.id), self._root() as root:
+                after = self._recorded(root).digest
+        return list(workspace_diff.diff(before or taken[-1].digest, after, self._keep.blobs, only, text=text))
 
     def tag(self, *, add: Iterable[str] = (), remove: Iterable[str] = ()) -> None:
         """Give the task tags, and take tags from it. Raises `BadInput` and `LimitReached`."""
