@@ -73,10 +73,11 @@ def described(records: Iterable[Record], until: int) -> Described:
     return found
 
 
-def told(records: Iterable[Record], until: int) -> tuple[int, tuple[str, ...], tuple[str, ...]]:
-    """What `CheckpointRestored` tells of a task that goes back to the position `until`, as its stream tells."""
+def told(records: Iterable[Record], until: int, image: str) -> tuple[int, tuple[str, ...], tuple[str, ...], str]:
+    """What `CheckpointRestored` tells of a task that goes back to the position `until` and to `image`, as its stream
+    tells."""
     found = described(records, until)
-    return until, found.tags, found.decided
+    return until, found.tags, found.decided, image
 
 
 _TELLING = ("TaskCreated", "TaskForked", "TaskTagged", "DecisionRecorded", "CheckpointRestored")

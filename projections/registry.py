@@ -48,7 +48,8 @@ class Task(msgspec.Struct, frozen=True, array_like=True, gc=False):
     `used_ns` is when a sandbox of the task last began, ended or resumed something, 0 if it never had one.
 
     Of what was done in it, `events` counts all records; `bytes` is what its commands wrote to their streams, and
-    `cpu_ns` the processor time that they are known to have used.
+    `cpu_ns` the processor time that they are known to have used. Its sandbox's root may be `writable`; `system` is the
+    id of the image that it starts from instead of `image`, if it went back to a checkpoint that has one.
     """
 
     id: str
@@ -75,6 +76,8 @@ class Task(msgspec.Struct, frozen=True, array_like=True, gc=False):
     bytes: int = 0
     idle: bool = False
     used_ns: int = 0
+    writable: bool = False
+    system: str = ""
 
 
 def evolve(task: Task | None, record: Record, event: Event) -> Task | None:
@@ -125,12 +128,18 @@ def _executed(task: Task, event: ev.CommandExecuted) -> dict[str, Any]:
     }
 
 
+def _went_back(task: Task, event: ev.CheckpointRestored) -> dict[str, Any]:
+    return {"tags": tuple(sorted(set(event.tags))), "system": event.image} if event.position else {}
+
+
 _NO_SANDBOX: dict[str, Any] = {"container": None, "idle": False}
 
 _CHANGES: dict[type[Event], Callable[[Task, Any], dict[str, Any]]] = {
     ev.CommandExecuted: _executed,
     ev.CommandFailed: lambda task, event: {"executions": task.executions + 1, "failures": task.failures + 1},
-    ev.CheckpointRestored: lambda task, event: {"tags": tuple(sorted(set(event.tags)))} if event.position else {},
+    ev.CheckpointRestored: _went_back,
+    ev.TaskForked: lambda task, event: {"system": event.image},
+    ev.RootGranted: lambda task, event: {"writable": True},
     ev.CheckpointCreated: lambda task, event: {"checkpoints": task.checkpoints + 1},
     ev.WorkspacePrepared: lambda task, event: {"commit": event.commit},
     ev.SandboxStarted: lambda task, event: {"container": event.container, "state": TaskState.ACTIVE, "idle": False},

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 from sandkeep.events import Event, LimitReached
 from sandkeep.events import catalogue as ev
-from sandkeep.projections import Checkpoint, StateView, checkpoints, forks, registry
+from sandkeep.projections import Checkpoint, StateView, TaskState, checkpoints, forks, registry
 from sandkeep.sandboxes.description import MAX_TAGS
 from sandkeep.sandboxes.errors import CheckpointGone, CheckpointNeeded, CheckpointNotFound
 
@@ -42,6 +42,9 @@ def needed(state: StateView, task: str) -> dict[str, str]:
     found = dict.fromkeys(checkpoints.used(state, task), "a task that was forked from it lives")
     found |= {fork.checkpoint: f"the own workspace {fork.task} was made from it" for fork in forks.begun(state, task)}
     known = registry.find(state, task)
+    if known is not None and known.system and known.state is not TaskState.CLEANED:
+        every = checkpoints.checkpoints(state, task)
+        found |= {each.id: "the task's sandbox starts from it" for each in every if each.image == known.system}
     if known is not None and any(each.kind in _SETTING_BACK for each in known.pending):
         found |= {each.id: "its workspace is being set back" for each in checkpoints.checkpoints(state, task)}
     return found

@@ -126,6 +126,10 @@ def create_task(
     time: Time = None,
     cache: Caches = None,
     no_caches: NoCaches = False,
+    writable_root: Annotated[
+        bool,
+        typer.Option("--writable-root", help="Commands may write outside the workspace; keep.toml has to grant it."),
+    ] = False,
     keep: KeepPath = HERE,
     json: AsJson = False,
 ) -> None:
@@ -145,6 +149,7 @@ def create_task(
                 services=services or (),
                 limits=cli_resources.asked_for(memory, swap, cpus, pids, tmp, disk, open_files, output, time),
                 caches=None if no_caches else cache or (),
+                writable_root=writable_root,
                 progress=progress,
             )
         if json:
@@ -162,6 +167,10 @@ def checkpoint(
     label: Annotated[str, typer.Option(metavar="TEXT", help="A few words to find it by.")] = "",
     pin: Annotated[bool, typer.Option("--pin", help="Keep it until it is unpinned.")] = False,
     tag: Annotated[list[str] | None, typer.Option(metavar="TAG", help="A tag, which keeps it too.")] = None,
+    with_system: Annotated[
+        bool,
+        typer.Option("--with-system", help="Also what lies outside the workspace, in a sandbox that can be written."),
+    ] = False,
     token: Token = None,
     keep: KeepPath = HERE,
     json: AsJson = False,
@@ -170,7 +179,11 @@ def checkpoint(
     with Keep.open(keep) as opened, render.progress() as progress:
         found = opened.task(task, token)
         taken = found.checkpoint(
-            label, pin=pin, tags=tag or (), progress=lambda files: progress(f"recording files: {files}")
+            label,
+            pin=pin,
+            tags=tag or (),
+            with_system=with_system,
+            progress=lambda files: progress(f"recording files: {files}"),
         )
     for path in taken.torn:
         print(f"sandkeep: torn: {render.plain(path)}", file=sys.stderr)

@@ -55,6 +55,8 @@ class Mounts(msgspec.Struct, frozen=True):
     agent: Path
     python: Callable[[], Path | None]
     caches: tuple[caches.Seen, ...] = ()
+    writable: bool = False
+    """Whether its own file system may be written to."""
 
 
 def called(labels: Mapping[str, str]) -> str:
@@ -114,7 +116,7 @@ def options(
         network_mode="none",
         dns_opt=["timeout:1", "attempts:1"],
         dns=["127.0.0.1"],  # or a network that it joins would ask the machine's own; see `sidecar`
-        read_only=True,
+        read_only=not mounts.writable,
         tmpfs=tmpfs,
         shm_size=min(_SHM_BYTES, limits.memory_bytes // 8),
         mem_limit=limits.memory_bytes,

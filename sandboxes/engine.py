@@ -255,6 +255,13 @@ class Engine:
         if limits is not None and self.facts.podman:
             self.limit(container, limits)
 
+    def commit(self, container: str, repository: str, tag: str, labels: Mapping[str, str]) -> str:
+        """Make an image of a container's own file system, and return its id. Mounts and what lies in memory are not in
+        it. The container stands still meanwhile."""
+        changes = [f"LABEL {name}={value}" for name, value in labels.items()]
+        with errors(container):
+            return str(self._client.api.commit(container, repository, tag, changes=changes)["Id"])
+
     def remove(self, container: str) -> None:
         """Remove a container with all its processes, if it is there."""
         with errors():

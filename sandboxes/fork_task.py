@@ -16,7 +16,7 @@ from sandkeep.events import Event
 from sandkeep.events import catalogue as ev
 from sandkeep.events.names import check_actor
 from sandkeep.projections import NetworkPolicy, branches, network
-from sandkeep.sandboxes import limits, resources, restore
+from sandkeep.sandboxes import limits, resources, restore, system
 from sandkeep.sandboxes.description import check_tags, check_title
 from sandkeep.sandboxes.images import quiet
 from sandkeep.sandboxes.network import check_policy
@@ -57,7 +57,8 @@ def fork(keep: Keep, source: Task, checkpoint: str, asked: Asked) -> Task:
     most = resources.of(keep, source.id).asked
     if named := asked.get("limits"):
         most = limits.chosen(named, TaskResources(keep, source.id).limits)
-    given: list[Event] = [ev.TaskForked(source.id, found.id, found.position, then.decided)]
+    given: list[Event] = [ev.TaskForked(source.id, found.id, found.position, then.decided, found.image)]
+    given += system.granted(keep, system.writable(keep, state))
     given += policy_events(_reach(keep, source.id, asked))
     chosen = keep.caches.chosen(asked["caches"]) if "caches" in asked else keep.caches.of(source.id)
     given += [ev.CachesChosen(chosen)] if chosen else []

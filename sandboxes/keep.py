@@ -65,7 +65,7 @@ from sandkeep.projections import (
     locks,
     registry,
 )
-from sandkeep.sandboxes import audit, intent, own_workspace, pool, resources, steward, view, workspace
+from sandkeep.sandboxes import audit, intent, own_workspace, pool, resources, steward, system, view, workspace
 from sandkeep.sandboxes.audit import Exported
 from sandkeep.sandboxes.cache_store import CacheStore
 from sandkeep.sandboxes.conflict import TaskConflicts
@@ -208,6 +208,7 @@ class Keep:
         services: Iterable[str] = (),
         limits: Mapping[str, object] | None = None,
         caches: Iterable[str] | None = (),
+        writable_root: bool = False,
         progress: Callable[[str], None] = quiet,
     ) -> Task:
         """A new task; its workspace is a clone of the git repository `source`, or empty. Its first command starts its
@@ -215,7 +216,8 @@ class Keep:
 
         Whoever acts owns it unless `owner` names another; `parent` is the id of the task that it is a part of. The
         sandbox may reach what `network`, `allow`, `private` and `services` say; see `TaskNetwork.set`. `limits` are
-        what it may use, like {"memory": "1GiB", "cpus": 2}; what is not named is as in keep.toml.
+        what it may use, like {"memory": "1GiB", "cpus": 2}; what is not named is as in keep.toml. With `writable_root`
+        commands may write outside the workspace too; see `system`.
 
         The base image is used unless `image` names another (see `images`), and made first if the engine lacks it;
         while no engine answers a recipe's image is left to the first command. `progress` is called with what takes
@@ -230,7 +232,7 @@ class Keep:
         own = resources.chosen(self, limits or {}, image or "base")
         chosen = self.caches.chosen(caches)
         given = list(policy_events(check_policy(self, network, allow, private, services)))
-        given += [ev.CachesChosen(chosen)] if chosen else []
+        given += [*([ev.CachesChosen(chosen)] if chosen else []), *system.granted(self, writable_root)]
         named = None if origin is None else os.fspath(origin)
         with self.images.chosen(image, progress) as name, pool.place(self, name, chosen) as task_id:
             task = Task(self, task_id)

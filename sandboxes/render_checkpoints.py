@@ -63,6 +63,7 @@ def notes(checkpoint: Checkpoint) -> list[str]:
     """What there is to know of a checkpoint beside its label."""
     said = [f"{len(checkpoint.torn)} torn"] if checkpoint.torn else []
     said += [f"{checkpoint.commands} commands ran, whose processes it has not"] if checkpoint.commands else []
+    said += ["with its system"] if checkpoint.image else []
     said += ["pinned"] if checkpoint.pinned else []
     said += [f"#{tag}" for tag in checkpoint.tags]
     return said + ([f"expired: {checkpoint.expired}"] if checkpoint.expired_ns else [])

@@ -251,19 +251,23 @@ class _Restore:
 
     def _adjust(self, folder: int, wanted: Entry) -> None:
         """Give a file the owner, mode, attributes and time that it is to have."""
-        descriptor = os.open(wanted.name, _FILE, dir_fd=folder)
+        self._taken += 1
+        name = f"adjusted-{self._taken}".encode()
+        # Only where nobody else gives and takes names does the number of links tell that it has no name elsewhere.
+        os.rename(wanted.name, name, src_dir_fd=folder, dst_dir_fd=self._stage)
+        descriptor = os.open(name, _FILE, dir_fd=self._stage)
         try:
             found = os.fstat(descriptor)
-            if stat.S_ISREG(found.st_mode) and found.st_nlink == 1:
+            is_ours = stat.S_ISREG(found.st_mode) and found.st_nlink == 1
+            if is_ours:
                 made = granted(wanted, privileges=self._privileges)
                 assert made is not None
                 place.finish(descriptor, made, synced=self._builder.synced())
-                return
         finally:
             os.close(descriptor)
-        self._taken += 1
-        name = f"instead-{self._taken}".encode()
-        self._builder.make(name, wanted, b"")
+        if not is_ours:
+            name = f"instead-{self._taken}".encode()
+            self._builder.make(name, wanted, b"")
         os.rename(name, wanted.name, src_dir_fd=self._stage, dst_dir_fd=folder)
 
     def _take(self, folder: int, name: bytes) -> None:

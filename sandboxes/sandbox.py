@@ -31,6 +31,7 @@ from sandkeep.sandboxes import (
     settings,
     sidecar,
     slot,
+    system,
     workspace,
 )
 from sandkeep.sandboxes.admission import Turn
@@ -124,24 +125,34 @@ class Sandbox:
                 reason = "its agent does not answer"
             self._lose(task.container, reason)
         with intent.held(self._keep.intents) as made:
-            image_id = self._keep.images.resolve(task.image, progress)[1]
+            image_id = system.resolve(self._keep, task) or self._keep.images.resolve(task.image, progress)[1]
+            writable = system.writable(self._keep, task)
             limits = resources.allot(self._keep, task, image_id, made, turn)
             if limits is None:
                 return None
             with outcome.failing_as(self._keep, self.id, ev.SandboxFailed, made):
                 caches = self._keep.caches.granted(self._keep.caches.of(self.id))
                 runtime = settings.load(self._keep.path).sandboxes.runtime
-                container = slot.adopt(self._keep, self.id, image_id, limits, caches, runtime)
+                container = None
+                if not writable:
+                    container = slot.adopt(self._keep, self.id, image_id, limits, caches, runtime)
                 if container is None:
                     progress("starting the sandbox")
                     self.remove()
-                    container = self.launch(image_id, limits, made, caches, runtime)
+                    container = self.launch(image_id, limits, made, caches, runtime, writable=writable)
             outcome.settle(self._keep, self.id, ev.SandboxStarted(made, container))
             slot.drop(self._keep, self.id)
         return self._place(container, self._connected(container))
 
     def launch(
-        self, image_id: str, limits: ev.Limits, made: str, caches: tuple[ev.CacheChoice, ...], runtime: str
+        self,
+        image_id: str,
+        limits: ev.Limits,
+        made: str,
+        caches: tuple[ev.CacheChoice, ...],
+        runtime: str,
+        *,
+        writable: bool = False,
     ) -> str:
         """Start a container on the task's folders and these caches, for the intent `made`."""
         # Only we and the agent come this far; who it is on the host depends on the engine.
@@ -149,7 +160,7 @@ class Sandbox:
         program, way_out = guest.install(self._keep.path / "run"), egress.prepare(self._keep, self.id)
         folders = (self.workspace, self.folder / "memory", self.spool, way_out, program)
         lent = partial(interpreter.borrowed, self._keep)
-        mounts = Mounts(*folders, lent, self._keep.caches.show(caches))
+        mounts = Mounts(*folders, lent, self._keep.caches.show(caches), writable)
         labels = {KEEP: self._keep.id, TASK: self.id, INTENT: made}
         return self._keep.engine.start(image_id, mounts, limits, labels, runtime=runtime)
 
@@ -208,6 +219,13 @@ class Sandbox:
         for container in self.containers():
             self._keep.engine.remove(container)
         slot.drop(self._keep, self.id)
+
+    def drop(self) -> None:
+        """Remove the container, if there is one, and record that; the next command starts another."""
+        container = self._state().container
+        if container is not None:
+            self.remove()
+            self._decide(partial(decider.lose, event=ev.SandboxRemoved(container)))
 
     def restart(self, container: str) -> None:
         """End every process of the container, and start it again with the limits that it has now."""

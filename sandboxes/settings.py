@@ -5,6 +5,7 @@
     restart = "command"     # one that died is started again by the next command, or "always": by the steward
     pool = 0                # so many sandboxes are started ahead by the steward, for tasks to come
     runtime = "runsc"       # what runs new sandboxes (here gVisor) instead of the engine's own runtime
+    writable_root = true    # tasks may ask for a sandbox that can be written to outside the workspace, without limit
 
     [network]
     open = true                             # tasks may ask for the whole public internet
@@ -38,6 +39,7 @@ class SandboxSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     restart: Literal["command", "always"] = "command"
     pool: Annotated[int, Meta(ge=0, le=MOST_SLOTS)] = 0
     runtime: Annotated[str, Meta(max_length=64)] = ""
+    writable_root: bool = False
 
 
 class NetworkGrants(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

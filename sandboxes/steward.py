@@ -33,6 +33,7 @@ from sandkeep.sandboxes import (
     settings,
     sidecar,
     slot,
+    system,
 )
 from sandkeep.sandboxes.engine import Found
 from sandkeep.sandboxes.errors import TaskRefused
@@ -116,6 +117,7 @@ def _reconcile(keep: Keep) -> list[str]:
     for task in believed:
         if task.container not in found or found[task.container].status in ENDED:
             done += _lose(keep, task)
+    done += system.sweep(keep)
     done += _remove_orphans(keep, [each for each in found.values() if not each.beside])
     done += sidecar.sweep(keep, [each for each in found.values() if each.beside], partial(egress.folder, keep))
     _sweep(keep)

@@ -40,6 +40,7 @@ from sandkeep.sandboxes import (
     resources,
     restore,
     slot,
+    system,
     workspace,
     workspace_diff,
 )
@@ -214,9 +215,11 @@ class Task(Lifecycle):
         *,
         pin: bool = False,
         tags: Iterable[str] = (),
+        with_system: bool = False,
         progress: Callable[[int], None] = lambda files: None,
     ) -> Checkpoint:
-        """Record the whole workspace, durably, and return the checkpoint; with `pin` or `tags` it is kept.
+        """Record the whole workspace, durably, and return the checkpoint; with `pin` or `tags` it is kept, and with
+        `with_system` the sandbox's own file system is recorded too, if it may be written to (see `system`).
 
         Commands may run: all is read while they do, then the sandbox stands still for as long as it takes to find and
         read what they changed meanwhile. What others change is read again, and named in `torn` if it will not hold
@@ -232,7 +235,9 @@ class Task(Lifecycle):
             runs = False
             with contextlib.suppress(EngineUnreachable):
                 runs = self.sandbox.runs()
-            return self._checkpoint(root, label, progress, self.sandbox.still() if runs else None, pin, tags)
+            # An image is made by the engine, which has to know that the container stands still.
+            hold = self.sandbox.frozen if with_system else self.sandbox.still
+            return self._checkpoint(root, label, progress, hold() if runs else None, pin, tags, with_system)
 
     def checkpoints(self, *, expired: bool = False) -> list[Checkpoint]:
         """The task's checkpoints, oldest first; with `expired`, those too that cannot be restored any more."""
@@ -268,7 +273,7 @@ class Task(Lifecycle):
             wanted = chosen.graft(present, target.digest, only, blobs)
             return Restored(target.id, wanted, "", (), preview.outline(present, wanted, blobs, privileges=privileges))
         self._clear()
-        back = () if files_only or only else branches.told(self.history(), target.position)
+        back = () if files_only or only else branches.told(self.history(), target.position, target.image)
         with self._keep.working(self.id), intent.held(self._keep.intents) as made:
             decider.restore(self.state, ev.RestoreRequested(made, target.id, ""))  # refused before the work is done
             self._keep.locking.check(self.id, self.fence)
@@ -277,7 +282,8 @@ class Task(Lifecycle):
                 # A command may have taken its own permission to the workspace away.
                 self.workspace.chmod(0o755)
                 with self._root() as root:
-                    undo = self._checkpoint(root, f"before restoring {target.id}", progress)
+                    whole = not files_only and not only and self.state.writable
+                    undo = self._checkpoint(root, f"before restoring {target.id}", progress, with_system=whole)
                     wanted = chosen.graft(undo.digest, target.digest, only, blobs)
                     request = ev.RestoreRequested(made, target.id, undo.id, tuple(map(readable, only)))
                     self._act(partial(decider.restore, intent=request))
@@ -292,6 +298,8 @@ class Task(Lifecycle):
                         failure = restore.incomplete(target.id, undo.id, error)
                         self._settle(ev.RestoreFailed(made, *words(failure)))
                         raise failure from error
+            if whole:
+                self.sandbox.drop()  # the next one starts from what the checkpoint has
             self._settle(ev.CheckpointRestored(made, target.id, found, *back))
         return Restored(target.id, found, undo.id, stripped)
 
@@ -378,14 +386,20 @@ class Task(Lifecycle):
         still: contextlib.AbstractContextManager[None] | None = None,
         pin: bool = False,
         tags: tuple[str, ...] = (),
+        with_system: bool = False,
     ) -> Checkpoint:
-        taken = recording.record(self._keep, self.id, root, progress, still)
-        event = ev.CheckpointCreated(
-            *(secrets.token_hex(6), taken.digest, taken.files, taken.bytes, label, taken.torn[:_MAX_TORN]),
-            commands=sum(pending.kind == ev.CommandRequested.__name__ for pending in self.state.pending),
-            frozen_ns=taken.frozen_ns,
-        )
-        receipt = self._decide(partial(decider.record_checkpoint, event=event, pin=pin, tags=tags))
+        name, image = secrets.token_hex(6), ""
+        with contextlib.ExitStack() as stack:
+            if with_system:  # both at one moment
+                image, still = stack.enter_context(system.kept(self._keep, self.state, name, still)), None
+            taken = recording.record(self._keep, self.id, root, progress, still)
+            event = ev.CheckpointCreated(
+                *(name, taken.digest, taken.files, taken.bytes, label, taken.torn[:_MAX_TORN]),
+                commands=sum(pending.kind == ev.CommandRequested.__name__ for pending in self.state.pending),
+                frozen_ns=taken.frozen_ns,
+                image=image,
+            )
+            receipt = self._decide(partial(decider.record_checkpoint, event=event, pin=pin, tags=tags))
         memory.trail(self._keep, self.id)
         return next(each for each in self.checkpoints() if each.position == receipt.first)
 

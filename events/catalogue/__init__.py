@@ -15,6 +15,7 @@ from sandkeep.events.catalogue.checkpoint import (
     CheckpointPinned,
     CheckpointTagged,
     CheckpointUnpinned,
+    RootGranted,
     TaskForked,
 )
 from sandkeep.events.catalogue.common import INLINE_BYTES, Failure, Intent, Limits, Outcome, Output, Span
@@ -194,6 +195,7 @@ __all__ = [
     "RestoreRequested",
     "ResumeFailed",
     "ResumeRequested",
+    "RootGranted",
     "Rule",
     "SandboxFailed",
     "SandboxLost",

@@ -40,9 +40,15 @@ class CheckpointExpired(Event, frozen=True):
 @event(version=1)
 class TaskForked(Event, frozen=True):
     """This task began as the task with the id `task` was at its `checkpoint`, taken at `position` of the log; `decided`
-    is what had been decided there last."""
+    is what had been decided there last. Its sandbox starts from `image`, if there is one."""
 
     task: str
     checkpoint: str
     position: int
     decided: tuple[str, ...] = ()
+    image: str = ""
+
+
+@event(version=1)
+class RootGranted(Event, frozen=True):
+    """Commands of the task may write outside its workspace, into the container, as far as its image lets them."""

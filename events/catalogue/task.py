@@ -237,7 +237,8 @@ class CheckpointRestored(Outcome, frozen=True):
     """The workspace is what `digest` says.
 
     With a `position`, that of the checkpoint, the task went back there whole: what came after belongs to a branch that
-    was left, its tags are `tags`, and `decided` is what had been decided there last. Without, only files did.
+    was left, its tags are `tags`, `decided` is what had been decided there last, and its next sandbox starts from
+    `image`, if there is one. Without, only files did.
     """
 
     checkpoint: str
@@ -245,6 +246,7 @@ class CheckpointRestored(Outcome, frozen=True):
     position: int = 0
     tags: tuple[str, ...] = ()
     decided: tuple[str, ...] = ()
+    image: str = ""
 
 
 @event(version=1)

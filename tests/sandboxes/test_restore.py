@@ -246,6 +246,32 @@ def test_what_a_link_in_the_way_points_to_is_neither_written_nor_removed(
     assert not os.path.lexists(folder / "new")
 
 
+def test_a_file_that_lost_its_name_in_the_workspace_is_not_mistaken_for_ours(
+    folder: Path, outside: Path, blobs: BlobStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "sub" / "other").unlink()
+    (folder / "sub" / "other").hardlink_to(outside / "other")
+    target = take(folder, blobs).digest
+    (folder / "sub" / "other").chmod(0o600)
+    present = take(folder, blobs).digest
+    (outside / "other").chmod(0o644)
+    really = os.open
+
+    def losing(path: bytes, *arguments: object, **options: object) -> int:
+        opened = really(path, *arguments, **options)  # type: ignore[arg-type]
+        if os.fstat(opened).st_ino == (outside / "other").stat().st_ino:
+            (folder / "sub" / "other").unlink(missing_ok=True)
+        return opened
+
+    with opened(folder) as root, monkeypatch.context() as patch:
+        patch.setattr(os, "open", losing)
+        os.utime(outside / "other", (5, 5))
+        before = listing(outside)
+        restore.apply(root, present, target, blobs)
+    assert listing(outside) == before
+    assert (folder / "sub" / "other").read_text() == "other"
+
+
 def test_set_user_id_never_comes_back(folder: Path, blobs: BlobStore) -> None:
     (folder / "file").chmod(0o6755)
     target = take(folder, blobs).digest
