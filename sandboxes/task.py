@@ -25,6 +25,7 @@ from sandkeep.sandboxes import (
     background,
     chosen,
     command,
+    comparison,
     conflict,
     decider,
     description,
@@ -35,20 +36,17 @@ from sandkeep.sandboxes import (
     leavings,
     memory,
     monitor,
-    preview,
     recording,
     resources,
     restore,
     slot,
     system,
     workspace,
-    workspace_diff,
 )
 from sandkeep.sandboxes.agent import Window
 from sandkeep.sandboxes.background import Running
 from sandkeep.sandboxes.command import Asked
 from sandkeep.sandboxes.errors import (
-    CheckpointNotFound,
     EngineUnreachable,
     RestoreRefused,
 )
@@ -268,10 +266,7 @@ class Task(Lifecycle):
         blobs = self._keep.blobs
         restore.refuse_empty(target, blobs)
         if dry_run:
-            with self._keep.working(self.id), self._root() as root:
-                present = self._recorded(root, progress).digest
-            wanted = chosen.graft(present, target.digest, only, blobs)
-            return Restored(target.id, wanted, "", (), preview.outline(present, wanted, blobs, privileges=privileges))
+            return comparison.dry_run(self._keep, target, only, privileges=privileges)
         self._clear()
         back = () if files_only or only else branches.told(self.history(), target.position, target.image)
         with self._keep.working(self.id), intent.held(self._keep.intents) as made:
@@ -311,14 +306,8 @@ class Task(Lifecycle):
         Raises `CheckpointNotFound`, `CheckpointGone`, `OutsideWorkspace`, `BlobMissing`, `BlobDamaged`, and
         `CheckpointRefused` if the workspace cannot be read.
         """
-        only, taken = chosen.parse(paths), self.checkpoints(expired=True)
-        if not old and not taken:
-            raise CheckpointNotFound(f"task {self.id} has no checkpoint yet; 'sandkeep checkpoint {self.id}' makes one")
-        before, after = (restore.find(taken, each, self.id).digest if each else "" for each in (old, new))
-        if not after:
-            with self._keep.working(self.id), self._root() as root:
-                after = self._recorded(root).digest
-        return list(workspace_diff.diff(before or taken[-1].digest, after, self._keep.blobs, only, text=text))
+        known, only = self.checkpoints(expired=True), chosen.parse(paths)
+        return comparison.diff(self._keep, self.id, known, old, new, only, text=text)
 
     def tag(self, *, add: Iterable[str] = (), remove: Iterable[str] = ()) -> None:
         """Give the task tags, and take tags from it. Raises `BadInput` and `LimitReached`."""
