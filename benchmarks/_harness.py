@@ -77,15 +77,20 @@ def absolute(
     return claim(text, unit, ours, [bar], peer_name=f"the bar: {bar:,.0f} {unit}", bar=1.0, better=better)
 
 
-def options(doc: str | None) -> argparse.Namespace:
-    """The command line of every benchmark: `scale`, `runs` and `check`."""
+def options(doc: str | None, parts: Sequence[str] = ()) -> argparse.Namespace:
+    """The command line of every benchmark: `scale`, `runs` and `check`; of one that has `parts`, `only` instead of
+    `scale`, and with that as few runs as are wanted, for a quick look."""
     parser = argparse.ArgumentParser(description=(doc or "").partition("\n")[0])
-    parser.add_argument("--scale", type=float, default=1.0, help="factor on the size of each run")
-    parser.add_argument("--runs", type=int, default=7, help=f"runs of each side, at least {MIN_RUNS}")
+    if parts:
+        parser.add_argument("--only", choices=parts, action="append", help="nothing but this; may be repeated")
+    else:
+        parser.add_argument("--scale", type=float, default=1.0, help="factor on the size of each run")
+    parser.add_argument("--runs", type=int, default=MIN_RUNS if parts else 7, help=f"of each side, at least {MIN_RUNS}")
     parser.add_argument("--check", action="store_true", help="exit with status 1 if a claim does not hold")
     chosen = parser.parse_args()
-    if chosen.scale <= 0 or chosen.runs < MIN_RUNS:
-        parser.error(f"--scale must be above 0, --runs at least {MIN_RUNS}")
+    least = 1 if parts and chosen.only else MIN_RUNS
+    if chosen.runs < least or (not parts and chosen.scale <= 0):
+        parser.error(f"--scale must be above 0, --runs at least {least}")
     return chosen
 
 

@@ -11,6 +11,7 @@ something has been removed, nothing is committed.
 
 from __future__ import annotations
 
+from functools import partial
 from types import TracebackType
 from typing import Protocol, final
 
@@ -106,10 +107,12 @@ class Batch:
         if self._known:
             # Before anything is durable. It is done again with the commit, where it can only fail within moments.
             with self._packs.changing() as index:
-                self._epoch = index.rely(self._known, self._epoch)
+                self._epoch = self._packs.reserve.through(partial(index.rely, self._known, self._epoch))
         if writer.finish(rest):
+            done = Batched(writer.pack, writer.end, writer.frames, self._known, self._epoch, moved, last)
             with self._packs.changing() as index:
-                index.commit(Batched(writer.pack, writer.end, writer.frames, self._known, self._epoch, moved, last))
+                self._packs.reserve.through(partial(index.commit, done))
+            self._packs.reserve.ease()
         for kind in Kind:
             self._waiting[kind], self._sizes[kind] = [], 0
         writer.frames = []

@@ -64,6 +64,11 @@ class BlobStore:
         """
         return Batch(self._packs)
 
+    def make_reserve(self) -> bool:
+        """Set space aside for a batch that meets a full disk, if batches are stored here and there is plenty; whether
+        that was done just now. Raises `OSError`."""
+        return self._packs.exist() and self._packs.reserve.make()
+
     def epoch(self) -> bytes:
         """What stays the same as long as nothing that is stored by batches may have become garbage, or be lost."""
         return self._packs.epoch()

@@ -13,6 +13,7 @@ import os
 import queue
 import threading
 from collections.abc import Sequence
+from functools import partial
 from typing import final
 
 from sandkeep.events import pack_frame
@@ -65,7 +66,7 @@ class PackWriter:
         if not self.frames:
             return False
         self._write(pack_frame.encode(self.pack, Kind.END, ()))
-        os.fdatasync(self._file)
+        self._packs.reserve.through(lambda: os.fdatasync(self._file))
         # From here on others may index it, so it stays even if we cannot.
         self._start = self.end
         return True
@@ -85,7 +86,7 @@ class PackWriter:
 
     def _acquire(self) -> None:
         if self._file < 0:
-            self.pack, self._file, self._start = self._packs.acquire()
+            self.pack, self._file, self._start = self._packs.reserve.through(self._packs.acquire)
             self.end = self._start
 
     def _join(self) -> None:
@@ -114,7 +115,7 @@ class PackWriter:
     def _write(self, data: bytes) -> None:
         view = memoryview(data)
         while view:
-            written = os.pwrite(self._file, view, self.end)
+            written = self._packs.reserve.through(partial(os.pwrite, self._file, view, self.end))
             self.end += written
             self.written += written
             view = view[written:]

@@ -37,6 +37,7 @@ from sandkeep.events.durable import sync_folder
 from sandkeep.events.errors import BlobDamaged, BlobMissing, BlobsUnavailable
 from sandkeep.events.pack_frame import Frame, Kind, parts
 from sandkeep.events.pack_index import Batched, Entries, Entry, Index
+from sandkeep.events.reserve import Reserve
 
 MAX_PACK_BYTES = 256 << 20
 """The size from which on a pack is not appended to any more."""
@@ -54,6 +55,7 @@ class Packs:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self.reserve = Reserve(root.parent / "reserve")
         self._index_path = root / "index"
         self._data = os.fspath(self._index_path / "data.mdb")
         self._index: Index | None = None

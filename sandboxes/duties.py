@@ -24,7 +24,7 @@ import msgspec
 
 from sandkeep.events import SandkeepError, Subscription
 from sandkeep.projections import TaskState
-from sandkeep.sandboxes import disk, expiry, intent, leavings, memory, monitor, pool, settings, steward
+from sandkeep.sandboxes import care, disk, expiry, intent, leavings, memory, monitor, pool, settings, steward
 from sandkeep.sandboxes.errors import EngineUnreachable
 from sandkeep.sandboxes.incumbent import Seat, incumbent
 
@@ -90,6 +90,7 @@ DUTIES = (
     Duty("disk", 2.0, disk.tick, apart=True),
     Duty("caches", 2.0, prune, apart=True),
     Duty("checkpoints", 60.0, expiry.tick, apart=True),
+    Duty("reserve", 60.0, care.set_aside),
     Duty("sweep", 300.0, sweep),
 )
 """What every steward does. The memory folders follow the log beside this."""

@@ -77,6 +77,12 @@ class OutsideWorkspace(BadInput):
     code = "outside-workspace"
 
 
+class PathNotFound(BadInput):
+    """Nothing is at that path, and nothing was."""
+
+    code = "path-not-found"
+
+
 class ImageNotFound(BadInput):
     """The engine has no such image and cannot pull it."""
 

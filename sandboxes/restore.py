@@ -30,6 +30,7 @@ from sandkeep.sandboxes.descent import FOLDER, Descent, OtherMount, WayLost
 from sandkeep.sandboxes.errors import BadId, CheckpointGone, CheckpointNotFound, RestoreIncomplete, RestoreRefused
 from sandkeep.sandboxes.manifest import Entry, Kind, load, store
 from sandkeep.sandboxes.place import granted
+from sandkeep.sandboxes.preview import Planned
 from sandkeep.sandboxes.restore_plan import Enter, Leave, Plan, Step, plan
 from sandkeep.sandboxes.snapshot_walk import Names, readable
 from sandkeep.sandboxes.workspace import empty
@@ -44,12 +45,15 @@ class Restored(msgspec.Struct, frozen=True):
     """What a restore did: the checkpoint and digest the workspace has now, and the checkpoint that undoes it.
 
     `stripped` are the paths that were given less than was recorded: devices, which were not made, files without their
-    set-user-id and set-group-id, and, unless we are root, what belonged to others."""
+    set-user-id and set-group-id, and, unless we are root, what belonged to others. Of a dry run, `planned` is what
+    would be done, the digest what the workspace would have then, and there is nothing to undo.
+    """
 
     checkpoint: str
     digest: str
     undo: str
     stripped: tuple[str, ...] = ()
+    planned: tuple[Planned, ...] = ()
 
 
 def find(taken: Sequence[Checkpoint], prefix: str, task: str) -> Checkpoint:
@@ -81,6 +85,14 @@ def refuse_empty(target: Checkpoint, blobs: BlobStore) -> None:
             f"checkpoint {target.id} should hold {target.files} files and holds none, so nothing was changed;"
             " 'sandkeep verify' tells what is wrong"
         )
+
+
+def incomplete(checkpoint: str, undo: str, error: Exception) -> RestoreIncomplete:
+    """What is raised when a restore has failed in the middle."""
+    return RestoreIncomplete(
+        f"the workspace is only in part what checkpoint {checkpoint} says: {error};"
+        f" restore it again, or {undo} to have what was there before"
+    )
 
 
 def apply(root: int, present: str, target: str, blobs: BlobStore, *, privileges: bool = False) -> Names:
@@ -239,19 +251,23 @@ class _Restore:
 
     def _adjust(self, folder: int, wanted: Entry) -> None:
         """Give a file the owner, mode, attributes and time that it is to have."""
-        descriptor = os.open(wanted.name, _FILE, dir_fd=folder)
+        self._taken += 1
+        name = f"adjusted-{self._taken}".encode()
+        # Only where nobody else gives and takes names does the number of links tell that it has no name elsewhere.
+        os.rename(wanted.name, name, src_dir_fd=folder, dst_dir_fd=self._stage)
+        descriptor = os.open(name, _FILE, dir_fd=self._stage)
         try:
             found = os.fstat(descriptor)
-            if stat.S_ISREG(found.st_mode) and found.st_nlink == 1:
+            is_ours = stat.S_ISREG(found.st_mode) and found.st_nlink == 1
+            if is_ours:
                 made = granted(wanted, privileges=self._privileges)
                 assert made is not None
                 place.finish(descriptor, made, synced=self._builder.synced())
-                return
         finally:
             os.close(descriptor)
-        self._taken += 1
-        name = f"instead-{self._taken}".encode()
-        self._builder.make(name, wanted, b"")
+        if not is_ours:
+            name = f"instead-{self._taken}".encode()
+            self._builder.make(name, wanted, b"")
         os.rename(name, wanted.name, src_dir_fd=self._stage, dst_dir_fd=folder)
 
     def _take(self, folder: int, name: bytes) -> None:

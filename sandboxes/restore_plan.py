@@ -116,10 +116,23 @@ def _regrouped(found: Plan) -> _Anew:
         return {}
     old = {path: group for group in found.old.links for path in group}
     new = {path: group for group in found.new.links for path in group}
-    anew = {path for path in old.keys() | new.keys() if old.get(path) != new.get(path)}
-    for path, _ in found.steps():
+    steps = dict(found.steps())
+    anew = {path for group in found.new.links if len({old.get(each) for each in group}) > 1 for path in group}
+    anew.update(path for group in found.new.links if group[0] not in old for path in group)
+    for group in found.old.links:
+        # Of those that part, one may go on with the file, the others get one of their own.
+        parts = {new.get(path, (path,)) for path in group if not _is_gone(path, steps)}
+        stays = max((each for each in parts if not anew.intersection(each)), key=len, default=())
+        anew.update(path for each in parts if each != stays for path in each)
+    for path in steps:
         anew.update(new.get(path, ()))
     return _tree(anew)
+
+
+def _is_gone(path: bytes, steps: dict[bytes, Step]) -> bool:
+    names = path.split(b"/")
+    above = (steps.get(b"/".join(names[:end])) for end in range(1, len(names) + 1))
+    return any(step is not None and step.new is None for step in above)
 
 
 def _tree(paths: Iterable[bytes]) -> _Anew:

@@ -10,7 +10,6 @@ A `Task` holds no state of its own and may be used by several threads. Commands 
 from __future__ import annotations
 
 import contextlib
-import os
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
@@ -24,6 +23,7 @@ from sandkeep.events import catalogue as ev
 from sandkeep.projections import Checkpoint, TaskState, branches, checkpoints
 from sandkeep.sandboxes import (
     background,
+    chosen,
     command,
     conflict,
     decider,
@@ -35,10 +35,11 @@ from sandkeep.sandboxes import (
     leavings,
     memory,
     monitor,
+    preview,
+    recording,
     resources,
     restore,
     slot,
-    snapshot,
     system,
     workspace,
 )
@@ -46,9 +47,7 @@ from sandkeep.sandboxes.agent import Window
 from sandkeep.sandboxes.background import Running
 from sandkeep.sandboxes.command import Asked
 from sandkeep.sandboxes.errors import (
-    CheckpointRefused,
     EngineUnreachable,
-    RestoreIncomplete,
     RestoreRefused,
 )
 from sandkeep.sandboxes.execution import Result, Streamed
@@ -57,14 +56,13 @@ from sandkeep.sandboxes.lifecycle import Decision, Lifecycle
 from sandkeep.sandboxes.outcome import failing_as, words
 from sandkeep.sandboxes.restore import Restored
 from sandkeep.sandboxes.sandbox import Place
-from sandkeep.sandboxes.snapshot_walk import Names, Snapshot
+from sandkeep.sandboxes.snapshot_walk import Names, Progress, Snapshot, readable
 
 if TYPE_CHECKING:
     from sandkeep.sandboxes.locks import Held
 
 _MAX_LABEL = 200
 _MAX_TORN = 200
-_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class Task(Lifecycle):
@@ -244,22 +242,35 @@ class Task(Lifecycle):
             return list(checkpoints.checkpoints(state, self.id, expired=expired))
 
     def restore_checkpoint(
-        self, checkpoint: str, *, files_only: bool = False, progress: Callable[[int], None] = lambda files: None
+        self,
+        checkpoint: str,
+        *,
+        paths: Iterable[str] = (),
+        dry_run: bool = False,
+        privileges: bool = False,
+        files_only: bool = False,
+        progress: Callable[[int], None] = lambda files: None,
     ) -> Restored:
         """Set the task back to the checkpoint with this id, or with the only id that begins with it: the workspace and,
         unless `files_only`, its tags and what counts as decided. What it may reach and use stays as it is, and so does
-        the history, which goes on as a new branch.
+        the history, which goes on as a new branch. If `paths` are named, only they and what is below them are set back.
+        With `privileges` devices and set-user-id come back too. A `dry_run` only tells what would be done.
 
         The workspace is recorded first, so that this can be undone; the sandbox is frozen meanwhile; and the result is
         recorded again and compared. Refused with `TaskBusy` while commands run. Raises `CheckpointNotFound`,
-        `CheckpointGone`, `BlobMissing`, `BlobDamaged` and `RestoreRefused` before anything is touched,
-        `RestoreIncomplete` after.
+        `CheckpointGone`, `PathNotFound`, `OutsideWorkspace`, `BlobMissing`, `BlobDamaged` and `RestoreRefused` before
+        anything is touched, `RestoreIncomplete` after.
         """
-        self._clear()
-        target = restore.find(self.checkpoints(expired=True), checkpoint, self.id)
+        target, only = restore.find(self.checkpoints(expired=True), checkpoint, self.id), chosen.parse(paths)
         blobs = self._keep.blobs
-        back = () if files_only else branches.told(self.history(), target.position, target.image)
         restore.refuse_empty(target, blobs)
+        if dry_run:
+            with self._keep.working(self.id), self._root() as root:
+                present = self._recorded(root, progress).digest
+            wanted = chosen.graft(present, target.digest, only, blobs)
+            return Restored(target.id, wanted, "", (), preview.outline(present, wanted, blobs, privileges=privileges))
+        self._clear()
+        back = () if files_only or only else branches.told(self.history(), target.position, target.image)
         with self._keep.working(self.id), intent.held(self._keep.intents) as made:
             decider.restore(self.state, ev.RestoreRequested(made, target.id, ""))  # refused before the work is done
             self._keep.locking.check(self.id, self.fence)
@@ -268,22 +279,20 @@ class Task(Lifecycle):
                 # A command may have taken its own permission to the workspace away.
                 self.workspace.chmod(0o755)
                 with self._root() as root:
-                    whole = not files_only and self.state.writable
+                    whole = not files_only and not only and self.state.writable
                     undo = self._checkpoint(root, f"before restoring {target.id}", progress, with_system=whole)
-                    request = ev.RestoreRequested(made, target.id, undo.id)
+                    wanted = chosen.graft(undo.digest, target.digest, only, blobs)
+                    request = ev.RestoreRequested(made, target.id, undo.id, tuple(map(readable, only)))
                     self._act(partial(decider.restore, intent=request))
                     try:
-                        touched = restore.apply(root, undo.digest, target.digest, blobs)
+                        touched = restore.apply(root, undo.digest, wanted, blobs, privileges=privileges)
                         found = self._recorded(root, touched=touched).digest
-                        stripped = restore.check(found, target.digest, blobs)
+                        stripped = restore.check(found, wanted, blobs, privileges=privileges)
                     except (BlobMissing, BlobDamaged, RestoreRefused) as error:
                         self._settle(ev.RestoreFailed(made, *words(error)))
                         raise
                     except (SandkeepError, OSError) as error:
-                        failure = RestoreIncomplete(
-                            f"the workspace is only in part what checkpoint {target.id} says: {error};"
-                            f" restore it again, or {undo.id} to have what was there before"
-                        )
+                        failure = restore.incomplete(target.id, undo.id, error)
                         self._settle(ev.RestoreFailed(made, *words(failure)))
                         raise failure from error
             if whole:
@@ -345,19 +354,9 @@ class Task(Lifecycle):
                 self._decide(partial(decider.lose, event=removed))
         memory.trail(self._keep, self.id)
 
-    @contextlib.contextmanager
-    def _root(self) -> Iterator[int]:
+    def _root(self) -> contextlib.AbstractContextManager[int]:
         """The workspace, open as a descriptor."""
-        try:
-            root = os.open(self.workspace, _FOLDER)
-        except OSError as error:
-            raise CheckpointRefused(
-                f"task {self.id} has no workspace ({error.strerror}); it is gone once a task is cleaned up"
-            ) from error
-        try:
-            yield root
-        finally:
-            os.close(root)
+        return recording.opened(self.workspace, self.id)
 
     def _checkpoint(
         self,
@@ -373,7 +372,7 @@ class Task(Lifecycle):
         with contextlib.ExitStack() as stack:
             if with_system:  # both at one moment
                 image, still = stack.enter_context(system.kept(self._keep, self.state, name, still)), None
-            taken = self._recorded(root, progress, still)
+            taken = recording.record(self._keep, self.id, root, progress, still)
             event = ev.CheckpointCreated(
                 *(name, taken.digest, taken.files, taken.bytes, label, taken.torn[:_MAX_TORN]),
                 commands=sum(pending.kind == ev.CommandRequested.__name__ for pending in self.state.pending),
@@ -384,17 +383,5 @@ class Task(Lifecycle):
         memory.trail(self._keep, self.id)
         return next(each for each in self.checkpoints() if each.position == receipt.first)
 
-    def _recorded(
-        self,
-        root: int,
-        progress: Callable[[int], None] = lambda files: None,
-        still: contextlib.AbstractContextManager[None] | None = None,
-        touched: Names | None = None,
-    ) -> Snapshot:
-        blobs, before = self._keep.blobs, self._keep.seen.of(self.id)
-        if touched is not None and before is not None:
-            found = snapshot.take_touched(root, blobs, before, touched)
-        else:
-            found = snapshot.take_since(root, blobs, before, progress, still)
-        self._keep.seen.keep(self.id, found.seen, found.read)
-        return found.snapshot
+    def _recorded(self, root: int, progress: Progress = lambda files: None, touched: Names | None = None) -> Snapshot:
+        return recording.record(self._keep, self.id, root, progress, touched=touched)

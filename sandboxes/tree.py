@@ -12,7 +12,7 @@ from blake3 import blake3
 
 from sandkeep.events import BlobStore
 from sandkeep.events.catalogue import Version
-from sandkeep.sandboxes.manifest import MODE_BITS, Entry, Kind, Manifest, load
+from sandkeep.sandboxes.manifest import MODE_BITS, Entry, Kind, Manifest, differing, load
 
 Difference = tuple[bytes, Entry | None, Entry | None]
 """A path, and what was and is there: folders on both sides, or on neither; None for nothing."""
@@ -32,6 +32,10 @@ class Tree:
         if digest not in self._known:
             self._known[digest] = load(digest, self._blobs)
         return self._known[digest]
+
+    def differing(self, one: str, other: str) -> tuple[Manifest, Manifest]:
+        """The entries of two folders that may differ."""
+        return differing(one, other, self._blobs)
 
     def entry(self, path: bytes) -> Entry | None:
         """What is at `path`; None if nothing is, or something above it is no folder."""
@@ -60,10 +64,16 @@ class Tree:
         return self._blobs.get(found.content)
 
     def _walk(self, digest: str, prefix: bytes) -> Iterator[tuple[bytes, Entry]]:
-        for name, entry in self.folder(digest).items():
-            yield prefix + name, entry
-            if entry.kind is Kind.FOLDER:
-                yield from self._walk(entry.content, prefix + name + b"/")
+        waiting = [(prefix, iter(self.folder(digest).items()))]
+        while waiting:
+            prefix, entries = waiting[-1]
+            for name, entry in entries:
+                yield prefix + name, entry
+                if entry.kind is Kind.FOLDER:
+                    waiting.append((prefix + name + b"/", iter(self.folder(entry.content).items())))
+                    break
+            else:
+                waiting.pop()
 
 
 def version(entry: Entry | None) -> Version | None:
@@ -77,29 +87,35 @@ def version(entry: Entry | None) -> Version | None:
 
 def differences(old: Tree, new: Tree) -> Iterator[Difference]:
     """What differs, folders before what is in them. A folder in the place of a file, or the reverse, is two."""
-    if old.digest != new.digest:
-        yield from _inside(old, new, b"", old.folder(old.digest), new.folder(new.digest))
+    waiting = [(b"", _pairs(old, new, old.digest, new.digest))]
+    while waiting:
+        prefix, pairs = waiting[-1]
+        for name, was, now in pairs:
+            path = prefix + name
+            if version(was) != version(now):
+                yield path, _no_folder(was), _no_folder(now)
+            folder, other = _folder(was), _folder(now)
+            if folder is None and other is None:
+                continue
+            if folder is None or other is None or folder.mode != other.mode:
+                yield path, folder, other
+            before, after = "" if folder is None else folder.content, "" if other is None else other.content
+            if before != after:
+                waiting.append((path + b"/", _pairs(old, new, before, after)))
+                break
+        else:
+            waiting.pop()
 
 
-def _inside(old: Tree, new: Tree, prefix: bytes, before: Manifest, after: Manifest) -> Iterator[Difference]:
-    for name in sorted(before.keys() | after.keys()):
-        was, now = before.get(name), after.get(name)
-        if was != now:
-            yield from _at(old, new, prefix + name, was, now)
-
-
-def _at(old: Tree, new: Tree, path: bytes, was: Entry | None, now: Entry | None) -> Iterator[Difference]:
-    if version(was) != version(now):
-        yield path, _no_folder(was), _no_folder(now)
-    folder, other = _folder(was), _folder(now)
-    if folder is None and other is None:
-        return
-    if folder is None or other is None or folder.mode != other.mode:
-        yield path, folder, other
-    if folder is None or other is None or folder.content != other.content:
-        before = {} if folder is None else old.folder(folder.content)
-        after = {} if other is None else new.folder(other.content)
-        yield from _inside(old, new, path + b"/", before, after)
+def _pairs(old: Tree, new: Tree, before: str, after: str) -> Iterator[tuple[bytes, Entry | None, Entry | None]]:
+    """The names that differ in two folders, of which one may not be there."""
+    if before and after:
+        was, now = old.differing(before, after)
+    else:
+        was, now = old.folder(before) if before else {}, new.folder(after) if after else {}
+    for name in sorted(was.keys() | now.keys()):
+        if was.get(name) != now.get(name):
+            yield name, was.get(name), now.get(name)
 
 
 def _folder(entry: Entry | None) -> Entry | None:

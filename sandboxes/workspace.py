@@ -111,18 +111,27 @@ def empty(root: int) -> None:
 
 def _empty(name: str, root: int) -> None:
     """Empty the folder `name` of `root`; folders in it become folders of `root`, so that depth costs nothing."""
-    # Root may remove what is in a folder without write permission; its owner has to take the permission first.
-    os.chmod(name, stat.S_IRWXU, dir_fd=root)
-    folder = os.open(name, _FOLDER, dir_fd=root)
+    folder = _seize(name, root)
     try:
         for inner in os.listdir(folder):
             if _is_folder(inner, folder):
-                os.chmod(inner, stat.S_IRWXU, dir_fd=folder)
+                os.close(_seize(inner, folder))
                 os.rename(inner, secrets.token_hex(16), src_dir_fd=folder, dst_dir_fd=root)
             else:
                 os.unlink(inner, dir_fd=folder)
     finally:
         os.close(folder)
+
+
+def _seize(name: str, above: int) -> int:
+    """Open a folder in another. Root may remove what is in a folder without write permission; its owner has to take
+    the permission first, by a descriptor, since a mode that is set by name is set of what a link points to."""
+    held = os.open(name, os.O_PATH | _FOLDER, dir_fd=above)
+    try:
+        os.chmod(f"/proc/self/fd/{held}", stat.S_IRWXU)
+        return os.open(".", _FOLDER, dir_fd=held)
+    finally:
+        os.close(held)
 
 
 def descend(root: int, names: Iterable[bytes], *, make: bool = False) -> int:

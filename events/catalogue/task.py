@@ -222,10 +222,14 @@ class CheckpointCreated(Event, frozen=True):
 
 @event(version=1)
 class RestoreRequested(Intent, frozen=True):
-    """The workspace is about to be set back to `checkpoint`; `undo` is the checkpoint of what it was before."""
+    """The workspace is about to be set back to `checkpoint`; `undo` is the checkpoint of what it was before.
+
+    If `paths` are given, only they are, and what is below them.
+    """
 
     checkpoint: str
     undo: str
+    paths: tuple[str, ...] = ()
 
 
 @event(version=1)

@@ -22,6 +22,11 @@ SHM = Path("/dev/shm")
 _RUN = "import sys; sys.path.append(sys.argv.pop(1)); from tests.crash import {0}; {0}.main()"
 
 
+def command(module: object, *arguments: object) -> list[str]:
+    """What runs a module of this package, by name and with arguments."""
+    return [sys.executable, "-P", "-c", _RUN.format(module), str(Path(__file__).parents[2]), *map(str, arguments)]
+
+
 def finish(errors: Path, *commands: tuple[object, ...]) -> list[str]:
     """Run modules of this package, by name and with arguments, all at once; what each wrote to its standard output.
 
@@ -29,12 +34,11 @@ def finish(errors: Path, *commands: tuple[object, ...]) -> list[str]:
     is not measured in them: it makes them eight times as slow, and other tests reach the same lines.
     """
     environment = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_PROCESS")}
-    root = Path(__file__).parents[2]
     processes, outputs = [], []
-    for number, (module, *arguments) in enumerate(commands):
-        command: list[str] = [sys.executable, "-P", "-c", _RUN.format(module), str(root), *map(str, arguments)]
+    for number, each in enumerate(commands):
         with open(errors / f"errors-{number}", "w") as file:
-            processes.append(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=file, text=True, env=environment))
+            line = command(*each)
+            processes.append(subprocess.Popen(line, stdout=subprocess.PIPE, stderr=file, text=True, env=environment))
     for process in processes:
         outputs.append(process.communicate()[0])
     for number, process in enumerate(processes):

@@ -29,6 +29,19 @@ def make_tree(root: Path) -> Path:
     return root
 
 
+def whole(root: Path) -> dict[bytes, tuple[object, ...]]:
+    """A listing with the root itself, with attributes, and with which names are one file."""
+    found, first = listing(root), dict[int, bytes]()
+    for path in [b"", *sorted(found)]:
+        full = os.path.join(os.fsencode(root), path)
+        status = os.lstat(full)
+        one = b"" if stat.S_ISDIR(status.st_mode) else first.setdefault(status.st_ino, path)
+        names = os.listxattr(full, follow_symlinks=False)
+        kept = {each: os.getxattr(full, each, follow_symlinks=False) for each in names}
+        found[path] = (*found.get(path, (status.st_mode, status.st_mtime_ns)), one, kept)
+    return found
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A small tree."""
@@ -68,16 +81,16 @@ def test_any_tree_comes_back_after_any_changes(tree: Folder, changes: list[Chang
     with tempfile.TemporaryDirectory() as name:
         blobs, root = BlobStore(Path(name) / "blobs"), Path(name) / "tree"
         trees.make(os.fsencode(root), tree)
-        expected, taken = listing(root), take(root, blobs)
+        expected, taken = whole(root), take(root, blobs)
         assert taken.torn == ()
         for each in changes:
             trees.change(root, each)
-        changed, present = listing(root), take(root, blobs).digest
+        changed, present = whole(root), take(root, blobs).digest
         assert (changed == expected) == (present == taken.digest)
         put_back(root, taken.digest, blobs)
-        assert listing(root) == expected
+        assert whole(root) == expected
         put_back(root, present, blobs)
-        assert listing(root) == changed
+        assert whole(root) == changed
 
 
 @given(one=trees.trees, two=trees.trees)
@@ -88,7 +101,7 @@ def test_any_tree_can_be_made_into_any_other(one: Folder, two: Folder) -> None:
         trees.make(os.fsencode(root), one)
         trees.make(os.fsencode(other), two)
         put_back(root, take(other, blobs).digest, blobs)
-        assert listing(root) == listing(other)
+        assert whole(root) == whole(other)
 
 
 # ---- no more than is needed
@@ -231,6 +244,32 @@ def test_what_a_link_in_the_way_points_to_is_neither_written_nor_removed(
     assert (folder / "file").read_text() == "file"
     assert not (folder / "file").is_symlink()
     assert not os.path.lexists(folder / "new")
+
+
+def test_a_file_that_lost_its_name_in_the_workspace_is_not_mistaken_for_ours(
+    folder: Path, outside: Path, blobs: BlobStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "sub" / "other").unlink()
+    (folder / "sub" / "other").hardlink_to(outside / "other")
+    target = take(folder, blobs).digest
+    (folder / "sub" / "other").chmod(0o600)
+    present = take(folder, blobs).digest
+    (outside / "other").chmod(0o644)
+    really = os.open
+
+    def losing(path: bytes, *arguments: object, **options: object) -> int:
+        opened = really(path, *arguments, **options)  # type: ignore[arg-type]
+        if os.fstat(opened).st_ino == (outside / "other").stat().st_ino:
+            (folder / "sub" / "other").unlink(missing_ok=True)
+        return opened
+
+    with opened(folder) as root, monkeypatch.context() as patch:
+        patch.setattr(os, "open", losing)
+        os.utime(outside / "other", (5, 5))
+        before = listing(outside)
+        restore.apply(root, present, target, blobs)
+    assert listing(outside) == before
+    assert (folder / "sub" / "other").read_text() == "other"
 
 
 def test_set_user_id_never_comes_back(folder: Path, blobs: BlobStore) -> None:

@@ -43,9 +43,9 @@ def test_the_sandbox_stands_still_while_it_is_restored(task: Task, monkeypatch: 
     seen: list[str] = []
     apply = restore.apply
 
-    def looking(*arguments: object) -> None:
+    def looking(*arguments: object, **options: object) -> None:
         seen.append(status(task))
-        apply(*arguments)  # type: ignore[arg-type]
+        apply(*arguments, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr(restore, "apply", looking)
     task.restore_checkpoint(checkpoint.id)
@@ -59,12 +59,12 @@ def test_a_command_waits_until_a_restore_is_done(task: Task, monkeypatch: pytest
     with ThreadPoolExecutor(1) as pool:
         running: list[Future[str]] = []
 
-        def meanwhile(*arguments: object) -> None:
+        def meanwhile(*arguments: object, **options: object) -> None:
             running.append(pool.submit(shell, task, "ls -A"))
             assert wait(running, timeout=0.5).done == set()
             assert types(task.history())[-1] == "RestoreRequested"
             assert status(task) == "paused"
-            apply(*arguments)  # type: ignore[arg-type]
+            apply(*arguments, **options)  # type: ignore[arg-type]
 
         monkeypatch.setattr(restore, "apply", meanwhile)
         task.restore_checkpoint(checkpoint.id)
@@ -90,7 +90,7 @@ def test_a_restore_that_cannot_be_completed_says_how_to_go_back(
     checkpoint = task.checkpoint()
     shell(task, "echo two >file")
 
-    def failing(*arguments: object) -> None:
+    def failing(*arguments: object, **options: object) -> None:
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:

@@ -295,6 +295,31 @@ def test_removing_a_workspace_removes_nothing_that_its_links_point_to(tmp_path: 
     workspace.remove(target)
 
 
+def test_a_folder_that_becomes_a_link_while_it_is_removed_is_not_followed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outside, root = tmp_path / "outside", tmp_path / "workspace"
+    outside.mkdir()
+    outside.chmod(0o711)
+    (root / "folder" / "inner").mkdir(parents=True)
+    really = os.stat
+
+    def swapping(path: str, **options: object) -> os.stat_result:
+        found = really(path, **options)  # type: ignore[arg-type]
+        if path == "inner" and stat.S_ISDIR(found.st_mode):
+            (root / "folder" / "inner").rmdir()
+            (root / "folder" / "inner").symlink_to(outside)
+        return found
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "stat", swapping)
+        with pytest.raises(NotADirectoryError):
+            workspace.remove(root)
+    assert stat.S_IMODE(outside.stat().st_mode) == 0o711
+    workspace.remove(root)
+    assert not root.exists()
+
+
 def test_a_workspace_that_was_locked_from_inside_is_removed(unprivileged: Path) -> None:
     target = unprivileged / "workspace"
     workspace.prepare(target, None)

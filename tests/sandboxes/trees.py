@@ -179,7 +179,7 @@ changes: st.SearchStrategy[list[Change]] = st.lists(
     st.builds(
         Change,
         st.integers(0, 30),
-        st.sampled_from(("remove", "replace", "add", "mode", "time", "append", "rename")),
+        st.sampled_from(("remove", "replace", "add", "mode", "time", "append", "rename", "link", "tell", "hole")),
         nodes,
         st.integers(0, 2**60),
     ),
@@ -213,6 +213,12 @@ def change(folder: Path, what: Change) -> None:
         case "append" if stat.S_ISREG(status.st_mode):
             with open(path, "ab") as file:
                 file.write(b"more")
+        case "link" if stat.S_ISREG(status.st_mode) and not os.path.lexists(path + b"="):
+            os.link(path, path + b"=")
+        case "tell" if stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode):
+            os.setxattr(path, b"user.told", what.time_ns.to_bytes(8, "little"))
+        case "hole" if stat.S_ISREG(status.st_mode):
+            os.truncate(path, status.st_size + (1 << 20))
         case "rename":
             os.rename(path, os.path.join(root, b"renamed")) if not os.path.lexists(root + b"/renamed") else None
 

@@ -1,0 +1,167 @@
+"""Checkpoints while others swap what is in the workspace, as quickly as they can: nothing outside comes into one, and
+nothing outside is changed when one is set back."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from blake3 import blake3
+
+from sandkeep.events import BlobStore
+from sandkeep.sandboxes import manifest, restore, snapshot
+from sandkeep.sandboxes.errors import CheckpointRefused, RestoreIncomplete, RestoreRefused
+from sandkeep.sandboxes.manifest import Kind
+
+from . import checkpoint_race
+from .support import LONG, command
+
+SECONDS = 120.0 if LONG else 1.5
+ATTACKERS = 2
+EXPECTED = (OSError, RestoreIncomplete, RestoreRefused, CheckpointRefused)
+
+
+class Scene:
+    """A workspace, what is outside, and a store."""
+
+    def __init__(self, folder: Path) -> None:
+        self.workspace, self.outside = folder / "tasks" / "workspace", folder / "outside"
+        checkpoint_race.lay_out(self.workspace)
+        checkpoint_race.lay_out_outside(self.outside)
+        self.blobs = BlobStore(folder / "blobs")
+        self.root = os.open(self.workspace, os.O_RDONLY)
+        self.target = snapshot.take(self.root, self.blobs).digest
+        self.swaps = 0
+        self.rounds = 0
+        self.before = self.state()
+
+    def state(self) -> dict[str, tuple[object, ...]]:
+        """All of what is outside, but for its names elsewhere."""
+        found: dict[str, tuple[object, ...]] = {}
+        for path in (self.outside, *sorted(self.outside.rglob("*"))):
+            status = path.lstat()
+            content = path.read_bytes() if path.is_file() else b""
+            found[str(path)] = (
+                status.st_ino,
+                status.st_mode,
+                status.st_uid,
+                status.st_gid,
+                status.st_mtime_ns,
+                content,
+            )
+        return found
+
+    @contextlib.contextmanager
+    def attacked(self, attack: str) -> Iterator[None]:
+        """Others do this meanwhile; how often is added to `swaps`."""
+        arguments = [attack, self.workspace, self.outside]
+        with contextlib.ExitStack() as stack:
+            processes = []
+            for number in range(ATTACKERS):
+                line = command("checkpoint_race", *arguments, number)
+                process = subprocess.Popen(line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+                stack.callback(process.wait)
+                stack.callback(process.kill)
+                processes.append(process)
+            for process in processes:
+                assert process.stdout is not None
+                assert process.stdout.readline() == "ready\n"
+            yield
+            for process in processes:
+                self.swaps += int(process.communicate()[0])
+                assert process.returncode == 0
+
+    def going_on(self) -> Iterator[None]:
+        """For a while, again and again."""
+        end = time.monotonic() + SECONDS
+        while time.monotonic() < end or not self.rounds:
+            yield
+
+    def files(self, digest: str) -> Iterator[tuple[bytes, bytes]]:
+        """The files of a tree, each by its name, with its content."""
+        waiting = [digest]
+        while waiting:
+            for entry in manifest.load(waiting.pop(), self.blobs).values():
+                if entry.kind is Kind.FOLDER:
+                    waiting.append(entry.content)
+                elif entry.kind is Kind.FILE:
+                    yield entry.name, self.blobs.get(entry.content)
+
+
+@pytest.fixture
+def scene(tmp_path: Path) -> Iterator[Scene]:
+    scene = Scene(tmp_path)
+    yield scene
+    os.close(scene.root)
+
+
+@pytest.mark.parametrize("attack", ["links", "storm"])
+def test_nothing_outside_comes_into_a_checkpoint(scene: Scene, attack: str) -> None:
+    seen = None
+    with scene.attacked(attack):
+        for _ in scene.going_on():
+            with contextlib.suppress(CheckpointRefused):
+                taken = snapshot.take_since(scene.root, scene.blobs, seen if scene.rounds % 2 else None)
+                seen = taken.seen
+                scene.rounds += 1
+    secrets = [path.read_bytes() for path in scene.outside.rglob("*") if path.is_file()]
+    assert len(secrets) == 2
+    assert not [content for content in secrets if blake3(content).hexdigest() in scene.blobs]
+    assert scene.state() == scene.before
+    print(f"{scene.swaps:,} swaps, {scene.rounds:,} snapshots", file=sys.stderr)
+    assert scene.swaps > 10_000 * SECONDS
+    scene.blobs.forget()
+    settled = snapshot.take_since(scene.root, scene.blobs, seen).snapshot
+    assert settled.digest == snapshot.take(scene.root, scene.blobs).digest
+
+
+@pytest.mark.parametrize("attack", ["links", "hard_links", "storm"])
+def test_nothing_outside_is_changed_when_a_checkpoint_is_set_back(scene: Scene, attack: str) -> None:
+    completed = 0
+    if attack == "hard_links":
+        # What is planted then has the right content, and only owner, mode and time are still to be set.
+        for place in range(checkpoint_race.PLACES):
+            (scene.workspace / f"{place}" / "file").write_bytes((scene.outside / "file").read_bytes())
+        scene.target = snapshot.take(scene.root, scene.blobs).digest
+    with scene.attacked(attack):
+        for _ in scene.going_on():
+            scene.rounds += 1
+            with contextlib.suppress(*EXPECTED):
+                present = snapshot.take(scene.root, scene.blobs).digest
+                restore.apply(scene.root, present, scene.target, scene.blobs)
+                completed += 1
+            assert scene.state() == scene.before
+    print(f"{scene.swaps:,} swaps, {scene.rounds:,} restores, {completed:,} completed", file=sys.stderr)
+    assert scene.swaps > 10_000 * SECONDS
+    present = snapshot.take(scene.root, scene.blobs).digest
+    restore.apply(scene.root, present, scene.target, scene.blobs)
+    assert snapshot.take(scene.root, scene.blobs).digest == scene.target
+    assert scene.state() == scene.before
+
+
+def test_what_is_written_by_rename_is_recorded_whole_and_what_is_not_is_torn(scene: Scene) -> None:
+    recorded = 0
+    with scene.attacked("replacing"):
+        for _ in scene.going_on():
+            taken = snapshot.take(scene.root, scene.blobs)
+            scene.rounds += 1
+            torn = set(taken.torn)
+            for name, content in scene.files(taken.digest):
+                if name.startswith(b"written-") and name.decode() not in torn:
+                    recorded += 1
+                    assert checkpoint_race.is_sealed(content)
+    assert recorded
+
+
+def test_permissions_that_change_meanwhile_change_no_content(scene: Scene) -> None:
+    with scene.attacked("permissions"):
+        for _ in scene.going_on():
+            taken = snapshot.take(scene.root, scene.blobs)
+            scene.rounds += 1
+            assert sorted(scene.files(taken.digest)) == sorted(scene.files(scene.target))
