@@ -70,7 +70,7 @@ def holes(path: Path) -> list[int]:
 
 def different(one: Path, other: Path) -> list[str]:
     """What diff says of contents; of what is no file it can only tell that it is not."""
-    command = ["diff", "-r", "--no-dereference", "--exclude=large hole", one, other]
+    command = ["diff", "-r", "--no-dereference", "--exclude=large hole", str(one), str(other)]
     done = subprocess.run(command, capture_output=True, text=True, errors="replace", env=os.environ | {"LC_ALL": "C"})
     lines = done.stdout.replace("line\nbreak", "line break").splitlines()
     return done.stderr.splitlines() + [

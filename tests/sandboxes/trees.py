@@ -98,8 +98,9 @@ def more_hostile_tree(folder: Path) -> Path:
     (folder / "nested" / "empty" / "hard four").hardlink_to(folder / "binary")
     with open(folder / "large hole", "wb") as file:
         file.write(b"begin")
-        file.seek(1 << 30)
-        file.write(b"end")
+        file.seek(1 << 29)
+        file.write(b"middle")
+        file.truncate(1 << 30)
     for name in ("hard one", "nested", "mode 400"):
         os.setxattr(folder / name, "user.odd", b"\0\xff" * 50)
     # Version 2; owner, user 1234, group, mask and others, each as tag, permissions and id.
