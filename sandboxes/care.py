@@ -16,6 +16,12 @@ if TYPE_CHECKING:
 SAMPLE = 0.01
 """The share of the store that is read and verified each time: all of it in a day, more or less."""
 
+AGE_SECONDS = 3 * 86400.0
+"""How long nothing was put into a pack that is compressed harder."""
+
+PART_BYTES = 64 << 20
+"""How much of that is done at a time: about a second of work, once a minute."""
+
 _logger = logging.getLogger(__name__)
 
 
@@ -36,3 +42,9 @@ def scrub(keep: Keep) -> list[str]:
     for line in lines:
         _logger.warning("the store of blobs: %s", line)
     return lines
+
+
+def archive(keep: Keep) -> list[str]:
+    """Compress harder what has lain for a while, a part each time."""
+    _, removed = keep.blobs.archive(AGE_SECONDS, PART_BYTES)
+    return [f"compressed {removed} packs harder"] if removed else []
