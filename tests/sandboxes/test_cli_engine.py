@@ -89,7 +89,7 @@ def test_a_task_from_beginning_to_end_in_words(cli: Cli) -> None:
         assert cli("complete-task", task, "--failed", "--summary", "no luck").stdout == f"{task}  failed\n".encode()
         assert b"no luck" in cli("show-task", task).stdout
         assert cli("cleanup-task", task).stdout == f"{task}  cleaned\n".encode()
-        assert cli("verify").stdout.endswith(b" 1 blobs\n")
+        assert cli("verify").stdout.endswith(b" 2 blobs\n")
     finally:
         remove_containers(keep)
 
