@@ -26,6 +26,7 @@ from sandkeep.sandboxes import (
     checkpoint_decider,
     chosen,
     command,
+    comparison,
     conflict,
     decider,
     description,
@@ -36,7 +37,6 @@ from sandkeep.sandboxes import (
     leavings,
     memory,
     monitor,
-    preview,
     recording,
     resources,
     restore,
@@ -58,6 +58,7 @@ from sandkeep.sandboxes.outcome import failing_as, words
 from sandkeep.sandboxes.restore import Restored
 from sandkeep.sandboxes.sandbox import Place
 from sandkeep.sandboxes.snapshot_walk import Names, Progress, Snapshot, readable
+from sandkeep.sandboxes.workspace_diff import FileDiff
 
 if TYPE_CHECKING:
     from sandkeep.sandboxes.locks import Held
@@ -267,10 +268,7 @@ class Task(Lifecycle):
         blobs = self._keep.blobs
         restore.refuse_empty(target, blobs)
         if dry_run:
-            with self._keep.working(self.id), self._root() as root:
-                present = self._recorded(root, progress).digest
-            wanted = chosen.graft(present, target.digest, only, blobs)
-            return Restored(target.id, wanted, "", (), preview.outline(present, wanted, blobs, privileges=privileges))
+            return comparison.dry_run(self._keep, target, only, privileges=privileges)
         self._clear()
         back = () if files_only or only else branches.told(self.history(), target.position, target.image)
         with self._keep.working(self.id), intent.held(self._keep.intents) as made:
@@ -302,6 +300,17 @@ class Task(Lifecycle):
                 self.sandbox.drop()  # the next one starts from what the checkpoint has
             self._settle(ev.CheckpointRestored(made, target.id, found, *back))
         return Restored(target.id, found, undo.id, stripped)
+
+    def diff(self, old: str = "", new: str = "", paths: Iterable[str] = (), *, text: bool = True) -> list[FileDiff]:
+        """What differs between two checkpoints, or between one and the workspace as it is now, if no `new` one is
+        named; without an `old` one it is the last. If `paths` are named, only they and what is below them count.
+        Without `text` the lines are only counted. No checkpoint is taken.
+
+        Raises `CheckpointNotFound`, `CheckpointGone`, `OutsideWorkspace`, `BlobMissing`, `BlobDamaged`, and
+        `CheckpointRefused` if the workspace cannot be read.
+        """
+        known, only = self.checkpoints(expired=True), chosen.parse(paths)
+        return comparison.diff(self._keep, self.id, known, old, new, only, text=text)
 
     def tag(self, *, add: Iterable[str] = (), remove: Iterable[str] = ()) -> None:
         """Give the task tags, and take tags from it. Raises `BadInput` and `LimitReached`."""

@@ -172,6 +172,12 @@ def test_a_restore_that_was_cut_off_is_completed_by_another(
     assert listing(folder) == expected
 
 
+def test_what_a_killed_restore_left_is_removed_by_one_that_has_nothing_to_do(folder: Path, blobs: BlobStore) -> None:
+    (folder.parent / restore.STAGE / "new-0").mkdir(parents=True)
+    put_back(folder, take(folder, blobs).digest, blobs)
+    assert not (folder.parent / restore.STAGE).exists()
+
+
 def test_locked_folders_are_changed_and_removed(unprivileged: Path) -> None:
     folder, blobs = make_tree(unprivileged / "tree"), BlobStore(unprivileged / "blobs")
     expected, target = listing(folder), take(folder, blobs).digest
