@@ -1,4 +1,4 @@
-"""Deciders of checkpoints: what may be pinned, tagged and unpinned, and what may expire.
+"""Deciders of checkpoints: what may be made of them, be pinned, tagged and unpinned, and what may expire.
 
 Pure functions that run inside the log's write lock, as those in `decider` do: a checkpoint that is pinned at the moment
 at which it would expire stays.
@@ -6,15 +6,30 @@ at which it would expire stays.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from sandkeep.events import Event, LimitReached
 from sandkeep.events import catalogue as ev
 from sandkeep.projections import Checkpoint, StateView, TaskState, checkpoints, forks, registry
+from sandkeep.sandboxes import decider
 from sandkeep.sandboxes.description import MAX_TAGS
 from sandkeep.sandboxes.errors import CheckpointGone, CheckpointNeeded, CheckpointNotFound
 
 _SETTING_BACK = ("RestoreRequested", "MergeRequested")
+
+
+def create(state: StateView, task_id: str, event: ev.TaskCreated, given: Sequence[Event]) -> list[Event]:
+    """A task begins; if it is forked, from a checkpoint that is there."""
+    for each in given:
+        if isinstance(each, ev.TaskForked):
+            _live(state, each.task, each.checkpoint)
+    return decider.create(registry.find(state, task_id), event, given)
+
+
+def restore(state: StateView, task_id: str, intent: ev.RestoreRequested) -> list[Event]:
+    """A task is about to be set back to a checkpoint that is there; from now on all of its checkpoints are."""
+    _live(state, task_id, intent.checkpoint)
+    return decider.restore(registry.find(state, task_id), intent)
 
 
 def pin(state: StateView, task: str, checkpoint: str) -> list[Event]:

@@ -25,6 +25,7 @@ from sandkeep.sandboxes import (
     cli_checkpoints,
     cli_conflicts,
     cli_execute,
+    cli_files,
     cli_images,
     cli_lifecycle,
     cli_locks,
@@ -76,6 +77,7 @@ app.add_typer(cli_audit.app)
 app.add_typer(cli_registry.app)
 app.add_typer(cli_lifecycle.app)
 app.add_typer(cli_checkpoints.app)
+app.add_typer(cli_files.app)
 app.add_typer(cli_locks.app)
 app.add_typer(cli_memory.app)
 app.add_typer(cli_conflicts.app)
@@ -191,28 +193,6 @@ def checkpoint(
         print(f"{taken.id}  {taken.files} files, {taken.bytes} bytes, digest {taken.digest}")
         if taken.commands:
             print(f"{taken.commands} commands ran meanwhile; processes are not recorded")
-
-
-@app.command("restore-checkpoint")
-def restore_checkpoint(
-    task: TaskId,
-    checkpoint: Annotated[str, typer.Argument(help="The checkpoint's id, or the beginning of it.")],
-    files_only: Annotated[bool, typer.Option("--files-only", help="Leave its tags and decisions as they are.")] = False,
-    token: Token = None,
-    keep: KeepPath = HERE,
-    json: AsJson = False,
-) -> None:
-    """Set a task back to a checkpoint, workspace, tags and decisions; what it was is recorded first, so this can be
-    undone."""
-    with Keep.open(keep) as opened, render.progress() as progress:
-        found = opened.task(task, token)
-        done = found.restore_checkpoint(
-            checkpoint, files_only=files_only, progress=lambda files: progress(f"recording files: {files}")
-        )
-    if json:
-        render.print_json({"task": found.id, "checkpoint": done.checkpoint, "digest": done.digest, "undo": done.undo})
-    else:
-        print(f"restored {done.checkpoint}, digest {done.digest}; to undo, restore {done.undo}")
 
 
 @app.command("complete-task")

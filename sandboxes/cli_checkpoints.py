@@ -12,7 +12,7 @@ from sandkeep.projections import Checkpoint
 from sandkeep.sandboxes import expiry, render, render_checkpoints, repair
 from sandkeep.sandboxes.fork_task import Asked
 from sandkeep.sandboxes.keep import Keep
-from sandkeep.sandboxes.options import HERE, Allow, AsJson, KeepPath, Private, Services, TaskId
+from sandkeep.sandboxes.options import HERE, AddTags, Allow, AsJson, KeepPath, Private, RemoveTags, Services, TaskId
 from sandkeep.sandboxes.retention import Surplus
 
 app = typer.Typer()
@@ -56,8 +56,8 @@ def unpin_checkpoint(task: TaskId, checkpoint: CheckpointId, keep: KeepPath = HE
 def tag_checkpoint(
     task: TaskId,
     checkpoint: CheckpointId,
-    add: Annotated[list[str] | None, typer.Option(metavar="TAG", help="A tag to give; may be repeated.")] = None,
-    remove: Annotated[list[str] | None, typer.Option(metavar="TAG", help="A tag to take; may be repeated.")] = None,
+    add: AddTags = None,
+    remove: RemoveTags = None,
     keep: KeepPath = HERE,
     json: AsJson = False,
 ) -> None:

@@ -82,7 +82,8 @@ def put(root: int, path: bytes, entry: Entry | None, blobs: BlobStore) -> None:
     """Put one file or link where `path` leads below the folder open as `root`, with the folders that it lacks, durably;
     None removes what is there. Owners of those folders are the workspace's.
 
-    Raises `BlobMissing`, `BlobDamaged` and `OSError`: a folder at the path is never removed.
+    Nothing that gives privileges is made. Raises `BlobMissing`, `BlobDamaged` and `OSError`: a folder at the path is
+    never removed.
     """
     *parents, name = path.split(b"/")
     folder = descend(root, parents, make=entry is not None)
@@ -90,9 +91,12 @@ def put(root: int, path: bytes, entry: Entry | None, blobs: BlobStore) -> None:
         if entry is None:
             os.unlink(name, dir_fd=folder)
             return
+        made = granted(entry, privileges=False)
+        if made is None:
+            raise PermissionError(errno.EPERM, "devices are not made", path)
         temporary = f".sandkeep-{secrets.token_hex(8)}".encode()
         try:
-            make(folder, temporary, entry, blobs)
+            make(folder, temporary, made, blobs)
             os.rename(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
         except BaseException:
             with contextlib.suppress(FileNotFoundError):

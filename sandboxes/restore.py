@@ -105,6 +105,7 @@ def apply(root: int, present: str, target: str, blobs: BlobStore, *, privileges:
     """
     planned = plan(present, target, blobs)
     if planned.is_empty:
+        _clear(root)
         return {}
     try:
         with _staged(root) as stage:
@@ -174,6 +175,15 @@ def _staged(root: int) -> Iterator[int]:
         finally:
             os.close(stage)
             _remove(above)
+    finally:
+        os.close(above)
+
+
+def _clear(root: int) -> None:
+    """Remove what a killed process left beside the folder open as `root`: it may have been about to do just that."""
+    above = os.open("..", FOLDER, dir_fd=root)
+    try:
+        _remove(above)
     finally:
         os.close(above)
 

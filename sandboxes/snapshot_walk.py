@@ -133,7 +133,7 @@ class Walk:
         links = tuple(sorted(tuple(sorted(paths)) for paths in self._linked.values() if len(paths) > 1))
         digest = store_root(Root(entry, links), self._batch)
         torn = tuple(readable(path) for path in sorted(self._torn))
-        seen_now = Seen(root.st_dev, root.st_ino, self._epoch, digest, folder)
+        seen_now = Seen(root.st_dev, root.st_ino, self._epoch, digest, self._files, folder)
         return Taken(Snapshot(digest, self._files, self._bytes, torn), seen_now, self._read)
 
     def _folders(self, root: os.stat_result, progress: Progress) -> tuple[seen.Folder, Entry]:

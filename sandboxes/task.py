@@ -23,8 +23,10 @@ from sandkeep.events import catalogue as ev
 from sandkeep.projections import Checkpoint, TaskState, branches, checkpoints
 from sandkeep.sandboxes import (
     background,
+    checkpoint_decider,
     chosen,
     command,
+    comparison,
     conflict,
     decider,
     description,
@@ -35,7 +37,6 @@ from sandkeep.sandboxes import (
     leavings,
     memory,
     monitor,
-    preview,
     recording,
     resources,
     restore,
@@ -57,6 +58,7 @@ from sandkeep.sandboxes.outcome import failing_as, words
 from sandkeep.sandboxes.restore import Restored
 from sandkeep.sandboxes.sandbox import Place
 from sandkeep.sandboxes.snapshot_walk import Names, Progress, Snapshot, readable
+from sandkeep.sandboxes.workspace_diff import FileDiff
 
 if TYPE_CHECKING:
     from sandkeep.sandboxes.locks import Held
@@ -76,7 +78,8 @@ class Task(Lifecycle):
         progress("preparing the workspace")
         with intent.held(self._keep.intents) as made:
             event = msgspec.structs.replace(asked, intent=made)
-            self._act(lambda task: decider.create(task, event, given))
+            begun = partial(checkpoint_decider.create, task_id=self.id, event=event, given=given)
+            self._keep.locking.act_on(self.id, begun, self.fence)
             try:
                 with failing_as(self._keep, self.id, ev.WorkspaceFailed, made):
                     self.sandbox.prepare_folders()
@@ -265,10 +268,7 @@ class Task(Lifecycle):
         blobs = self._keep.blobs
         restore.refuse_empty(target, blobs)
         if dry_run:
-            with self._keep.working(self.id), self._root() as root:
-                present = self._recorded(root, progress).digest
-            wanted = chosen.graft(present, target.digest, only, blobs)
-            return Restored(target.id, wanted, "", (), preview.outline(present, wanted, blobs, privileges=privileges))
+            return comparison.dry_run(self._keep, target, only, privileges=privileges)
         self._clear()
         back = () if files_only or only else branches.told(self.history(), target.position, target.image)
         with self._keep.working(self.id), intent.held(self._keep.intents) as made:
@@ -283,7 +283,8 @@ class Task(Lifecycle):
                     undo = self._checkpoint(root, f"before restoring {target.id}", progress, with_system=whole)
                     wanted = chosen.graft(undo.digest, target.digest, only, blobs)
                     request = ev.RestoreRequested(made, target.id, undo.id, tuple(map(readable, only)))
-                    self._act(partial(decider.restore, intent=request))
+                    begun = partial(checkpoint_decider.restore, task_id=self.id, intent=request)
+                    self._keep.locking.act_on(self.id, begun, self.fence)
                     try:
                         touched = restore.apply(root, undo.digest, wanted, blobs, privileges=privileges)
                         found = self._recorded(root, touched=touched).digest
@@ -299,6 +300,17 @@ class Task(Lifecycle):
                 self.sandbox.drop()  # the next one starts from what the checkpoint has
             self._settle(ev.CheckpointRestored(made, target.id, found, *back))
         return Restored(target.id, found, undo.id, stripped)
+
+    def diff(self, old: str = "", new: str = "", paths: Iterable[str] = (), *, text: bool = True) -> list[FileDiff]:
+        """What differs between two checkpoints, or between one and the workspace as it is now, if no `new` one is
+        named; without an `old` one it is the last. If `paths` are named, only they and what is below them count.
+        Without `text` the lines are only counted. No checkpoint is taken.
+
+        Raises `CheckpointNotFound`, `CheckpointGone`, `OutsideWorkspace`, `BlobMissing`, `BlobDamaged`, and
+        `CheckpointRefused` if the workspace cannot be read.
+        """
+        known, only = self.checkpoints(expired=True), chosen.parse(paths)
+        return comparison.diff(self._keep, self.id, known, old, new, only, text=text)
 
     def tag(self, *, add: Iterable[str] = (), remove: Iterable[str] = ()) -> None:
         """Give the task tags, and take tags from it. Raises `BadInput` and `LimitReached`."""
