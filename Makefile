@@ -30,7 +30,7 @@ test-fast: setup-python ## the tests that need no Docker engine
 	.venv/bin/pytest -q -m "not engine"
 
 test-crash: setup-python ## the crash tests at length: kills, damage, full disks
-	SANDKEEP_CRASH=1 .venv/bin/pytest -q tests/crash tests/events/test_log_machine_crash.py
+	SANDKEEP_CRASH=1 .venv/bin/pytest -q tests/crash tests/events/test_log_machine_crash.py tests/sandboxes/test_round_trip.py
 
 lint: setup-python ## ruff and mypy over the whole tree
 	.venv/bin/ruff check

@@ -25,11 +25,11 @@ TOOLS = ("numpy==2.3.3", "requests==2.32.5", "pygments==2.19.2")
 SCIENCE = ("pandas==2.3.2", "sympy==1.14.0", "matplotlib==3.10.6")
 SERVICES = (DJANGO, "sqlalchemy==2.0.43", "botocore==1.40.40", "mypy==1.18.2")
 MODULES = (
-    *("@mui/icons-material@7.3.2", "next@15.5.4", "typescript@5.9.2", "webpack@5.101.3", "date-fns@4.1.0"),
+    *("@mui/icons-material@5.18.0", "typescript@5.9.2", "webpack@5.101.3", "date-fns@4.1.0"),
     *("core-js@3.45.1", "antd@5.27.4", "rxjs@7.8.2", "eslint@9.36.0", "lodash@4.17.21", "react-scripts@5.0.1"),
 )
 DATABASE = "database.sqlite"
-DATABASE_ROWS = 100_000
+DATABASE_ROWS = 106_000
 NOISE_FILES, NOISE_BYTES = 21, 5_000_000
 
 

@@ -27,7 +27,7 @@ from typing import final
 
 from blake3 import blake3
 
-from sandkeep.events import pack_sweep
+from sandkeep.events import pack_repair, pack_sweep
 from sandkeep.events.batch import Batch, Source
 from sandkeep.events.durable import private, sync_folder
 from sandkeep.events.errors import BadInput, BlobDamaged, BlobMissing
@@ -228,6 +228,23 @@ class BlobStore:
         for key, entry in self._packs.sample(share):
             if not _is_whole(self._packs.chunks(key, entry)):
                 yield key.hex()
+
+    def discard(self, digests: Iterable[str]) -> set[str]:
+        """Let what is damaged of these blobs, and what consists of it, count as missing, so that whoever has it stores
+        it again. Returns what does now; the damaged files stay for a while under other names."""
+        suspects = set(digests)
+        gone = {digest.hex() for digest in pack_repair.discard(self._packs, map(self._key, suspects))}
+        for digest in suspects:
+            path = self._path(digest)
+            if path.exists() and not _is_whole(self._file_chunks(digest)):
+                with contextlib.suppress(FileNotFoundError):
+                    path.rename(path.with_name(f"{path.name}.damaged"))
+                    gone.add(digest)
+        return gone
+
+    def salvage(self, digests: Iterable[str]) -> set[str]:
+        """Store anew what can still be read of these in some pack, also in damaged ones; returns what was."""
+        return {digest.hex() for digest in pack_repair.salvage(self._packs, map(self._key, digests))}
 
     def forget(self) -> None:
         """Read what is in packs from the disk from now on, whatever was read before."""

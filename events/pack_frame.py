@@ -17,7 +17,7 @@ import itertools
 import os
 import struct
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import msgspec
 from blake3 import blake3
@@ -132,24 +132,31 @@ def read_payload(file: int, pack: bytes, offset: int, header: Header) -> bytes:
 def committed(file: int, pack: bytes, start: int) -> tuple[list[tuple[int, Header]], int]:
     """The whole frames behind `start` in the open `file` that belong to a batch that was ended, each with its offset,
     and where the last such batch ends. What is damaged is passed over. Raises `OSError`."""
-    size = os.fstat(file).st_size
     found: list[tuple[int, Header]] = []
-    kept, end, offset = 0, start, start
+    kept, end = 0, start
+    for offset, header in headers(file, pack, start):
+        try:
+            read_payload(file, pack, offset, header)
+            found.append((offset, header))
+        except BlobDamaged:
+            pass  # what is in it counts as missing, and is stored again by whoever has it
+        if header.kind is Kind.END:
+            kept, end = len(found), offset + header.size
+    return found[:kept], end
+
+
+def headers(file: int, pack: bytes, start: int) -> Iterator[tuple[int, Header]]:
+    """The frames behind `start` in the open `file` whose headers are whole, each with its offset; what is not is passed
+    over. Raises `OSError`."""
+    size, offset = os.fstat(file).st_size, start
     while offset < size:
         try:
             header = read_header(file, pack, offset)
         except BlobDamaged:
             offset = _next(file, offset + 1, size)
             continue
-        try:
-            read_payload(file, pack, offset, header)
-            found.append((offset, header))
-        except BlobDamaged:
-            pass  # what is in it counts as missing, and is stored again by whoever has it
+        yield offset, header
         offset += header.size
-        if header.kind is Kind.END:
-            kept, end = len(found), offset
-    return found[:kept], end
 
 
 def parts(recipe: bytes) -> list[bytes]:

@@ -190,7 +190,7 @@ class Packs:
             known = index.extent(pack).end
             end = self._settle(index, pack, file)
             if end > known:
-                self._prune(index)
+                self.prune(index)
             os.ftruncate(file, end)
             if not end:
                 self._sync_names()
@@ -251,7 +251,7 @@ class Packs:
         for pack in self.names():
             with opened(self.path(pack)) as file:
                 self._settle(index, pack, file)
-        self._prune(index)
+        self.prune(index)
         del index
         sync_folder(new)
         if self._index_path.exists():
@@ -276,10 +276,10 @@ class Packs:
                         self._settle(index, pack, file)
                         settled = True
         if lost or settled:
-            self._prune(index)
+            self.prune(index)
 
-    def _prune(self, index: Index) -> None:
-        """Drop the recipes of which a part is not there, so that they are stored again with it."""
+    def prune(self, index: Index) -> set[bytes]:
+        """Drop the recipes of which a part is not there, so that they are stored again with it; returns them."""
 
         def complete(entry: Entry, entries: Entries) -> bool:
             try:
@@ -287,13 +287,14 @@ class Packs:
             except (BlobDamaged, FileNotFoundError):
                 return False
 
-        index.judge(
+        gone, _ = index.judge(
             lambda entries: {
                 digest: entry
                 for digest, entry in entries.items()
                 if entry.kind is not Kind.RECIPES or complete(entry, entries)
             }
         )
+        return set(gone)
 
     def _settle(self, index: Index, pack: bytes, file: int) -> int:
         """Index what was committed to a pack and is not in the index; returns where the last batch ends."""

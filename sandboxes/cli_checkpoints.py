@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, cast
 
 import typer
 
 from sandkeep.events import BadInput
 from sandkeep.projections import Checkpoint
-from sandkeep.sandboxes import expiry, render, render_checkpoints
+from sandkeep.sandboxes import expiry, render, render_checkpoints, repair
 from sandkeep.sandboxes.fork_task import Asked
 from sandkeep.sandboxes.keep import Keep
-from sandkeep.sandboxes.options import HERE, Allow, AsJson, KeepPath, Private, Services, TaskId
+from sandkeep.sandboxes.options import HERE, AddTags, Allow, AsJson, KeepPath, Private, RemoveTags, Services, TaskId
 from sandkeep.sandboxes.retention import Surplus
 
 app = typer.Typer()
@@ -55,8 +56,8 @@ def unpin_checkpoint(task: TaskId, checkpoint: CheckpointId, keep: KeepPath = HE
 def tag_checkpoint(
     task: TaskId,
     checkpoint: CheckpointId,
-    add: Annotated[list[str] | None, typer.Option(metavar="TAG", help="A tag to give; may be repeated.")] = None,
-    remove: Annotated[list[str] | None, typer.Option(metavar="TAG", help="A tag to take; may be repeated.")] = None,
+    add: AddTags = None,
+    remove: RemoveTags = None,
     keep: KeepPath = HERE,
     json: AsJson = False,
 ) -> None:
@@ -64,6 +65,28 @@ def tag_checkpoint(
     with Keep.open(keep) as opened:
         found = opened.checkpoints(task).tag(checkpoint, add=add or (), remove=remove or ())
     _show(found, json)
+
+
+@app.command("repair-checkpoints")
+def repair_checkpoints(
+    source: Annotated[
+        list[Path] | None,
+        typer.Option("--from", metavar="PATH", help="A keep, a folder of blobs or an audit bundle; may be repeated."),
+    ] = None,
+    keep: KeepPath = HERE,
+    json: AsJson = False,
+) -> None:
+    """Look for another copy of what is damaged or gone: in the packs, in what is named, and in the workspaces as they
+    are. Exit status 1 if something is still missing."""
+    with Keep.open(keep) as opened, render.progress() as progress:
+        found = repair.repair(opened, source or (), progress)
+    if json:
+        render.print_json(found)
+    else:
+        for each in found.affected:
+            print(render.plain(f"missing: {each.path or '/'!r} of checkpoint {each.checkpoint} of task {each.task}"))
+        print(f"{len(found.repaired)} blobs were brought back, {len(found.missing)} are missing")
+    raise typer.Exit(1 if found.missing else 0)
 
 
 @app.command("fork-task")

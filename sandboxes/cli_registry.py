@@ -14,7 +14,7 @@ from sandkeep.projections import Filter, Sort, TaskState
 from sandkeep.sandboxes import render, render_checkpoints, render_forks, render_resources, view
 from sandkeep.sandboxes.errors import BadSettings
 from sandkeep.sandboxes.keep import Keep
-from sandkeep.sandboxes.options import HERE, AsJson, KeepPath, TaskId
+from sandkeep.sandboxes.options import HERE, AddTags, AsJson, KeepPath, RemoveTags, TaskId
 
 app = typer.Typer()
 
@@ -129,8 +129,8 @@ def changes(
 @app.command("tag-task")
 def tag_task(
     task: TaskId,
-    add: Annotated[list[str] | None, typer.Option(metavar="TAG", help="A tag to give; may be repeated.")] = None,
-    remove: Annotated[list[str] | None, typer.Option(metavar="TAG", help="A tag to take; may be repeated.")] = None,
+    add: AddTags = None,
+    remove: RemoveTags = None,
     keep: KeepPath = HERE,
     json: AsJson = False,
 ) -> None:

@@ -15,7 +15,18 @@ import msgspec
 
 from sandkeep.events import SandkeepError
 from sandkeep.events.mounts import kind_of
-from sandkeep.sandboxes import caches, disk, engine_fitness, intent, machine, quantity, settings, slot, steward
+from sandkeep.sandboxes import (
+    caches,
+    disk,
+    engine_fitness,
+    intent,
+    machine,
+    quantity,
+    retention,
+    settings,
+    slot,
+    steward,
+)
 from sandkeep.sandboxes.engine import Engine
 from sandkeep.sandboxes.engine_fitness import GOOD_TO_KNOW
 from sandkeep.sandboxes.errors import BadSettings, EngineUnreachable, EngineUnsupported
@@ -81,10 +92,11 @@ def _engine(engine: Engine, runtime: str) -> Iterator[Finding]:
 def _keep(keep: Keep) -> Iterator[Finding]:
     head = keep.head()
     yield Finding("keep", f"{keep.path}: log, journal and projections open, {head.position} events")
-    try:
-        settings.load(keep.path)
-    except SandkeepError as error:
-        yield Finding("keep", str(error), "correct keep.toml", True)
+    for load in (settings.load, retention.load):
+        try:
+            load(keep.path)
+        except SandkeepError as error:
+            yield Finding("keep", str(error), "correct keep.toml", True)
     readers, most = keep.log.readers()
     if readers > most * _MANY:
         yield Finding("keep", f"{readers} of {most} readers of the log", "end some of the processes that use it", True)

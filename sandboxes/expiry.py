@@ -103,7 +103,7 @@ def _collect(keep: Keep) -> list[str]:
         before = stamp.stat().st_mtime
     if not last or before > last + _ROUNDS * GRACE_SECONDS or time.time() - before < GRACE_SECONDS:
         return []
-    removed, size = keep.collect_garbage()
+    removed, size = keep.collect_garbage(GRACE_SECONDS)
     stamp.touch()
     return [f"removed {removed} blobs that nothing refers to, {show_size(size)}"] if removed else []
 

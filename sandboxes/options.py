@@ -38,6 +38,11 @@ Caches = Annotated[
 ]
 NoCaches = Annotated[bool, typer.Option("--no-caches", help="Not even those that every task has.")]
 
+AddTags = Annotated[list[str] | None, typer.Option("--add", metavar="TAG", help="A tag to give; may be repeated.")]
+RemoveTags = Annotated[
+    list[str] | None, typer.Option("--remove", metavar="TAG", help="A tag to take; may be repeated.")
+]
+
 _LIMITS = "What a sandbox may use"
 
 

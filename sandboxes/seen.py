@@ -27,7 +27,7 @@ from sandkeep.events.schema import NOT_DECODED
 
 _VERSION = 1
 _CHECKSUM_BYTES = 32
-_MOST_KEPT = 8
+_MOST_KEPT = 4
 _FEW = 10
 
 
@@ -51,13 +51,14 @@ class Folder(msgspec.Struct):
 class Seen(msgspec.Struct):
     """A workspace as it was seen: its root `folder`, by device and inode, and the digest of its snapshot.
 
-    All that it consists of was in the store while that had this `epoch`.
+    It had so many `files`. All that it consists of was in the store while that had this `epoch`.
     """
 
     device: int
     inode: int
     epoch: bytes
     digest: str
+    files: int
     folder: Folder
 
 
@@ -82,6 +83,7 @@ class _File(msgspec.Struct, frozen=True, array_like=True):
     inode: int
     epoch: bytes
     digest: str
+    files: int
     folders: list[_Record]
 
 
@@ -154,7 +156,7 @@ def _save(path: Path, seen: Seen) -> None:
             )
         )
         waiting += reversed(folder.folders.items())
-    data = _encode(_File(_VERSION, this_boot(), seen.device, seen.inode, seen.epoch, seen.digest, records))
+    data = _encode(_File(_VERSION, this_boot(), seen.device, seen.inode, seen.epoch, seen.digest, seen.files, records))
     temporary = path.with_name(f".{path.name}-{secrets.token_hex(4)}")
     try:
         with open(temporary, "xb", opener=private) as file:
@@ -175,7 +177,7 @@ def _load(path: Path) -> Seen | None:
     with contextlib.suppress(*NOT_DECODED, EOFError, ValueError):
         found = _decode(data)
         if (found.version, found.boot) == (_VERSION, this_boot()):
-            return Seen(found.device, found.inode, found.epoch, found.digest, _tree(found.folders))
+            return Seen(found.device, found.inode, found.epoch, found.digest, found.files, _tree(found.folders))
     return None
 
 

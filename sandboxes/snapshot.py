@@ -22,10 +22,15 @@ from contextlib import AbstractContextManager
 import msgspec
 
 from sandkeep.events import BlobDamaged, BlobMissing, BlobStore
+from sandkeep.sandboxes import seen
 from sandkeep.sandboxes.descent import Descent
+from sandkeep.sandboxes.looking import Look, differing_twice
 from sandkeep.sandboxes.manifest import blobs_of
 from sandkeep.sandboxes.seen import Seen
 from sandkeep.sandboxes.snapshot_walk import Names, Progress, Snapshot, Taken, Walk
+
+LARGE = 20_000
+"""From how many files on a workspace is looked at by two processes."""
 
 
 def take(root: int, blobs: BlobStore, progress: Progress = lambda files: None) -> Snapshot:
@@ -71,8 +76,32 @@ def _beginning(root: int, blobs: BlobStore, before: Seen | None, touched: Names 
         before = None
     if before is not None and before.epoch != epoch and not _is_held(before.digest, blobs):
         before = None
+    if before is not None and touched is None and before.files >= LARGE:
+        touched = _differing(root, before.folder)
     with blobs.batch() as batch, Descent(root) as descent:
         yield Walk(blobs, batch, descent, before, epoch, touched)
+
+
+def _differing(root: int, folder: seen.Folder) -> Names:
+    """The folders that are not as they were seen, found by two processes."""
+    looks: list[Look] = []
+    waiting = [(0, b"", folder)]
+    while waiting:
+        depth, name, folder = waiting.pop()
+        looks.append((depth, name, folder.changed_ns, folder.names, folder.times))
+        waiting += [(depth + 1, inner, each) for inner, each in folder.folders.items()]
+    found = set(differing_twice(root, looks))
+    touched: Names = {}
+    way: list[bytes] = []
+    for number, (depth, name, *_) in enumerate(looks):
+        way[max(depth - 1, 0) :] = [name] if depth else []
+        if number in found:
+            inner = touched
+            for each in way:
+                below = inner.setdefault(each, {})
+                assert isinstance(below, dict)
+                inner = below
+    return touched
 
 
 def _is_held(digest: str, blobs: BlobStore) -> bool:

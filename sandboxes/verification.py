@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,11 +15,16 @@ from sandkeep.events.catalogue import references
 from sandkeep.events.vouched import Trees
 from sandkeep.sandboxes import memory
 from sandkeep.sandboxes.audit import keep_signer, signer
+from sandkeep.sandboxes.damage import Affected, affected
 from sandkeep.sandboxes.errors import KeyUnavailable
 from sandkeep.sandboxes.manifest import blobs_of
 
 if TYPE_CHECKING:
     from sandkeep.sandboxes.keep import Keep
+
+
+MOST_AFFECTED = 100
+"""How many paths that cannot be restored are named."""
 
 
 class KeepReport(msgspec.Struct, frozen=True):
@@ -77,6 +83,7 @@ def verify_keep(keep: Keep, progress: Callable[[str], None]) -> KeepReport:
     keep.blobs.forget()
     seen: set[str] = set()
     trees = Trees()
+    vouched = len(damage)
     for record in keep.log.read():
         if trees.take(record):
             continue
@@ -90,6 +97,9 @@ def verify_keep(keep: Keep, progress: Callable[[str], None]) -> KeepReport:
         except (BlobDamaged, BlobMissing) as error:  # a manifest, which nothing behind it can be found without
             words = f"blobs: position {position}: {error}"
             damage += [words] if words not in damage[before:] else []
+    if len(damage) > vouched:
+        progress("looking for what that damage affects")
+        damage += affects(affected(keep, {digest for digest in seen if any(_read(keep, digest))}))
     progress("verifying the memory folders")
     for task in keep.tasks():
         damage += [f"memory: task {task.id}: {words}" for words in memory.check(keep, task.id)]
@@ -100,6 +110,19 @@ def verify_keep(keep: Keep, progress: Callable[[str], None]) -> KeepReport:
     if keep.projections.digest(keep.projections.refold(position)) != found:
         damage.append("projections: they are not what the log makes of them; 'sandkeep replay' rebuilds them")
     return KeepReport(not damage, log.head, log.events, log.checksum, len(seen), tuple(damage), log.notes)
+
+
+def affects(found: Iterator[Affected]) -> list[str]:
+    """What cannot be restored, in words."""
+    lines = [
+        f"checkpoints: {each.checkpoint} of task {each.task}: {each.path or '/'!r} cannot be restored"
+        for each in itertools.islice(found, MOST_AFFECTED)
+    ]
+    if lines:
+        more = sum(1 for _ in found)
+        lines += [f"checkpoints: {more} more paths"] if more else []
+        lines.append("checkpoints: 'sandkeep repair-checkpoints' looks for another copy of what is damaged")
+    return lines
 
 
 def referenced(keep: Keep, grace_seconds: float = 0.0) -> set[str]:

@@ -87,11 +87,11 @@ def test_a_full_disk_missing_tools_and_bad_settings_need_something(keep: Keep, m
     monkeypatch.setattr(shutil, "which", lambda name: None)
     monkeypatch.setattr(doctor, "LEAST_BYTES", 1 << 80)
     with (keep.path / "keep.toml").open("a") as file:
-        file.write("[sandboxes]\npool = -1\n")
+        file.write("[sandboxes]\npool = -1\n[checkpoints]\nkeep = 1\n")
     found = examine(keep.path, Engine())
     assert [each.act for each in of("host", found)] == [True, False]
     assert [each.act for each in of("disk", found)] == [True, True, False]
-    assert [each.advice for each in of("keep", found) if each.act] == ["correct keep.toml"]
+    assert [each.advice for each in of("keep", found) if each.act] == ["correct keep.toml"] * 2
 
 
 def test_what_holds_workspaces_to_their_size_and_what_caches_take_is_said(keep: Keep) -> None:

@@ -15,7 +15,7 @@ def a_folder(number: int = 0, **folders: Folder) -> Folder:
     return Folder(5, names, [-1, 2**62], {b"b": 7}, {k.encode(): v for k, v in folders.items()}, f"{number:064x}", 2, 9)
 
 
-SEEN = Seen(1, 2, b"epoch", "d" * 64, a_folder(0, x=a_folder(1, y=a_folder(2)), z=a_folder(3, w=a_folder(4))))
+SEEN = Seen(1, 2, b"epoch", "d" * 64, 5, a_folder(0, x=a_folder(1, y=a_folder(2)), z=a_folder(3, w=a_folder(4))))
 
 
 def test_what_is_kept_is_found_again_by_another(tmp_path: Path) -> None:
@@ -27,7 +27,7 @@ def test_what_is_kept_is_found_again_by_another(tmp_path: Path) -> None:
 
 
 def test_an_empty_folder_is_found_again(tmp_path: Path) -> None:
-    empty = Seen(1, 2, b"epoch", "d" * 64, Folder(0, [], [], {}, {}, "", 0, 0))
+    empty = Seen(1, 2, b"epoch", "d" * 64, 5, Folder(0, [], [], {}, {}, "", 0, 0))
     SeenStore(tmp_path).keep("task", empty, 1000)
     assert SeenStore(tmp_path).of("task") == empty
 

@@ -93,10 +93,12 @@ def fill(path: Path) -> None:
         file.write(b"data")
 
 
+@pytest.mark.parametrize("processes", [1, 2])
 @pytest.mark.parametrize("what", CHANGES)
 def test_what_has_changed_is_found_and_no_more_than_that_is_read(
-    tree: Path, tmp_path: Path, blobs: BlobStore, what: str
+    tree: Path, tmp_path: Path, blobs: BlobStore, monkeypatch: pytest.MonkeyPatch, what: str, processes: int
 ) -> None:
+    monkeypatch.setattr(snapshot, "LARGE", 0 if processes == 2 else snapshot.LARGE)
     settle()
     first = take_since(tree, blobs, None)
     act, read = CHANGES[what]

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from sandkeep.events import BadInput, BlobMissing
+from sandkeep.events import catalogue as ev
 from sandkeep.sandboxes import Keep, Task, restore
 from sandkeep.sandboxes.errors import (
     BadId,
@@ -126,3 +127,36 @@ def test_checkpoints_are_named_by_ids_and_have_plain_labels(shared_task: Task) -
         with pytest.raises(BadInput, match="a label has"):
             shared_task.checkpoint(label)
     assert shared_task.checkpoints() == []
+
+
+# Writes a number to one file, then to another, for ever; each is whole at any time.
+PAIRS = """
+import os
+number = 0
+while True:
+    number += 1
+    for name in "ab":
+        with open("new", "w") as file:
+            file.write(str(number))
+        os.rename("new", name)
+"""
+HOG = "import shutil; shutil.rmtree('/workspace/folder'); open('/workspace/b', 'w'); x = b'x' * (1 << 30)"
+
+
+def test_a_moment_of_a_running_task_comes_back_after_a_command_ran_out_of_memory(keep: Keep) -> None:
+    task = keep.create_task("t", limits={"memory": "64MiB"})
+    shell(task, "mkdir -p folder/inner; seq 10000 >folder/inner/numbers")
+    writing = task.start(["python3", "-c", PAIRS])
+    eventually((task.workspace / "b").exists)
+    moments = [task.checkpoint() for _ in range(5)]
+    writing.stop()
+    assert [each.torn for each in moments] == [()] * 5
+    events = [record.event for record in task.history() if isinstance(record.event, ev.CheckpointCreated)]
+    assert [(event.commands, event.frozen_ns > 0) for event in events] == [(1, True)] * 5
+    assert task.execute(["python3", "-c", HOG]).oom_killed
+    for moment in moments:
+        restored = task.restore_checkpoint(moment.id)
+        assert restored.digest == moment.digest
+        one, other = (int(shell(task, f"cat {name}")) for name in "ab")
+        assert one - other in (0, 1)
+        assert shell(task, "tail -1 folder/inner/numbers") == "10000\n"

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import random
+import time
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ import pytest
 from sandkeep.events import BlobMissing, LimitReached
 from sandkeep.sandboxes import Keep, Task, expiry, verify_bundle
 from sandkeep.sandboxes.errors import CheckpointGone, CheckpointNeeded
+from sandkeep.sandboxes.verification import referenced
 
 from .support import Cli, types
 
@@ -64,6 +67,8 @@ def test_what_expired_is_gone_for_good_and_all_else_is_as_it_was(keep: Keep, idl
     # Within the grace period all is there; after it only what nothing else holds is gone.
     assert keep.collect_garbage() == (0, 0)
     assert keep.blobs.get(first.digest)
+    assert first.digest in referenced(keep, 3600.0)
+    assert first.digest not in referenced(keep, -1.0)
     for _ in range(2):  # what lies in a pack is condemned first
         keep.collect_garbage(grace_seconds=-1)
     with pytest.raises(BlobMissing):
@@ -201,3 +206,25 @@ def test_the_verbs(keep: Keep, idle: Task, cli: Cli) -> None:
     assert [each["checkpoint"] for each in would] == [ids[2]]
     assert cli("expire-checkpoints", idle.id).stdout.split()[1].decode() == ids[2]
     assert cli("expire-checkpoints", idle.id, "--json").json == []
+
+
+def test_garbage_is_collected_once_an_hour_for_a_while_after_something_expired(
+    keep: Keep, idle: Task, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    collected: list[float] = []
+
+    def collect(self: Keep, grace_seconds: float) -> tuple[int, int]:
+        collected.append(grace_seconds)
+        return 3, 2048
+
+    monkeypatch.setattr(Keep, "collect_garbage", collect)
+    ids = series(idle, 2, size=10)
+    assert (expiry.tick(keep), collected) == ([], [])
+    keep.checkpoints(idle.id).expire(ids[0])
+    assert expiry.tick(keep) == ["removed 3 blobs that nothing refers to, 2KiB"]
+    assert (expiry.tick(keep), collected) == ([], [3600.0])
+    stamp = keep.path / "run" / "collected"
+    for ago, count in ((2 * 3600, 2), (-4 * 3600, 2)):  # a while ago; later than what expired could need
+        os.utime(stamp, (time.time() - ago,) * 2)
+        expiry.tick(keep)
+        assert len(collected) == count

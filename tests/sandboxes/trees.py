@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import stat
+import struct
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
@@ -86,6 +87,36 @@ def hostile_tree(folder: Path) -> Path:
         (folder / f"folder {mode:o}").chmod(mode)
     (folder / "set-user-id").touch()
     (folder / "set-user-id").chmod(0o6755)
+    return folder
+
+
+def more_hostile_tree(folder: Path) -> Path:
+    """A hostile tree, and what only some systems can make: attributes, access control lists, devices, a large hole; and
+    what other tools alter: line ends that a repository would rewrite, hard links across folders."""
+    hostile_tree(folder)
+    (folder / ".gitattributes").write_text("* text eol=lf\n")
+    (folder / "line ends").write_bytes(b"one\r\ntwo\r\n")
+    (folder / "folder 700" / "hard three").hardlink_to(folder / "hard one")
+    (folder / "nested" / "empty" / "hard four").hardlink_to(folder / "binary")
+    with open(folder / "large hole", "wb") as file:
+        file.write(b"begin")
+        file.seek(1 << 29)
+        file.write(b"middle")
+        file.truncate(1 << 30)
+    for name in ("hard one", "nested", "mode 400"):
+        os.setxattr(folder / name, "user.odd", b"\0\xff" * 50)
+    # Version 2; owner, user 1234, group, mask and others, each as tag, permissions and id.
+    entries = ((1, 7, -1), (2, 5, 1234), (4, 5, -1), (16, 5, -1), (32, 0, -1))
+    packed = struct.pack("<I", 2) + b"".join(struct.pack("<HHi", *entry) for entry in entries)
+    os.setxattr(folder / "mode 755", "system.posix_acl_access", packed)
+    os.setxattr(folder / "folder 700", "system.posix_acl_default", packed)
+    if os.getuid() == 0:
+        os.mknod(folder / "character device", stat.S_IFCHR | 0o640, os.makedev(1, 3))
+        os.mknod(folder / "block device", stat.S_IFBLK | 0o600, os.makedev(7, 200))
+        os.chown(folder / "nested" / "file", 4321, 8765)
+        os.chown(folder / "dangling", 4321, 8765, follow_symlinks=False)
+    # As the last change: what was made in it has given it another.
+    os.utime(folder / "nested", ns=(TIMES["before the epoch"],) * 2)
     return folder
 
 
