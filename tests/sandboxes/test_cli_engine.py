@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -89,7 +90,7 @@ def test_a_task_from_beginning_to_end_in_words(cli: Cli) -> None:
         assert cli("complete-task", task, "--failed", "--summary", "no luck").stdout == f"{task}  failed\n".encode()
         assert b"no luck" in cli("show-task", task).stdout
         assert cli("cleanup-task", task).stdout == f"{task}  cleaned\n".encode()
-        assert cli("verify").stdout.endswith(b" 1 blobs\n")
+        assert cli("verify").stdout.endswith(b" 2 blobs\n")
     finally:
         remove_containers(keep)
 
@@ -171,9 +172,12 @@ def test_an_engine_that_went_away_is_said(task_id: str, cli: Cli, monkeypatch: p
 
 
 def test_torn_files_are_named(keep: Keep, task: Task, cli: Cli) -> None:
-    os.mknod(task.workspace / "a\nb", 0o020600, os.makedev(0, 0))
+    (task.workspace / "a\nb").write_bytes(os.urandom(32 << 20))  # what takes longer to read than the clock to tick
     keep.close()
-    answer = cli("checkpoint", task.id, "--json")
+    code = "import os, sys\nwhile True: os.utime(sys.argv[1])"
+    with subprocess.Popen([sys.executable, "-c", code, task.workspace / "a\nb"]) as toucher:
+        answer = cli("checkpoint", task.id, "--json")
+        toucher.kill()
     assert answer.stderr == b"sandkeep: torn: a\\nb\n"
     assert answer.json["torn"] == ["a\nb"]
 

@@ -18,7 +18,7 @@ from sandkeep.sandboxes import builder, manifest, restore, snapshot
 from ..packed import damage, lose
 from . import trees
 from .support import listing, opened, put_back, take
-from .trees import Change, Folder, hostile_tree
+from .trees import Change, Folder, hostile_tree, whole
 
 
 def make_tree(root: Path) -> Path:
@@ -27,19 +27,6 @@ def make_tree(root: Path) -> Path:
     (root / "sub" / "other").write_text("other")
     (root / "link").symlink_to("file")
     return root
-
-
-def whole(root: Path) -> dict[bytes, tuple[object, ...]]:
-    """A listing with the root itself, with attributes, and with which names are one file."""
-    found, first = listing(root), dict[int, bytes]()
-    for path in [b"", *sorted(found)]:
-        full = os.path.join(os.fsencode(root), path)
-        status = os.lstat(full)
-        one = b"" if stat.S_ISDIR(status.st_mode) else first.setdefault(status.st_ino, path)
-        names = os.listxattr(full, follow_symlinks=False)
-        kept = {each: os.getxattr(full, each, follow_symlinks=False) for each in names}
-        found[path] = (*found.get(path, (status.st_mode, status.st_mtime_ns)), one, kept)
-    return found
 
 
 @pytest.fixture

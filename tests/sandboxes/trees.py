@@ -12,6 +12,8 @@ from typing import TypeAlias
 
 from hypothesis import strategies as st
 
+from .support import listing
+
 TIMES = {
     "in 1901": -2_147_483_000 * 10**9,
     "before the epoch": -1_500_000_001,
@@ -263,3 +265,16 @@ def remove(path: bytes) -> None:
         os.rmdir(path)
     else:
         os.unlink(path)
+
+
+def whole(root: Path) -> dict[bytes, tuple[object, ...]]:
+    """A listing with the root itself, with attributes, and with which names are one file."""
+    found, first = listing(root), dict[int, bytes]()
+    for path in [b"", *sorted(found)]:
+        full = os.path.join(os.fsencode(root), path)
+        status = os.lstat(full)
+        one = b"" if stat.S_ISDIR(status.st_mode) else first.setdefault(status.st_ino, path)
+        names = os.listxattr(full, follow_symlinks=False)
+        kept = {each: os.getxattr(full, each, follow_symlinks=False) for each in names}
+        found[path] = (*found.get(path, (status.st_mode, status.st_mtime_ns)), one, kept)
+    return found
