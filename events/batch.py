@@ -18,13 +18,13 @@ from typing import Protocol, final
 from blake3 import blake3
 from pyfastcdc import FastCDC
 
-from sandkeep.events.pack_frame import MAX_OBJECTS, Kind
+from sandkeep.events.pack_frame import ARCHIVE_LEVEL, MAX_OBJECTS, Kind
 from sandkeep.events.pack_index import Batched, Index
 from sandkeep.events.pack_writer import PackWriter
 from sandkeep.events.packs import Packs
 
 FRAME_BYTES = 256 << 10
-"""The size from which on a frame is full, before it is compressed."""
+"""The size from which on a frame is full, before it is compressed; twice that in the archive."""
 
 LEVEL = 3
 """How hard zstd tries."""
@@ -53,6 +53,7 @@ class Batch:
     def __init__(self, packs: Packs, level: int = LEVEL) -> None:
         self._packs = packs
         self._writer = PackWriter(packs, level)
+        self._full = FRAME_BYTES * (2 if level >= ARCHIVE_LEVEL else 1)
         self._waiting: dict[Kind, list[tuple[bytes, bytes]]] = {kind: [] for kind in Kind}
         self._sizes = dict.fromkeys(Kind, 0)
         self._new: set[bytes] = set()
@@ -100,7 +101,7 @@ class Batch:
             return self.put(head), len(head)
         return self._cut(_Rest(head, source, limit))
 
-    def commit(self, *, moved: bool = False, last: bytes = b"") -> None:
+    def commit(self, *, moved: bool = False) -> None:
         """Make all of it durable, and to be seen. If it was `moved`, see `Batched`."""
         rest = [(kind, objects) for kind, objects in self._waiting.items() if objects]
         writer = self._writer
@@ -109,7 +110,7 @@ class Batch:
             with self._packs.changing() as index:
                 self._epoch = self._packs.reserve.through(partial(index.rely, self._known, self._epoch))
         if writer.finish(rest):
-            done = Batched(writer.pack, writer.end, writer.frames, self._known, self._epoch, moved, last)
+            done = Batched(writer.pack, writer.end, writer.frames, self._known, self._epoch, moved)
             with self._packs.changing() as index:
                 self._packs.reserve.through(partial(index.commit, done))
             self._packs.reserve.ease()
@@ -156,7 +157,7 @@ class Batch:
         waiting = self._waiting[kind]
         waiting.append((digest, content))
         self._sizes[kind] += len(content)
-        if self._sizes[kind] >= FRAME_BYTES or len(waiting) == MAX_OBJECTS:
+        if self._sizes[kind] >= self._full or len(waiting) == MAX_OBJECTS:
             self._flush(kind)
 
     def _flush(self, kind: Kind) -> None:

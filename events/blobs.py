@@ -27,7 +27,7 @@ from typing import final
 
 from blake3 import blake3
 
-from sandkeep.events import pack_repair, pack_sweep
+from sandkeep.events import pack_archive, pack_repair, pack_sweep
 from sandkeep.events.batch import Batch, Source
 from sandkeep.events.durable import private, sync_folder
 from sandkeep.events.errors import BadInput, BlobDamaged, BlobMissing
@@ -214,6 +214,10 @@ class BlobStore:
             bytes_freed = _remove_if_old(path, before)
             removed, size = removed + (bytes_freed > 0), size + bytes_freed
         return removed, size
+
+    def archive(self, age_seconds: float, most_bytes: int) -> tuple[int, int]:
+        """Compress harder what has lain in packs for that long, a part at a time. See `pack_archive.archive`."""
+        return pack_archive.archive(self._packs, age_seconds, most_bytes)
 
     def verify(self, share: float = 1.0) -> Iterator[str]:
         """The digests of the blobs that are not what they were, of all, or of a random `share` of files and frames.

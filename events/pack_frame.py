@@ -32,6 +32,9 @@ else:
 MAX_OBJECTS = 4096
 """The most objects in one frame."""
 
+ARCHIVE_LEVEL = 9
+"""How hard zstd tries with what has lain for a while. A pack that begins with such a frame has no others."""
+
 DIGEST_BYTES = 32
 
 _MAGIC = b"\x93skpack\x01"
@@ -157,6 +160,14 @@ def headers(file: int, pack: bytes, start: int) -> Iterator[tuple[int, Header]]:
             continue
         yield offset, header
         offset += header.size
+
+
+def is_archive(file: int, pack: bytes) -> bool:
+    """Whether the open `file` is a pack for what has lain for a while. Raises `OSError`."""
+    try:
+        return read_header(file, pack, 0).level >= ARCHIVE_LEVEL
+    except BlobDamaged:
+        return False
 
 
 def parts(recipe: bytes) -> list[bytes]:

@@ -78,7 +78,7 @@ class Batched(msgspec.Struct, frozen=True):
     """What is committed together: a pack, how far it is synced, and the frames that were put into it.
 
     What it `relies` on is a row of digests that were found in the index when it was the given `epoch`, or later. What
-    was `moved` lay in another pack before; that is forgotten if it is the `last` that was in it.
+    was `moved` lay in another pack before.
     """
 
     pack: bytes
@@ -87,7 +87,6 @@ class Batched(msgspec.Struct, frozen=True):
     relies: bytes | bytearray = b""
     epoch: bytes = b""
     moved: bool = False
-    last: bytes = b""
 
 
 def shared(path: Path) -> Index:
@@ -166,6 +165,12 @@ class Index:
             found = txn.get(digest)
             return found is not None and found[-_CONDEMNED.size :] == _NEVER
 
+    def within(self, pack: bytes) -> Entries:
+        """The entries of one pack, in the order in which they lie in it."""
+        with _failing(), self._env.begin(db=self._objects) as txn:
+            found = [(digest, _decode(value)) for digest, value in txn.cursor() if value[: len(pack)] == pack]
+        return dict(sorted(found, key=lambda each: (each[1].offset, each[1].number)))
+
     def commit(self, batched: Batched) -> None:
         """Durably enter a batch, and see to what it relies on as `rely` does. Of what was moved, what has been removed
         since stays so, and so does what is condemned. Raises `BlobMissing`: nothing is entered then.
@@ -190,8 +195,6 @@ class Index:
                         continue
                     value = value[: -_CONDEMNED.size] + found[-_CONDEMNED.size :]
                 txn.put(digest, value)
-            if batched.last:
-                txn.delete(batched.last, db=self._packs)
 
     def rely(self, digests: bytes | bytearray, epoch: bytes) -> bytes:
         """Let what was found in that epoch or later, and was condemned since, be so no more; returns the epoch that it
@@ -228,6 +231,14 @@ class Index:
                 elif after[digest] != entry:
                     txn.put(digest, _encode(after[digest]))
         return {digest: entry for digest, entry in before.items() if digest not in after}, after
+
+    def release(self, pack: bytes) -> bool:
+        """Durably forget a pack in which nothing is left; whether that is so."""
+        with _failing(), self._env.begin(write=True, db=self._objects) as txn:
+            if any(value[: len(pack)] == pack for value in txn.cursor().iternext(keys=False, values=True)):
+                return False
+            txn.delete(pack, db=self._packs)
+            return True
 
     def forget(self, packs: Iterable[bytes]) -> None:
         """Durably forget packs and all that was in them."""

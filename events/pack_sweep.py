@@ -13,6 +13,7 @@ gone and asks the index again.
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -20,10 +21,11 @@ from typing import final
 
 import msgspec
 
-from sandkeep.events.batch import Batch
+from sandkeep.events import pack_frame
+from sandkeep.events.batch import LEVEL, Batch
 from sandkeep.events.durable import sync_folder
 from sandkeep.events.errors import BlobDamaged, BlobMissing
-from sandkeep.events.pack_frame import Kind, parts
+from sandkeep.events.pack_frame import ARCHIVE_LEVEL, Kind, parts
 from sandkeep.events.pack_index import Entries, Entry
 from sandkeep.events.packs import Packs, locked, opened
 
@@ -86,19 +88,31 @@ def _compact(packs: Packs, pack: bytes) -> int:
 
     Raises `FileNotFoundError` if somebody else did, and `BlobDamaged` or `BlobMissing` if it is not whole.
     """
-    path = packs.path(pack)
-    with opened(path) as file:
-        if not locked(file, path):
+    with opened(packs.path(pack)) as file:
+        if not locked(file, packs.path(pack)):
             return 0  # somebody appends to it
-        with packs.changing() as index:
-            left = {digest: entry for digest, entry in index.all().items() if entry.pack == pack}
-            if not left:
-                index.forget([pack])
-        size = path.stat().st_size
-        with Batch(packs) as batch:
-            for digest, entry in sorted(left.items(), key=lambda each: (each[1].offset, each[1].number)):
-                batch.move(digest, entry.kind, packs.read(digest, entry))
-            batch.commit(moved=True, last=pack)
-        path.unlink()
-        sync_folder(packs.root)
-    return size - batch.written
+        size = os.fstat(file).st_size
+        return size - move(packs, pack, ARCHIVE_LEVEL if pack_frame.is_archive(file, pack) else LEVEL)[0]
+
+
+def move(packs: Packs, pack: bytes, level: int, most_bytes: int | None = None) -> tuple[int, bool]:
+    """Write what is left of a pack, or at least `most_bytes` of it, into another, at a level; and remove it if nothing
+    is left then. Returns how many bytes were written, and whether it was removed. Whoever calls this has its lock.
+
+    Raises as `BlobStore.batch` does, and `BlobDamaged` or `BlobMissing` if it is not whole: nothing is moved then.
+    """
+    size = 0
+    with Batch(packs, level) as batch:
+        for digest, entry in packs.index().within(pack).items():
+            if most_bytes is not None and size >= most_bytes:
+                break
+            batch.move(digest, entry.kind, packs.read(digest, entry))
+            size += entry.length
+        batch.commit(moved=True)
+    # If the index was made anew meanwhile, there may be more in the pack now than there was.
+    with packs.changing() as index:
+        if not index.release(pack):
+            return batch.written, False
+        packs.path(pack).unlink()
+    sync_folder(packs.root)
+    return batch.written, True

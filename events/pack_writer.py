@@ -17,7 +17,7 @@ from functools import partial
 from typing import final
 
 from sandkeep.events import pack_frame
-from sandkeep.events.pack_frame import Kind
+from sandkeep.events.pack_frame import ARCHIVE_LEVEL, Kind
 from sandkeep.events.pack_index import Placed
 from sandkeep.events.packs import Packs
 
@@ -86,7 +86,9 @@ class PackWriter:
 
     def _acquire(self) -> None:
         if self._file < 0:
-            self.pack, self._file, self._start = self._packs.reserve.through(self._packs.acquire)
+            self.pack, self._file, self._start = self._packs.reserve.through(
+                partial(self._packs.acquire, archive=self._level >= ARCHIVE_LEVEL)
+            )
             self.end = self._start
 
     def _join(self) -> None:

@@ -163,20 +163,21 @@ class Packs:
         """The packs that there are."""
         return sorted(bytes.fromhex(found[1]) for each in os.listdir(self.root) if (found := _NAME.fullmatch(each)))
 
-    def acquire(self) -> tuple[bytes, int, int]:
-        """A pack to append to: its name, its open file, on which the lock is, and where to go on.
+    def acquire(self, *, archive: bool = False) -> tuple[bytes, int, int]:
+        """A pack to append to: its name, its open file, on which the lock is, and where to go on. What is for the
+        `archive` goes into other packs.
 
         Raises `OSError` and `BlobsUnavailable`.
         """
         while True:
             index = self.index()
             for pack in self.names():
-                if (found := self._acquire(index, pack)) is not None:
+                if (found := self._acquire(index, pack, archive)) is not None:
                     return found
             # It is taken as any other is: whoever looks first after it was made may have it, and write to it.
             os.close(os.open(self.path(secrets.token_bytes(16)), os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
 
-    def _acquire(self, index: Index, pack: bytes) -> tuple[bytes, int, int] | None:
+    def _acquire(self, index: Index, pack: bytes, archive: bool) -> tuple[bytes, int, int] | None:
         try:
             file = os.open(self.path(pack), os.O_RDWR | os.O_CLOEXEC)
         except FileNotFoundError:
@@ -186,6 +187,8 @@ class Packs:
             if not index.extent(pack).end <= os.fstat(file).st_size < MAX_PACK_BYTES:
                 return None
             if not locked(file, self.path(pack)):
+                return None
+            if os.fstat(file).st_size and pack_frame.is_archive(file, pack) != archive:
                 return None
             known = index.extent(pack).end
             end = self._settle(index, pack, file)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-from sandkeep.events.reserve import RESERVE_BYTES
+from sandkeep.events import reserve
 from sandkeep.sandboxes.damage import affected
 from sandkeep.sandboxes.quantity import show_size
 from sandkeep.sandboxes.verification import affects
@@ -16,12 +16,18 @@ if TYPE_CHECKING:
 SAMPLE = 0.01
 """The share of the store that is read and verified each time: all of it in a day, more or less."""
 
+AGE_SECONDS = 3 * 86400.0
+"""How long nothing was put into a pack that is compressed harder."""
+
+PART_BYTES = 64 << 20
+"""How much of that is done at a time: about a second of work, once a minute."""
+
 _logger = logging.getLogger(__name__)
 
 
 def set_aside(keep: Keep) -> list[str]:
     """Set space aside for a checkpoint that meets a full disk, once there are any and as long as there is plenty."""
-    return [f"set {show_size(RESERVE_BYTES)} aside for a full disk"] if keep.blobs.make_reserve() else []
+    return [f"set {show_size(reserve.RESERVE_BYTES)} aside for a full disk"] if keep.blobs.make_reserve() else []
 
 
 def scrub(keep: Keep) -> list[str]:
@@ -36,3 +42,9 @@ def scrub(keep: Keep) -> list[str]:
     for line in lines:
         _logger.warning("the store of blobs: %s", line)
     return lines
+
+
+def archive(keep: Keep) -> list[str]:
+    """Compress harder what has lain for a while, a part each time."""
+    _, removed = keep.blobs.archive(AGE_SECONDS, PART_BYTES)
+    return [f"compressed {removed} packs harder"] if removed else []

@@ -1,4 +1,4 @@
-"""Deciders of checkpoints: what may be pinned, tagged and unpinned, and what may expire.
+"""Deciders of checkpoints: what may be made of them, be pinned, tagged and unpinned, and what may expire.
 
 Pure functions that run inside the log's write lock, as those in `decider` do: a checkpoint that is pinned at the moment
 at which it would expire stays.
@@ -6,30 +6,45 @@ at which it would expire stays.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from sandkeep.events import Event, LimitReached
 from sandkeep.events import catalogue as ev
 from sandkeep.projections import Checkpoint, StateView, TaskState, checkpoints, forks, registry
+from sandkeep.sandboxes import decider
 from sandkeep.sandboxes.description import MAX_TAGS
 from sandkeep.sandboxes.errors import CheckpointGone, CheckpointNeeded, CheckpointNotFound
 
 _SETTING_BACK = ("RestoreRequested", "MergeRequested")
 
 
+def create(state: StateView, task_id: str, event: ev.TaskCreated, given: Sequence[Event]) -> list[Event]:
+    """A task begins; if it is forked, from a checkpoint that is there."""
+    for each in given:
+        if isinstance(each, ev.TaskForked):
+            live(state, each.task, each.checkpoint)
+    return decider.create(registry.find(state, task_id), event, given)
+
+
+def restore(state: StateView, task_id: str, intent: ev.RestoreRequested) -> list[Event]:
+    """A task is about to be set back to a checkpoint that is there; from now on all of its checkpoints are."""
+    live(state, task_id, intent.checkpoint)
+    return decider.restore(registry.find(state, task_id), intent)
+
+
 def pin(state: StateView, task: str, checkpoint: str) -> list[Event]:
     """A checkpoint is to be kept; nothing to say if it is."""
-    return [] if _live(state, task, checkpoint).pinned else [ev.CheckpointPinned(checkpoint)]
+    return [] if live(state, task, checkpoint).pinned else [ev.CheckpointPinned(checkpoint)]
 
 
 def unpin(state: StateView, task: str, checkpoint: str) -> list[Event]:
     """A checkpoint is pinned no more; nothing to say if it was not."""
-    return [ev.CheckpointUnpinned(checkpoint)] if _live(state, task, checkpoint).pinned else []
+    return [ev.CheckpointUnpinned(checkpoint)] if live(state, task, checkpoint).pinned else []
 
 
 def tag(state: StateView, task: str, checkpoint: str, asked: ev.TaskTagged) -> list[Event]:
     """A checkpoint is given tags, and loses some; nothing to say of those it has, or lacks, already."""
-    found = _live(state, task, checkpoint)
+    found = live(state, task, checkpoint)
     added = tuple(tag for tag in asked.added if tag not in found.tags)
     removed = tuple(tag for tag in asked.removed if tag in found.tags)
     if len(found.tags) + len(added) - len(removed) > MAX_TAGS:
@@ -57,7 +72,7 @@ def expire(state: StateView, task: str, wanted: Iterable[ev.CheckpointExpired]) 
 
 def expire_one(state: StateView, task: str, event: ev.CheckpointExpired) -> list[Event]:
     """A checkpoint expires because somebody asks for it. Raises `CheckpointNeeded`."""
-    _live(state, task, event.checkpoint)
+    live(state, task, event.checkpoint)
     why = why_not(state, task, event.checkpoint)
     if why is not None:
         raise CheckpointNeeded(f"checkpoint {event.checkpoint} of task {task} may not expire: {why}")
@@ -79,7 +94,8 @@ def why_not(state: StateView, task: str, checkpoint: str) -> str | None:
     return None if why is None else f"{why}; that has to end first"
 
 
-def _live(state: StateView, task: str, checkpoint: str) -> Checkpoint:
+def live(state: StateView, task: str, checkpoint: str) -> Checkpoint:
+    """The checkpoint, if it has not expired. Raises `CheckpointNotFound` and `CheckpointGone`."""
     found = checkpoints.find(state, task, checkpoint)
     if found is None:
         raise CheckpointNotFound(f"task {task} has no checkpoint {checkpoint}; 'sandkeep list-checkpoints {task}'")

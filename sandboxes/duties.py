@@ -91,6 +91,7 @@ DUTIES = (
     Duty("caches", 2.0, prune, apart=True),
     Duty("checkpoints", 60.0, expiry.tick, apart=True),
     Duty("reserve", 60.0, care.set_aside),
+    Duty("archive", 60.0, care.archive, apart=True),
     Duty("scrub", 600.0, care.scrub, apart=True),
     Duty("sweep", 300.0, sweep),
 )

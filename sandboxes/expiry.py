@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from sandkeep.events import LimitReached
 from sandkeep.events import catalogue as ev
 from sandkeep.projections import Checkpoint, checkpoints, registry
-from sandkeep.sandboxes import checkpoint_decider, retention
+from sandkeep.sandboxes import checkpoint_decider, resources, retention
 from sandkeep.sandboxes.quantity import show_size
 from sandkeep.sandboxes.retention import Surplus
 
@@ -72,8 +72,13 @@ def expire(keep: Keep, found: Iterable[Surplus]) -> list[Surplus]:
 
 
 def make_room(keep: Keep, task: str) -> None:
-    """Let checkpoints expire until one more may be taken of a task. Raises `LimitReached` if that does not help."""
+    """Let checkpoints expire until one more may be taken of a task. Raises `LimitReached` if that does not help.
+
+    A task that stands still for want of memory is recorded in any case, since it may be about to end.
+    """
     policy = retention.load(keep.path)
+    if resources.of(keep, task).extension is not None:
+        return
     if policy.task_budget:
         expire(keep, retention.by_task_budget(policy, *_of(keep, task), keep.growth.held))
         _check(f"task {task}", keep.growth.held(_of(keep, task)[0]), policy.task_budget, "task_budget")

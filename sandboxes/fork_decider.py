@@ -13,7 +13,7 @@ from sandkeep.events import Event, StaleFence
 from sandkeep.events import catalogue as ev
 from sandkeep.projections import Claim, Fork, StateView, forks, locks, registry
 from sandkeep.projections.registry import Task
-from sandkeep.sandboxes import decider, lock_decider
+from sandkeep.sandboxes import checkpoint_decider, decider, lock_decider
 from sandkeep.sandboxes.clock import BootTime
 from sandkeep.sandboxes.errors import LockHeld, TaskRefused, WorkspaceUnmerged
 
@@ -40,12 +40,14 @@ def admit(state: StateView, task_id: str, token: int | None, now: BootTime) -> C
 
 
 def begin(state: StateView, fork: ev.WorkspaceForked, parent: str, now: BootTime) -> list[Event]:
-    """The holder of a token gets an own workspace, unless it has one. Raises `StaleFence` and `TaskRefused`."""
+    """The holder of a token gets an own workspace, unless it has one. Raises `StaleFence` and `TaskRefused`, and
+    `CheckpointGone` if what it is to be made of has expired."""
     known = forks.of_token(state, parent, fork.token)
     if known is not None and not known.ended:
         return []
     admit(state, parent, fork.token, now)
     decider.going_on(registry.find(state, parent))
+    checkpoint_decider.live(state, parent, fork.checkpoint)
     return [fork]
 
 

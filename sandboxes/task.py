@@ -23,6 +23,7 @@ from sandkeep.events import catalogue as ev
 from sandkeep.projections import Checkpoint, TaskState, branches, checkpoints
 from sandkeep.sandboxes import (
     background,
+    checkpoint_decider,
     chosen,
     command,
     comparison,
@@ -77,7 +78,8 @@ class Task(Lifecycle):
         progress("preparing the workspace")
         with intent.held(self._keep.intents) as made:
             event = msgspec.structs.replace(asked, intent=made)
-            self._act(lambda task: decider.create(task, event, given))
+            begun = partial(checkpoint_decider.create, task_id=self.id, event=event, given=given)
+            self._keep.locking.act_on(self.id, begun, self.fence)
             try:
                 with failing_as(self._keep, self.id, ev.WorkspaceFailed, made):
                     self.sandbox.prepare_folders()
@@ -281,7 +283,8 @@ class Task(Lifecycle):
                     undo = self._checkpoint(root, f"before restoring {target.id}", progress, with_system=whole)
                     wanted = chosen.graft(undo.digest, target.digest, only, blobs)
                     request = ev.RestoreRequested(made, target.id, undo.id, tuple(map(readable, only)))
-                    self._act(partial(decider.restore, intent=request))
+                    begun = partial(checkpoint_decider.restore, task_id=self.id, intent=request)
+                    self._keep.locking.act_on(self.id, begun, self.fence)
                     try:
                         touched = restore.apply(root, undo.digest, wanted, blobs, privileges=privileges)
                         found = self._recorded(root, touched=touched).digest

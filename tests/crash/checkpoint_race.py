@@ -137,6 +137,34 @@ def replacing(workspace: Path, outside: Path, chance: random.Random) -> Callable
     return swap
 
 
+def numbered(number: int) -> bytes:
+    """What is written over a file, from its beginning to its end."""
+    return b"%016d" % number * 40_000
+
+
+def is_written(content: bytes) -> bool:
+    """Whether a file had this content at some time: up to some place it was written over once more than behind it."""
+    last, count = content[-16:], len(content) // 16
+    newer = b"%016d" % (int(last) + 1)
+    times = content.count(newer)
+    return content == newer * times + last * (count - times)
+
+
+def in_place(workspace: Path, outside: Path, chance: random.Random) -> Callable[[], None]:
+    """Write over files, as databases do, for ever."""
+    path = workspace / f"over-{chance.random()}"
+    path.write_bytes(numbered(0))
+    file = os.open(path, os.O_WRONLY)
+    number = 0
+
+    def swap() -> None:
+        nonlocal number
+        number += 1
+        os.pwrite(file, numbered(number), 0)
+
+    return swap
+
+
 def permissions(workspace: Path, outside: Path, chance: random.Random) -> Callable[[], None]:
     """Take and give modes."""
     paths = [workspace / f"{place}" / name for place in range(PLACES) for name in ("", "file", "inner")]
@@ -147,7 +175,7 @@ def permissions(workspace: Path, outside: Path, chance: random.Random) -> Callab
     return swap
 
 
-ATTACKS = {attack.__name__: attack for attack in (links, hard_links, storm, replacing, permissions)}
+ATTACKS = {attack.__name__: attack for attack in (links, hard_links, storm, replacing, in_place, permissions)}
 
 
 def main() -> None:

@@ -1,8 +1,9 @@
 """Kill writers of batches at random: `pack_kill FOLDER SEED ROUNDS`.
 
-In each round three processes store batches in one store, as quickly as they can, and sweep it now and then; after a
-moment all are killed, and another looks at what is there. Before some rounds the index is lost. They are forked, since
-starting an interpreter would take longer than what is to be killed; this process never opens the store itself.
+In each round three processes store batches in one store, as quickly as they can, and sweep it, move what is in it to the
+archive and repair it now and then; after a moment all are killed, and another looks at what is there. Before some
+rounds the index is lost. They are forked, since starting an interpreter would take longer than what is to be killed;
+this process never opens the store itself.
 """
 
 from __future__ import annotations
@@ -48,8 +49,14 @@ def write(folder: Path, name: str) -> None:
             pass
         os.write(acknowledged, f"{name}-{number}\n".encode())
         number += 1
-        if number % 4 == 0:
-            store.sweep(wanted, 0)
+        match chance.randrange(8):
+            case 0 | 1:
+                store.sweep(wanted, 0)
+            case 2 | 3:
+                store.archive(-1, chance.choice((10_000, 1 << 30)))
+            case 4:
+                store.discard(store.verify(0.1))
+                store.salvage(line.split()[1:4])
 
 
 def stored(store: BlobStore, contents: list[bytes]) -> bool:

@@ -1,7 +1,8 @@
 """Batches, and what a power failure leaves of them: `pack_states FOLDER SEED SECTOR MOST SHARD SHARDS`.
 
-A store in FOLDER is written to, swept and made anew in part while its calls are recorded. Then the states that the disk
-can be in after each call that this SHARD looks at are made, MOST of them at the most, and each is opened and judged.
+A store in FOLDER is written to, swept, archived, salvaged and made anew in part while its calls are recorded. Then the
+states that the disk can be in after each call that this SHARD looks at are made, MOST of them at the most, and each is
+opened and judged.
 """
 
 from __future__ import annotations
@@ -55,6 +56,11 @@ def record(folder: Path) -> tuple[list[Call], Batches]:
             recorder.calls.append(Acknowledged(name, number))
             if number in (4, 9):
                 store.sweep(wanted, -1)
+            if number in (5, 10):
+                store.archive(-1, 5000)
+                store.archive(-1, 1 << 30)
+            if number == 7:
+                store.salvage([blake3(content).hexdigest() for content in contents])
             if number == 6:
                 del store
                 shutil.rmtree(folder / "blobs" / "packs" / "index")

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from sandkeep.events import BadInput
-from sandkeep.projections import TaskState
-from sandkeep.sandboxes import Keep, Task, expiry
+from sandkeep.projections import Checkpoint, TaskState
+from sandkeep.sandboxes import Keep, Task, expiry, restore
 from sandkeep.sandboxes.errors import CheckpointGone, CheckpointNeeded, CheckpointNotFound, PolicyDenied
 from sandkeep.sandboxes.limits import LIMITS
 
@@ -125,6 +127,30 @@ def test_a_fork_that_was_cut_off_is_cleaned_up(keep: Keep, travelled: tuple[Task
     keep.checkpoints(task.id).expire(then)
     assert keep.verify().ok
     assert keep.replay().same
+
+
+def test_what_expires_at_the_last_moment_is_not_gone_back_to(
+    keep: Keep, travelled: tuple[Task, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task, then = travelled
+    found = restore.find
+
+    def expiring(*arguments: Any) -> Checkpoint:
+        checkpoint = found(*arguments)
+        monkeypatch.setattr(restore, "find", found)
+        keep.checkpoints(task.id).expire(checkpoint.id)
+        return checkpoint
+
+    second = task.checkpoint().id
+    task.checkpoint()
+    for act in (partial(keep.fork_task, task.id, then), partial(task.restore_checkpoint, second)):
+        monkeypatch.setattr(restore, "find", expiring)
+        with pytest.raises(CheckpointGone):
+            act()
+    assert (task.workspace / "file").read_text() == "now\n"
+    assert len(keep.tasks(*TaskState)) == 1
+    assert not {"RestoreRequested", "CheckpointRestored"} & set(types(task.history()))
+    assert task.state.pending == ()
 
 
 # ---- time travel

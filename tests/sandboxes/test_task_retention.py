@@ -11,8 +11,13 @@ from pathlib import Path
 import pytest
 
 from sandkeep.events import BlobMissing, LimitReached
+from sandkeep.events import catalogue as ev
+from sandkeep.events.catalogue import Rule
+from sandkeep.projections import Checkpoint
 from sandkeep.sandboxes import Keep, Task, expiry, verify_bundle
 from sandkeep.sandboxes.errors import CheckpointGone, CheckpointNeeded
+from sandkeep.sandboxes.limits import LIMITS
+from sandkeep.sandboxes.own_workspace import OwnTask
 from sandkeep.sandboxes.verification import referenced
 
 from .support import Cli, types
@@ -228,3 +233,43 @@ def test_garbage_is_collected_once_an_hour_for_a_while_after_something_expired(
         os.utime(stamp, (time.time() - ago,) * 2)
         expiry.tick(keep)
         assert len(collected) == count
+
+
+def test_a_task_that_runs_short_of_memory_is_recorded_beyond_its_budget(keep: Keep, idle: Task) -> None:
+    ids = series(idle, 1)
+    policy(keep, task_budget="50KB")
+    with pytest.raises(LimitReached):
+        idle.checkpoint()
+    asked = ev.ExtensionRequested("x", "c", 1, 1, 2, ev.Lease("gone", 0))
+    begun = [ev.SandboxRequested("i", "image", LIMITS), ev.SandboxStarted("i", "c")]
+    keep.log.append(f"task/{idle.id}", [*begun, asked], actor="tester")
+    taken = idle.checkpoint()
+    assert [each.id for each in idle.checkpoints()] == [*ids, taken.id]
+
+
+def test_an_own_workspace_is_made_of_nothing_that_expired(
+    keep: Keep, idle: Task, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keep.conflicts(idle.id).set_rules([Rule("*", "own-workspace")])
+    take = Task.checkpoint
+
+    def expiring(task: Task, label: str) -> Checkpoint:
+        found = take(task, label)
+        take(task, "another")
+        monkeypatch.setattr(Task, "checkpoint", take)
+        keep.checkpoints(task.id).expire(found.id)
+        return found
+
+    with idle.lock("collaborative", agent="ann", session="ann") as held:
+        mine = held.task
+        assert isinstance(mine, OwnTask)
+        monkeypatch.setattr(Task, "checkpoint", expiring)
+        with pytest.raises(CheckpointGone):
+            mine.own()
+        own = mine.own()
+        (base,) = (fork.checkpoint for fork in keep.own_workspaces(idle.id).list())
+        idle.checkpoint()
+        with pytest.raises(CheckpointNeeded, match=f"the own workspace {own.id} was made from it"):
+            keep.checkpoints(idle.id).expire(base)
+    idle.checkpoint()
+    keep.checkpoints(idle.id).expire(base)

@@ -58,10 +58,10 @@ def test_a_keep_that_is_as_it_was_is_sound(filled: Keep, cli: Cli) -> None:
     assert said[0] == "verifying the log"
     closed(filled)
     answer = cli("verify", "--json")
-    assert (answer.status, answer.json["ok"], answer.json["events"], answer.json["blobs"]) == (0, True, 8, 5)
+    assert (answer.status, answer.json["ok"], answer.json["events"], answer.json["blobs"]) == (0, True, 8, 6)
     answer = cli("verify")
     assert (answer.status, answer.stderr) == (0, b"")
-    assert answer.stdout == b"all is as it was: 8 events up to position 8, 0 published notes, 5 blobs\n"
+    assert answer.stdout == b"all is as it was: 8 events up to position 8, 0 published notes, 6 blobs\n"
 
 
 @pytest.mark.parametrize(("needle", "position"), [(b"a title", 2), (b"needle", 6)], ids=["early", "late"])
