@@ -322,10 +322,9 @@ RESTORE = (
     "after:locks.act_on",
     "before:engine.pause",
     "after:engine.pause",
-    "after:restore.plan",
-    "before:place.finish#2",
-    "before:restore._remove#2",
+    "before:restore.apply",
     "after:restore.apply",
+    "before:restore.check",
     "after:engine.unpause",
     "after:task._settle",
 )

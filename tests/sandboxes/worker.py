@@ -59,6 +59,7 @@ PLACES: dict[str, object] = {
     "merging": merging,
     "own": own_workspace,
     "page": page_file.Page,
+    "place": place,
     "pressure": pressure,
     "resources": resources,
     "place": place,
