@@ -1,7 +1,7 @@
 """Kill writers of batches at random: `pack_kill FOLDER SEED ROUNDS`.
 
-In each round three processes store batches in one store, as quickly as they can, and sweep it, move what is in it to the
-archive and repair it now and then; after a moment all are killed, and another looks at what is there. Before some
+In each round three processes store batches in one store, as quickly as they can, and sweep it, move what is in it to
+the archive and repair it now and then; after a moment all are killed, and another looks at what is there. Before some
 rounds the index is lost. They are forked, since starting an interpreter would take longer than what is to be killed;
 this process never opens the store itself.
 """
