@@ -9,17 +9,19 @@ from __future__ import annotations
 import itertools
 import os
 import threading
+import time
 from collections.abc import Iterable
 from typing import final
 
 import msgspec
 
 from sandkeep.events import BlobStore
-from sandkeep.sandboxes import place
+from sandkeep.sandboxes import place, seen
 from sandkeep.sandboxes.crew import Crew
 from sandkeep.sandboxes.descent import FOLDER, Descent
 from sandkeep.sandboxes.manifest import Entry, Kind, leaf, nodes
 from sandkeep.sandboxes.place import granted
+from sandkeep.sandboxes.snapshot_walk import COARSE, RACY_NS
 
 SYNCED_EACH = 100
 """How many entries are synced one by one; if there are more, the file system is synced once instead."""
@@ -27,22 +29,26 @@ SYNCED_EACH = 100
 
 @final
 class _Frame:
-    """A folder that is being made: what it is to be, its folders that are still to be made, and where it is."""
+    """A folder that is being made: what it is to be, its folders that are still to be made, where it is, and what is
+    known of it then."""
 
-    __slots__ = ("above", "entry", "folders")
+    __slots__ = ("above", "entry", "folders", "is_whole", "made")
 
-    def __init__(self, entry: Entry, above: _Frame | None) -> None:
+    def __init__(self, entry: Entry, above: _Frame | None, made: seen.Folder) -> None:
         self.entry = entry
         self.above = above
         self.folders: list[Entry] = []
+        self.made = made
+        self.is_whole = _is_ours(entry)
 
 
 class _Tree(msgspec.Struct, frozen=True):
-    """A new folder, open, what it is to be, and its path in the workspace."""
+    """A new folder, open, what it is to be, its path in the workspace, and what is known of it then."""
 
     folder: int
     entry: Entry
     path: bytes
+    made: seen.Folder
 
 
 @final
@@ -62,6 +68,7 @@ class Builder:
         self._crew: Crew[_Tree] = Crew(self._tree, lambda tree: os.close(tree.folder), lambda: self.synced_all)
         self.synced_all = True
         """Whether each entry was synced by itself so far."""
+        self._folders: dict[bytes, seen.Folder] = {}
 
     def make(self, name: bytes, entry: Entry, path: bytes) -> bool:
         """Make, under a `name` in the stage, what is to be at `path` in the workspace; whether there is anything.
@@ -69,44 +76,65 @@ class Builder:
         Raises `BlobMissing`, `BlobDamaged` and `OSError`.
         """
         if entry.kind is not Kind.FOLDER:
-            return self._one(self._stage, name, entry, path)
-        self._crew.run(self._new(self._stage, entry, name, path))
+            return self._one(self._stage, name, entry, path) is not None
+        made = self._folders[name] = _unseen(entry)
+        self._crew.run(self._new(self._stage, entry, name, path, made))
         return True
 
-    def _new(self, folder: int, entry: Entry, name: bytes, path: bytes) -> _Tree:
+    def known(self) -> dict[bytes, seen.Folder]:
+        """What is known of the folders that were made, by their names in the stage: nobody else writes there, so what
+        is in them is what was written, until their times change. Nothing, if there is little to be known.
+
+        Whatever is done to them after this gives them other times.
+        """
+        if self.synced_all or not self._folders:
+            return {}
+        made_ns = time.clock_gettime_ns(COARSE)
+        while time.clock_gettime_ns(COARSE) <= made_ns + RACY_NS:
+            time.sleep(RACY_NS / 1e9)
+        return self._folders
+
+    def _new(self, folder: int, entry: Entry, name: bytes, path: bytes, made: seen.Folder) -> _Tree:
         os.mkdir(name, 0o700, dir_fd=folder)
-        return _Tree(os.open(name, FOLDER, dir_fd=folder), entry, path)
+        return _Tree(os.open(name, FOLDER, dir_fd=folder), entry, path, made)
 
     def _tree(self, tree: _Tree) -> None:
         """Make all that is in a new folder, however deep."""
         try:
             with Descent(tree.folder) as way:
-                frames = [self._begin(way.folder, tree.entry, None, tree.path)]
+                top = self._begin(way.folder, _Frame(tree.entry, None, tree.made), tree.path)
+                frames = [top]
                 while frames:
                     frame = frames[-1]
                     if not frame.folders:
                         frames.pop()
                         if frames:
-                            self.leave(way, frame.entry)
+                            changed_ns = self.leave(way, frame.entry)
+                            # What is not as it was recorded is looked at again.
+                            frame.made.changed_ns = changed_ns if frame.is_whole else 0
                         continue
                     inner = frame.folders.pop()
+                    made = frame.made.folders[inner.name] = _unseen(inner)
                     if self._crew.wants():
                         path = self._at(tree.path, frame, inner.name) if self._groups else b""
-                        self._crew.give(self._new(way.folder, inner, inner.name, path))
+                        self._crew.give(self._new(way.folder, inner, inner.name, path, made))
                         continue
                     os.mkdir(inner.name, 0o700, dir_fd=way.folder)
                     way.enter(inner.name)
-                    frames.append(self._begin(way.folder, inner, frame, tree.path))
+                    frames.append(self._begin(way.folder, _Frame(inner, frame, made), tree.path))
             place.finish(tree.folder, tree.entry, synced=self.synced())
+            tree.made.changed_ns = os.fstat(tree.folder).st_ctime_ns if top.is_whole else 0
         finally:
             os.close(tree.folder)
 
-    def leave(self, way: Descent, entry: Entry) -> None:
-        """Leave the folder that was entered last, which is what `entry` says from then on."""
+    def leave(self, way: Descent, entry: Entry) -> int:
+        """Leave the folder that was entered last, which is what `entry` says from then on; returns its status change
+        time, in ns."""
         done = os.dup(way.folder)
         try:
             way.leave()  # what the folder is to be may not let us pass any more
             place.finish(done, entry, synced=self.synced())
+            return os.fstat(done).st_ctime_ns
         finally:
             os.close(done)
 
@@ -116,32 +144,43 @@ class Builder:
             self.synced_all = False
         return self.synced_all
 
-    def _begin(self, folder: int, entry: Entry, above: _Frame | None, path: bytes) -> _Frame:
+    def _begin(self, folder: int, frame: _Frame, path: bytes) -> _Frame:
         """Make all that is in a new folder, but for its folders."""
-        frame = _Frame(entry, above)
-        for digest in nodes(entry.content, self._blobs):
+        made = frame.made
+        for digest in nodes(frame.entry.content, self._blobs):
             for inner in leaf(digest, self._blobs):
                 if inner.kind is Kind.FOLDER:
                     frame.folders.append(inner)
-                else:
-                    self._one(folder, inner.name, inner, self._at(path, frame, inner.name) if self._groups else b"")
+                    continue
+                at = self._at(path, frame, inner.name) if self._groups else b""
+                time_ns = self._one(folder, inner.name, inner, at)
+                if time_ns is None:
+                    frame.is_whole = False
+                    continue
+                made.names.append(inner.name)
+                made.times.append(time_ns)
+                if inner.kind is Kind.FILE:
+                    made.files += 1
+                    made.size += inner.size
         return frame
 
-    def _one(self, folder: int, name: bytes, entry: Entry, path: bytes) -> bool:
+    def _one(self, folder: int, name: bytes, entry: Entry, path: bytes) -> int | None:
+        """Make what is no folder. Returns its status change time, 0 if it is not to be relied on, or None if nothing
+        was made."""
         made = granted(entry, privileges=self._privileges)
         if made is None:
-            return False
+            return None
         group = self._groups.get(path)
         if group is None:
-            place.make(folder, name, made, self._blobs, synced=self.synced())
-            return True
+            time_ns = place.make(folder, name, made, self._blobs, synced=self.synced())
+            return time_ns if made == entry and _is_ours(entry) else 0
         first = f"linked-{group}".encode()
         with self._linking:
             if group not in self._linked:
                 place.make(self._stage, first, made, self._blobs, synced=self.synced())
                 self._linked.add(group)
         os.link(first, name, src_dir_fd=self._stage, dst_dir_fd=folder, follow_symlinks=False)
-        return True
+        return 0
 
     @staticmethod
     def _at(path: bytes, frame: _Frame, name: bytes) -> bytes:
@@ -150,3 +189,12 @@ class Builder:
             names.append(frame.entry.name)
             frame = frame.above
         return b"/".join([path, *reversed(names)])
+
+
+def _unseen(entry: Entry) -> seen.Folder:
+    return seen.Folder(0, [], [], {}, {}, entry.content, 0, 0)
+
+
+def _is_ours(entry: Entry) -> bool:
+    """Whether the owner is the one that was recorded: only root can see to that."""
+    return os.getuid() == 0 or (entry.uid, entry.gid) == (os.getuid(), os.getgid())

@@ -40,8 +40,9 @@ def granted(entry: Entry, *, privileges: bool) -> Entry | None:
     return entry if entry.mode & ~MODE_BITS == 0 else msgspec.structs.replace(entry, mode=entry.mode & MODE_BITS)
 
 
-def make(folder: int, name: bytes, entry: Entry, blobs: BlobStore, *, synced: bool = True) -> None:
+def make(folder: int, name: bytes, entry: Entry, blobs: BlobStore, *, synced: bool = True) -> int:
     """Make `entry`, which is no folder, under a `name` of the open `folder` that nothing has; if `synced`, durably.
+    Returns its status change time, in ns.
 
     Raises `BlobMissing`, `BlobDamaged` and `OSError`: then what was made until then is there.
     """
@@ -50,9 +51,9 @@ def make(folder: int, name: bytes, entry: Entry, blobs: BlobStore, *, synced: bo
         try:
             _write(descriptor, entry, blobs.chunks(entry.content))
             finish(descriptor, entry, new=True, synced=synced)
+            return os.fstat(descriptor).st_ctime_ns
         finally:
             os.close(descriptor)
-        return
     if entry.kind is Kind.LINK:
         os.symlink(entry.target, name, dir_fd=folder)
     else:
@@ -63,6 +64,7 @@ def make(folder: int, name: bytes, entry: Entry, blobs: BlobStore, *, synced: bo
         # The umask may have taken bits away; the name is ours and new, so it is no link.
         os.chmod(name, entry.mode, dir_fd=folder)
     os.utime(name, ns=(entry.mtime_ns, entry.mtime_ns), dir_fd=folder, follow_symlinks=False)
+    return os.stat(name, dir_fd=folder, follow_symlinks=False).st_ctime_ns
 
 
 def finish(descriptor: int, entry: Entry, *, new: bool = False, synced: bool = True) -> None:

@@ -88,6 +88,8 @@ def task_document(task: registry.Task) -> Document:
         "image": task.image,
         "container": task.container,
         "idle": task.idle,
+        "writable_root": task.writable,
+        "system": task.system or None,
         "reason": task.reason,
         "owner": task.owner,
         "tags": task.tags,
@@ -216,6 +218,9 @@ def print_task(task: registry.Task, workspace: str | None, origin: tuple[str, st
         "workspace": plain(workspace or ""),
         "image": plain(task.image),
         "sandbox": plain((task.container or "")[:12] + (", frozen until the next command" if task.idle else "")),
+        "root": plain(
+            ", ".join(["can be written to"] * task.writable + [f"from {task.system[:19]}"] * bool(task.system))
+        ),
         "runs": Text(f"{task.executions}, of which failed {task.failures}; {task.bytes} bytes of output"),
         "pending": Text(", ".join(f"{each.kind} since {moment(each.time_ns)}" for each in task.pending), "yellow"),
     }

@@ -28,7 +28,7 @@ from sandkeep.sandboxes import place, snapshot
 from sandkeep.sandboxes.builder import Builder
 from sandkeep.sandboxes.descent import FOLDER, Descent, OtherMount, WayLost
 from sandkeep.sandboxes.errors import BadId, CheckpointGone, CheckpointNotFound, RestoreIncomplete, RestoreRefused
-from sandkeep.sandboxes.manifest import Entry, Kind, load, store
+from sandkeep.sandboxes.manifest import Entry, Kind, load
 from sandkeep.sandboxes.place import granted
 from sandkeep.sandboxes.preview import Planned
 from sandkeep.sandboxes.restore_plan import Enter, Leave, Plan, Step, plan
@@ -115,7 +115,7 @@ def apply(root: int, present: str, target: str, blobs: BlobStore, *, privileges:
             except OSError as error:
                 raise RestoreRefused(f"nothing was changed, since what is new cannot be made: {error}") from error
             restoring.put(root)
-            return planned.touched()
+            return restoring.touched
     except (WayLost, OtherMount) as error:
         raise RestoreIncomplete("a folder was moved, or mounted, while it was set back; try again") from error
 
@@ -125,8 +125,9 @@ def fill(folder: Path, target: str, blobs: BlobStore) -> tuple[str, ...]:
     `check` do."""
     root = os.open(folder, FOLDER)
     try:
-        apply(root, store({}, blobs), target, blobs)
-        return check(snapshot.take(root, blobs).digest, target, blobs)
+        empty_yet = snapshot.take_since(root, blobs, None)
+        touched = apply(root, empty_yet.snapshot.digest, target, blobs)
+        return check(snapshot.take_touched(root, blobs, empty_yet.seen, touched).snapshot.digest, target, blobs)
     finally:
         os.close(root)
 
@@ -210,6 +211,8 @@ class _Restore:
         self._builder = Builder(stage, blobs, planned.new.links, privileges=privileges)
         self._made: list[bytes] = []
         self._taken = 0
+        self.touched: Names = {}
+        """What was entered, and made or removed in there."""
 
     def prepare(self) -> None:
         """Make all that is new in the stage."""
@@ -220,17 +223,23 @@ class _Restore:
 
     def put(self, root: int) -> None:
         """Put what was made where it belongs, and take away what does not, durably."""
-        made = iter(self._made)
+        made, known = iter(self._made), self._builder.known()
+        touched = [self.touched]
         with Descent(root) as way:
             for move in self._plan.moves:
                 match move:
                     case Enter():
                         way.enter(move.new.name)
                         place.seize(way.folder)
+                        touched.append({})
+                        touched[-2][move.new.name] = touched[-1]
                     case Leave():
                         self._builder.leave(way, move.new)
+                        touched.pop()
                     case Step():
-                        self._step(way.folder, move, next(made))
+                        name = next(made)
+                        self._step(way.folder, move, name)
+                        touched[-1][move.name] = known.get(name)
         if self._plan.new.folder.uid >= 0:
             place.finish(root, self._plan.new.folder, synced=self._builder.synced())
         elif self._builder.synced_all:

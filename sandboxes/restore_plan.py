@@ -15,7 +15,6 @@ import msgspec
 
 from sandkeep.events import BlobStore
 from sandkeep.sandboxes.manifest import Entry, Kind, Root, differing, load, load_root
-from sandkeep.sandboxes.snapshot_walk import Names
 
 
 class Enter(msgspec.Struct, frozen=True):
@@ -76,22 +75,6 @@ class Plan(msgspec.Struct, frozen=True):
                     names.pop()
                 case Step():
                     yield b"/".join([*names, move.name]), move
-
-    def touched(self) -> Names:
-        """The folders that are entered, and all that is made or removed in them."""
-        touched: Names = {}
-        way = [touched]
-        for move in self.moves:
-            match move:
-                case Enter():
-                    inner: Names = {}
-                    way[-1][move.new.name] = inner
-                    way.append(inner)
-                case Leave():
-                    way.pop()
-                case Step():
-                    way[-1][move.name] = None
-        return touched
 
     def steps(self) -> Iterator[tuple[bytes, Step]]:
         """The steps, each with its path."""

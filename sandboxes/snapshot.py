@@ -99,7 +99,7 @@ def _differing(root: int, folder: seen.Folder) -> Names:
             inner = touched
             for each in way:
                 below = inner.setdefault(each, {})
-                assert below is not None
+                assert isinstance(below, dict)
                 inner = below
     return touched
 

@@ -33,7 +33,8 @@ MAX_LINKED_PATH = 1 << 16
 """The length of the longest path that is known to be another name of a file; behind that each is a file of its own."""
 
 _TRIES = 3
-_COARSE = 5  # CLOCK_REALTIME_COARSE (clock_gettime(2)): what file systems take their times from
+COARSE = 5
+"""CLOCK_REALTIME_COARSE (clock_gettime(2)): what file systems take their times from."""
 
 
 class Snapshot(msgspec.Struct, frozen=True):
@@ -59,8 +60,8 @@ Progress = Callable[[int], None]
 """Is called with the number of files so far."""
 
 
-Names: TypeAlias = dict[bytes, "Names | None"]
-"""Folders within folders by name; None for all that is in one."""
+Names: TypeAlias = dict[bytes, "Names | seen.Folder | None"]
+"""Folders within folders by name; None for all that is in one, or what is known of it since it was made."""
 
 
 @final
@@ -145,6 +146,10 @@ class Walk:
             if frame.waiting:
                 name = frame.waiting.pop()
                 before = None if frame.before is None else frame.before.folders.get(name)
+                touched = None if frame.touched is None else frame.touched.get(name)
+                if isinstance(touched, seen.Folder):
+                    # If the store may have lost what was seen before, it may have lost this.
+                    before, touched = None if self._before is None else touched, None
                 if before is not None and frame.touched is not None and name not in frame.touched:
                     self._carry(frame, name, before)
                 elif before is not None and not before.folders and self._is_same(name, before):
@@ -152,7 +157,7 @@ class Walk:
                     self._count(before, partial(_below, frame, name))
                 elif (found := self._enter(frame, name)) is not None:
                     stack.append(self._begin(name, frame, found, before))
-                    stack[-1].touched = None if frame.touched is None else frame.touched.get(name)
+                    stack[-1].touched = touched
             elif self._is_done(frame):
                 now, entry = self._end(frame)
                 progress(self._files)
@@ -252,7 +257,7 @@ class Walk:
         frame.entries, frame.linked, frame.missing = {}, {}, []
         frame.listed += 1
         folders = set()
-        frame.trusted = frame.found.st_ctime_ns < time.clock_gettime_ns(_COARSE) - RACY_NS
+        frame.trusted = frame.found.st_ctime_ns < time.clock_gettime_ns(COARSE) - RACY_NS
         listed = sorted(map(os.fsencode, os.listdir(self._descent.folder)))
         for name in listed:
             if self._look(frame, name, old.get(name), times.get(name, 0)):
@@ -271,7 +276,7 @@ class Walk:
         frame.linked.pop(name, None)
         frame.torn.discard(name)
         for _ in range(_TRIES):
-            now_ns = time.clock_gettime_ns(_COARSE)
+            now_ns = time.clock_gettime_ns(COARSE)
             try:
                 found = os.stat(name, dir_fd=self._descent.folder, follow_symlinks=False)
                 if stat.S_ISDIR(found.st_mode):

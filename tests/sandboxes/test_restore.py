@@ -91,6 +91,40 @@ def test_any_tree_can_be_made_into_any_other(one: Folder, two: Folder) -> None:
         assert whole(root) == whole(other)
 
 
+@pytest.mark.parametrize("privileges", [True, False])
+def test_what_was_made_is_not_read_again_and_every_change_of_it_is_seen(
+    tmp_path: Path, blobs: BlobStore, privileges: bool
+) -> None:
+    tree = hostile_tree(tmp_path / "tree")
+    for number in range(3 * builder.SYNCED_EACH):
+        file = tree / "many" / f"{number % 20}" / "inner" / f"{number}"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(f"{number}")
+    (tree / "many" / "linked").hardlink_to(tree / "many" / "0" / "inner" / "0")
+    (tree / "many" / "1" / "set").touch()
+    (tree / "many" / "1" / "set").chmod(0o4755)
+    target, expected = take(tree, blobs).digest, whole(tree)
+    trees.remove(os.fsencode(tree))
+    tree.mkdir()
+    with opened(tree) as root:
+        before = snapshot.take_since(root, blobs, None)
+        touched = restore.apply(root, before.snapshot.digest, target, blobs, privileges=privileges)
+        after = snapshot.take_touched(root, blobs, before.seen, touched)
+        # What lies in the root itself was renamed; what has several names, or was stripped, is looked at again.
+        assert after.read < 60
+        assert after.snapshot == take(tree, blobs)
+        stripped = restore.check(after.snapshot.digest, target, blobs, privileges=privileges)
+        assert stripped == (() if privileges else ("many/1/set", "set-user-id"))
+        assert whole(tree) == expected
+        for number, edit in enumerate((b"first", b"other")):
+            edited = tree / "many" / "3" / "inner" / "3"
+            with edited.open("r+b") as writing:
+                writing.write(edit)
+            os.utime(edited, ns=(number, number))
+            after = snapshot.take_since(root, blobs, after.seen)
+            assert after.snapshot == take(tree, blobs)
+
+
 # ---- no more than is needed
 
 

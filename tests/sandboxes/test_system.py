@@ -138,3 +138,7 @@ def test_the_verbs(granting: Keep, cli: Cli) -> None:
     taken = cli("checkpoint", task, "--with-system", "--json").json
     assert taken["image"].startswith("sha256:")
     assert b"with its system" in cli("list-checkpoints", task).stdout
+    assert cli("restore-checkpoint", task, taken["id"]).status == 0
+    shown = cli("show-task", task, "--json").json
+    assert (shown["writable_root"], shown["system"]) == (True, taken["image"])
+    assert f"can be written to, from {taken['image'][:19]}".encode() in cli("show-task", task).stdout
