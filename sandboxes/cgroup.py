@@ -30,7 +30,7 @@ and with 10 % after 6 s; 512 MiB with 5 % after 7 s."""
 _UNLIMITED = 1 << 60
 _PAGE = 1 << 16
 _PROC = Path("/proc")
-_FREEZE_SECONDS = 1.0
+_FREEZE_SECONDS = 0.5
 
 
 class Group(msgspec.Struct, frozen=True):
@@ -93,17 +93,15 @@ def guard(group: Group, on: bool) -> bool:
 
 
 def freeze(group: Group) -> bool:
-    """Hold every process of the container still, within a millisecond or two; false if that cannot be done."""
+    """Hold every process of the container still, within a millisecond or two. False if one cannot be: the kernel holds
+    it already, for want of memory. Raises `OSError` if the freezer is not ours."""
     folder, name, frozen, is_frozen = _freezer(group)
-    try:
-        (folder / name).write_text(frozen)
-        until = time.monotonic() + _FREEZE_SECONDS
-        while is_frozen not in (folder / (name if group.version == 1 else "cgroup.events")).read_text():
-            if time.monotonic() > until:
-                thaw(group)
-                return False
-    except OSError:
-        return False
+    (folder / name).write_text(frozen)
+    until = time.monotonic() + _FREEZE_SECONDS
+    while is_frozen not in (folder / (name if group.version == 1 else "cgroup.events")).read_text():
+        if time.monotonic() > until:
+            thaw(group)
+            return False
     return True
 
 

@@ -18,20 +18,21 @@ if TYPE_CHECKING:
 
 
 @contextlib.contextmanager
-def held(keep: Keep, task: str, container: str) -> Iterator[bool]:
-    """Whether the container's processes stand still, which they do until the end. The caller is `working` on the task.
-
-    They do not where the kernel's files are not ours to write.
-    """
+def held(keep: Keep, task: str, container: str) -> Iterator[bool | None]:
+    """Whether the container's processes stand still, until the end; None if the kernel's files are not ours to write.
+    The caller is `working` on the task."""
     group = cgroup.find(container, lambda: keep.engine.init_pid(container))
     if group is None:
-        yield False
+        yield None
         return
     note = _notes(keep) / task
     note.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     note.write_text(container)
     try:
-        yield cgroup.freeze(group)
+        stands: bool | None = None
+        with contextlib.suppress(OSError):
+            stands = cgroup.freeze(group)
+        yield stands
     finally:
         cgroup.thaw(group)
         note.unlink(missing_ok=True)

@@ -37,7 +37,7 @@ def record(
     task: str,
     root: int,
     progress: Progress = lambda files: None,
-    still: contextlib.AbstractContextManager[None] | None = None,
+    still: contextlib.AbstractContextManager[bool] | None = None,
     touched: Names | None = None,
 ) -> Snapshot:
     """Store what the workspace open as `root` holds; see `snapshot.take_since`, and `take_touched` for what `touched`

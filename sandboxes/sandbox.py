@@ -242,27 +242,28 @@ class Sandbox:
         return container is not None and self._keep.engine.status(container) == "running"
 
     @contextlib.contextmanager
-    def still(self) -> Iterator[None]:
-        """As `frozen`, for some milliseconds; the caller is `Keep.working` on the task."""
+    def still(self) -> Iterator[bool]:
+        """As `frozen`, for some milliseconds; whether it stands still. It does not if the kernel holds its processes
+        for want of memory, and then they do not go on either. The caller is `Keep.working` on the task."""
         container = self._state().container
         assert container is not None
         with freezer.held(self._keep, self.id, container) as held:
-            if held:
-                yield
+            if held is not None:
+                yield held
                 return
-        with self.frozen():
-            yield
+        with self.frozen() as held:
+            yield held
 
     @contextlib.contextmanager
-    def frozen(self) -> Iterator[None]:
-        """The container stands still, if one runs."""
+    def frozen(self) -> Iterator[bool]:
+        """The container stands still, if one runs; whether one did."""
         engine, container = self._keep.engine, self._state().container
         if container is None or not self.runs():
-            yield
+            yield False
             return
         engine.pause(container)
         try:
-            yield
+            yield True
         finally:
             engine.unpause(container)
 

@@ -45,7 +45,7 @@ def take_since(
     blobs: BlobStore,
     before: Seen | None,
     progress: Progress = lambda files: None,
-    still: AbstractContextManager[None] | None = None,
+    still: AbstractContextManager[bool] | None = None,
 ) -> Taken:
     """As `take`, reading only what changed since something was seen of this workspace. If others write to it meanwhile,
     `still` holds them still: for no longer than it takes to find and read what they changed since it was all read.
@@ -56,9 +56,9 @@ def take_since(
         return taken
     with _beginning(root, blobs, taken.seen) as walk:
         started = time.monotonic_ns()
-        with still:
+        with still as stands:
             again = walk.take(lambda files: None)
-        frozen_ns = time.monotonic_ns() - started
+        frozen_ns = time.monotonic_ns() - started if stands else 0
     return Taken(msgspec.structs.replace(again.snapshot, frozen_ns=frozen_ns), again.seen, taken.read + again.read)
 
 

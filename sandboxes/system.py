@@ -67,7 +67,7 @@ def resolve(keep: Keep, task: Task) -> str:
 
 @contextlib.contextmanager
 def kept(
-    keep: Keep, task: Task, checkpoint: str, still: contextlib.AbstractContextManager[None] | None
+    keep: Keep, task: Task, checkpoint: str, still: contextlib.AbstractContextManager[bool] | None
 ) -> Iterator[str]:
     """The id of an image of what the task's container is now, for a checkpoint that is recorded within the block; empty
     if nothing was ever written there. Within the block the container stands `still`, or does already.
@@ -83,7 +83,7 @@ def kept(
     if container is None or keep.engine.status(container) is None:
         yield task.system  # what the next sandbox would start from
         return
-    with still or contextlib.nullcontext(), intent.held(keep.intents) as made:
+    with still or contextlib.nullcontext(True), intent.held(keep.intents) as made:
         yield keep.engine.commit(container, KEPT, f"{keep.id}-{checkpoint}", {INTENT: made})
 
 

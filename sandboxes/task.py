@@ -375,7 +375,7 @@ class Task(Lifecycle):
         root: int,
         label: str,
         progress: Callable[[int], None],
-        still: contextlib.AbstractContextManager[None] | None = None,
+        still: contextlib.AbstractContextManager[bool] | None = None,
         pin: bool = False,
         tags: tuple[str, ...] = (),
         with_system: bool = False,

@@ -55,7 +55,7 @@ def test_a_checkpoint_of_a_running_task_is_of_one_moment(
     keep: Keep, writing: Task, monkeypatch: pytest.MonkeyPatch, way: str
 ) -> None:
     if way == "engine":
-        monkeypatch.setattr(cgroup, "freeze", lambda group: False)
+        monkeypatch.setattr(cgroup, "freeze", denied)
     taken = [writing.checkpoint() for _ in range(5)]
     found = [numbers(keep, each.digest) for each in taken]
     assert all(map(is_consistent, found)), found
@@ -64,6 +64,10 @@ def test_a_checkpoint_of_a_running_task_is_of_one_moment(
     events = [record.event for record in keep.events() if isinstance(record.event, ev.CheckpointCreated)]
     assert all(event.frozen_ns > 0 and event.commands == 1 for event in events)
     assert freezer.abandoned(keep) == []
+
+
+def denied(group: object) -> None:
+    raise PermissionError("the freezer is not ours")
 
 
 HOLDS = """

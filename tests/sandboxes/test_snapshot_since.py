@@ -264,11 +264,11 @@ def test_what_changes_before_all_stands_still_is_recorded_and_nothing_after(tree
     log: list[str] = []
 
     @contextlib.contextmanager
-    def still() -> Iterator[None]:
+    def still() -> Iterator[bool]:
         (tree / "binary").write_bytes(b"the last that was written")
         (tree / "nested" / "last").touch()
         log.append("still")
-        yield
+        yield True
         log.append("goes on")
         (tree / "binary").write_bytes(b"too late")
 
