@@ -154,7 +154,9 @@ def test_a_duty_that_takes_long_holds_up_no_other(
 
 
 def test_what_looks_at_whole_folders_has_a_thread_of_its_own() -> None:
-    assert {duty.name for duty in duties.DUTIES if duty.apart} == {"disk", "caches", "checkpoints"}
+    assert {duty.name for duty in duties.DUTIES if duty.apart} == {
+        *("disk", "caches", "checkpoints", "archive", "scrub")
+    }
 
 
 def test_the_next_takes_over(keep: Keep, working: Steward, counted: Counted) -> None:

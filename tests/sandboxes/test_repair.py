@@ -195,3 +195,14 @@ def test_large_content_of_which_a_part_is_damaged_is_stored_again(tmp_path: Path
         assert batch.put(noise(9, LARGE)) == digest
     assert store.get(digest) == noise(9, LARGE)
     assert list(store.verify()) == []
+
+
+def test_the_steward_compresses_harder_what_has_lain_for_a_while(
+    keep: Keep, recorded: Task, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert care.archive(keep) == []
+    monkeypatch.setattr(care, "AGE_SECONDS", -1.0)
+    monkeypatch.setattr(care, "PART_BYTES", 1 << 20)
+    told = [care.archive(keep) for _ in range(8)]
+    assert [lines for lines in told if lines] == [["compressed 1 packs harder"]]
+    assert keep.verify().ok
