@@ -62,6 +62,7 @@ PLACES: dict[str, object] = {
     "place": place,
     "pressure": pressure,
     "resources": resources,
+    "place": place,
     "restore": restore,
     "slot": slot,
     "snapshot": snapshot,
