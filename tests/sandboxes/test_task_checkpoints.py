@@ -129,25 +129,25 @@ def test_checkpoints_are_named_by_ids_and_have_plain_labels(shared_task: Task) -
     assert shared_task.checkpoints() == []
 
 
-# Writes a number to one file, then to another, for ever; each is whole at any time.
+# Writes a number to one file, then to one that is found last, for ever; each is whole at any time.
 PAIRS = """
 import os
 number = 0
 while True:
     number += 1
-    for name in "ab":
+    for name in ("a", "z/b"):
         with open("new", "w") as file:
             file.write(str(number))
         os.rename("new", name)
 """
-HOG = "import shutil; shutil.rmtree('/workspace/folder'); open('/workspace/b', 'w'); x = b'x' * (1 << 30)"
+HOG = "import shutil; shutil.rmtree('/workspace/folder'); open('/workspace/a', 'w'); x = b'x' * (1 << 30)"
 
 
 def test_a_moment_of_a_running_task_comes_back_after_a_command_ran_out_of_memory(keep: Keep) -> None:
     task = keep.create_task("t", limits={"memory": "64MiB"})
-    shell(task, "mkdir -p folder/inner; seq 10000 >folder/inner/numbers")
+    shell(task, "mkdir -p folder z; seq 10000 >folder/numbers; cd folder; seq 3000 | xargs touch")
     writing = task.start(["python3", "-c", PAIRS])
-    eventually((task.workspace / "b").exists)
+    eventually((task.workspace / "z" / "b").exists)
     moments = [task.checkpoint() for _ in range(5)]
     writing.stop()
     assert [each.torn for each in moments] == [()] * 5
@@ -157,6 +157,6 @@ def test_a_moment_of_a_running_task_comes_back_after_a_command_ran_out_of_memory
     for moment in moments:
         restored = task.restore_checkpoint(moment.id)
         assert restored.digest == moment.digest
-        one, other = (int(shell(task, f"cat {name}")) for name in "ab")
+        one, other = (int(shell(task, f"cat {name}")) for name in ("a", "z/b"))
         assert one - other in (0, 1)
-        assert shell(task, "tail -1 folder/inner/numbers") == "10000\n"
+        assert shell(task, "tail -1 folder/numbers") == "10000\n"
