@@ -59,7 +59,6 @@ PLACES: dict[str, object] = {
     "merging": merging,
     "own": own_workspace,
     "page": page_file.Page,
-    "place": place,
     "pressure": pressure,
     "resources": resources,
     "restore": restore,
