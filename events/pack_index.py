@@ -40,6 +40,7 @@ _ENTRY = struct.Struct(">16sQIIBQ")
 _PACK = struct.Struct(">QQ")
 _CONDEMNED = struct.Struct(">Q")
 _NEVER = _CONDEMNED.pack(0)
+_FAILURES = (lmdb.Error, struct.error, ValueError)
 _shared: WeakValueDictionary[tuple[int, int, int], Index] = WeakValueDictionary()
 _sharing = threading.Lock()
 
@@ -139,9 +140,12 @@ class Index:
 
     def find(self, digest: bytes) -> Entry | None:
         """Where the object lies."""
-        with _failing(), self._env.begin(db=self._objects) as txn:
-            found = txn.get(digest)
+        try:  # as `_failing` does, which would cost as much as the rest
+            with self._env.begin(db=self._objects) as txn:
+                found = txn.get(digest)
             return None if found is None else _decode(found)
+        except _FAILURES as error:
+            raise _failed(error) from error
 
     def extent(self, pack: bytes) -> Extent:
         """How far a pack is indexed."""
@@ -161,9 +165,12 @@ class Index:
 
     def knows(self, digest: bytes) -> bool:
         """Whether the object lies somewhere, and is not condemned."""
-        with _failing(), self._env.begin(db=self._objects) as txn:
-            found = txn.get(digest)
-            return found is not None and found[-_CONDEMNED.size :] == _NEVER
+        try:
+            with self._env.begin(db=self._objects) as txn:
+                found = txn.get(digest)
+        except _FAILURES as error:
+            raise _failed(error) from error
+        return found is not None and found[-_CONDEMNED.size :] == _NEVER
 
     def within(self, pack: bytes) -> Entries:
         """The entries of one pack, in the order in which they lie in it."""
@@ -257,11 +264,15 @@ class Index:
 def _failing() -> Iterator[None]:
     try:
         yield
-    except (lmdb.Error, struct.error, ValueError) as error:
-        raise BlobsUnavailable(
-            f"the index of the packs cannot be used: {error}; see that the disk is not full,"
-            f" or remove the folder blobs/packs/index, which is made anew"
-        ) from error
+    except _FAILURES as error:
+        raise _failed(error) from error
+
+
+def _failed(error: Exception) -> BlobsUnavailable:
+    return BlobsUnavailable(
+        f"the index of the packs cannot be used: {error}; see that the disk is not full,"
+        f" or remove the folder blobs/packs/index, which is made anew"
+    )
 
 
 def _encode(entry: Entry) -> bytes:

@@ -60,12 +60,13 @@ def diff(
         list[str] | None, typer.Option(metavar="PATH", help="Only this, and what is below it; may be repeated.")
     ] = None,
     stat: Annotated[bool, typer.Option("--stat", help="Only a line for each path.")] = False,
+    token: Token = None,
     keep: KeepPath = HERE,
     json: AsJson = False,
 ) -> None:
     """Show what differs between two checkpoints of a task, or between one and its workspace as it is."""
     with Keep.open(keep) as opened:
-        told = opened.task(task).diff(old, new, path or (), text=not stat)
+        told = opened.task(task, token).diff(old, new, path or (), text=not stat)
     if json:
         render.print_json([render_diff.diff_document(each) for each in told])
     else:

@@ -10,7 +10,7 @@ next use. One that could not be made is gone, and the next use makes another.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from secrets import token_hex
 from typing import TYPE_CHECKING, Any, BinaryIO, final
@@ -41,6 +41,7 @@ from sandkeep.sandboxes.merging import Merged
 from sandkeep.sandboxes.network_policy import policy_events
 from sandkeep.sandboxes.restore import Restored
 from sandkeep.sandboxes.task import Task
+from sandkeep.sandboxes.workspace_diff import FileDiff
 
 if TYPE_CHECKING:
     from sandkeep.sandboxes.keep import Keep
@@ -105,6 +106,10 @@ class OwnTask(Task):
     def restore_checkpoint(self, checkpoint: str, **options: Any) -> Restored:
         """Set the own workspace back. See `Task.restore_checkpoint`."""
         return self.own().restore_checkpoint(checkpoint, **options)
+
+    def diff(self, old: str = "", new: str = "", paths: Iterable[str] = (), *, text: bool = True) -> list[FileDiff]:
+        """What differs in the own workspace. See `Task.diff`."""
+        return self.own().diff(old, new, paths, text=text)
 
 
 @final

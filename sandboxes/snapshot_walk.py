@@ -147,9 +147,8 @@ class Walk:
                 name = frame.waiting.pop()
                 before = None if frame.before is None else frame.before.folders.get(name)
                 touched = None if frame.touched is None else frame.touched.get(name)
-                if isinstance(touched, seen.Folder):
-                    # If the store may have lost what was seen before, it may have lost this.
-                    before, touched = None if self._before is None else touched, None
+                if isinstance(touched, seen.Folder):  # of no use if the store may have lost what was seen
+                    before, touched = (touched if self._before else None), None
                 if before is not None and frame.touched is not None and name not in frame.touched:
                     self._carry(frame, name, before)
                 elif before is not None and not before.folders and self._is_same(name, before):

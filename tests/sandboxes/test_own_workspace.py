@@ -270,7 +270,9 @@ def test_what_is_not_of_the_workspace_is_the_tasks(keep: Keep, shared: Task) -> 
     assert len(keep.tasks(*TaskState)) == 1  # nothing needed a workspace so far
     taken = held.task.checkpoint("mine")
     shell(held.task, "echo more >>file")
+    assert [each.path for each in held.task.diff(taken.id)] == ["file"]
     held.task.restore_checkpoint(taken.id)
+    assert held.task.diff(taken.id) == []
     assert held.task.workspace != shared.workspace
     assert (held.task.workspace / "file").read_text() == lines()
     assert [each.label for each in held.task.checkpoints()][:1] == ["mine"]

@@ -142,7 +142,7 @@ def test_the_container_of_an_ended_task_is_removed(keep: Keep, task: Task) -> No
 # ---- killed at every step
 
 CREATE = (
-    "after:locks.act",
+    "after:locks.act_on",
     "before:workspace.prepare",
     "after:workspace.prepare",
     "before:task._settle",
@@ -300,7 +300,7 @@ def test_the_output_of_a_command_whose_secrets_died_is_not_stored(keep: Keep, ta
     assert_agreement(keep)
 
 
-CHECKPOINT = ("before:snapshot.take", "after:snapshot.take", "before:keep.decide", "after:keep.decide")
+CHECKPOINT = ("before:snapshot.take_since", "after:snapshot.take_since", "before:keep.decide", "after:keep.decide")
 
 
 @pytest.mark.parametrize("step", CHECKPOINT)
@@ -319,12 +319,12 @@ def test_a_checkpoint_cut_off_is_there_or_not(keep: Keep, task: Task, step: str)
 
 RESTORE = (
     "after:task._checkpoint",
-    "after:locks.act",
+    "after:locks.act_on",
     "before:engine.pause",
     "after:engine.pause",
-    "after:restore._delete",
-    "before:restore._finish#2",
+    "before:restore.apply",
     "after:restore.apply",
+    "before:restore.check",
     "after:engine.unpause",
     "after:task._settle",
 )
