@@ -22,7 +22,7 @@ from ..packed import files_of
 from . import checkpoint_race
 from .support import LONG, command
 
-SECONDS = 120.0 if LONG else 1.5
+SECONDS = 30.0 if LONG else 1.5
 ATTACKERS = 2
 EXPECTED = (OSError, RestoreIncomplete, RestoreRefused, CheckpointRefused)
 
