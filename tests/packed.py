@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
-from sandkeep.events import pack_frame
+from sandkeep.events import BlobStore, pack_frame
 from sandkeep.events.pack_index import Entry
 from sandkeep.events.packs import Packs, opened
+from sandkeep.sandboxes import manifest
+from sandkeep.sandboxes.manifest import Kind
 
 
 def objects(blobs: Path) -> dict[str, Entry]:
@@ -18,6 +21,17 @@ def objects(blobs: Path) -> dict[str, Entry]:
 def stored(blobs: Path) -> list[str]:
     """The digests of all that is stored, in packs and by itself."""
     return sorted([*objects(blobs), *(path.parent.name + path.name for path in blobs.glob("??/*"))])
+
+
+def files_of(digest: str, blobs: BlobStore) -> Iterator[tuple[bytes, bytes]]:
+    """The files of a tree, each by its name, with its content, read and verified."""
+    waiting = [digest]
+    while waiting:
+        for entry in manifest.load(waiting.pop(), blobs).values():
+            if entry.kind is Kind.FOLDER:
+                waiting.append(entry.content)
+            elif entry.kind is Kind.FILE:
+                yield entry.name, blobs.get(entry.content)
 
 
 def lose(blobs: Path, digest: str) -> None:

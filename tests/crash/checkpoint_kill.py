@@ -12,13 +12,12 @@ import random
 import signal
 import sys
 import time
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-from sandkeep.sandboxes import Keep, Task, manifest, restore
-from sandkeep.sandboxes.manifest import Kind
+from sandkeep.sandboxes import Keep, Task, restore
 
+from ..packed import files_of
 from .pack_kill import forked
 
 FILES = 60
@@ -74,17 +73,6 @@ def work(folder: Path, seed: str, told: int) -> None:
             keep.collect_garbage(0)
 
 
-def contents(keep: Keep, digest: str) -> Iterator[bytes]:
-    """All files of a tree, each read and verified."""
-    waiting = [digest]
-    while waiting:
-        for entry in manifest.load(waiting.pop(), keep.blobs).values():
-            if entry.kind is Kind.FOLDER:
-                waiting.append(entry.content)
-            elif entry.kind is Kind.FILE:
-                yield keep.blobs.get(entry.content)
-
-
 def check(folder: Path, seed: str, every: bool) -> None:
     """What was acknowledged is there, what is there is whole, and any of it can be set back; of old ones some only,
     unless `every`."""
@@ -95,7 +83,7 @@ def check(folder: Path, seed: str, every: bool) -> None:
         lost = set((folder / "acknowledged").read_text().split()) - {each.id for each in there}
         assert not lost, f"lost: {lost}"
         for each in there if every else chance.sample(there, min(4, len(there))) + there[-2:]:
-            found = list(contents(keep, each.digest))
+            found = [content for _, content in files_of(each.digest, keep.blobs)]
             assert (len(found), sum(map(len, found))) == (each.files, each.bytes), each
         target = chance.choice(there)
         restored = task.restore_checkpoint(target.id)

@@ -22,6 +22,7 @@ from sandkeep.sandboxes.errors import CheckpointRefused
 from sandkeep.sandboxes.manifest import Kind
 from sandkeep.sandboxes.snapshot_walk import MAX_DEPTH, Snapshot, readable
 
+from ..packed import files_of
 from .support import listing, opened, take
 from .trees import NAMES, deep, hostile_tree
 
@@ -36,14 +37,7 @@ def folder(tmp_path: Path) -> Iterator[Path]:
 
 def contents(taken: Snapshot, blobs: BlobStore) -> set[bytes]:
     """Every file content that the snapshot holds."""
-    found, waiting = set(), [taken.digest]
-    while waiting:
-        for entry in manifest.load(waiting.pop(), blobs).values():
-            if entry.kind is Kind.FOLDER:
-                waiting.append(entry.content)
-            elif entry.kind is Kind.FILE:
-                found.add(blobs.get(entry.content))
-    return found
+    return {content for _, content in files_of(taken.digest, blobs)}
 
 
 def test_all_of_a_hostile_tree_is_recorded(tmp_path: Path, blobs: BlobStore) -> None:
