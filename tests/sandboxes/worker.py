@@ -61,6 +61,7 @@ PLACES: dict[str, object] = {
     "page": page_file.Page,
     "pressure": pressure,
     "resources": resources,
+    "place": place,
     "restore": restore,
     "slot": slot,
     "snapshot": snapshot,
