@@ -194,7 +194,7 @@ class Walk:
         waiting: list[tuple[_Way, seen.Folder]] = [(((), above.at(name)), folder)]
         while waiting:
             way, folder = waiting.pop()
-            self._count(folder, partial(_path, way))
+            self._count(folder, partial(_path, way) if folder.linked else above.at)
             waiting += [((way, inner), each) for inner, each in folder.folders.items()]
 
     def _count(self, folder: seen.Folder, at: Callable[[bytes], bytes]) -> None:
