@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import lmdb
 import pytest
+from blake3 import blake3
 
 from sandkeep.events import Event
 from sandkeep.events import catalogue as ev
@@ -97,7 +99,14 @@ def test_a_log_whose_file_is_rubbish_is_reported_and_nobody_crashes(filled: Keep
     assert answer.json["damage"]
 
 
-@pytest.mark.parametrize("number", range(5))
+def assert_affected(digest: str, lines: Sequence[str]) -> None:
+    """What comes after the damage names the checkpoint, unless it was a command's output."""
+    assert all(line.startswith("checkpoints: ") for line in lines)
+    is_output = digest == blake3(b"x" * (INLINE_BYTES + 1)).hexdigest()
+    assert any("c" * 12 in line for line in lines) is not is_output
+
+
+@pytest.mark.parametrize("number", range(6))
 def test_every_missing_blob_is_found(filled: Keep, cli: Cli, number: int) -> None:
     digest = stored(filled.path / "blobs")[number]
     lose(filled.path / "blobs", digest)
@@ -105,12 +114,13 @@ def test_every_missing_blob_is_found(filled: Keep, cli: Cli, number: int) -> Non
     closed(filled)
     answer = cli("verify", "--json")
     assert (answer.status, answer.json["ok"]) == (1, False)
-    (line,) = answer.json["damage"]
-    assert line.startswith("blobs: position ")
-    assert f"no blob {digest}" in line
+    first, *rest = answer.json["damage"]
+    assert first.startswith("blobs: position ")
+    assert f"no blob {digest}" in first
+    assert_affected(digest, rest)
 
 
-@pytest.mark.parametrize("number", range(5))
+@pytest.mark.parametrize("number", range(6))
 def test_every_damaged_blob_is_found(filled: Keep, number: int) -> None:
     assert filled.verify().ok
     digest = stored(filled.path / "blobs")[number]
@@ -121,7 +131,10 @@ def test_every_damaged_blob_is_found(filled: Keep, number: int) -> None:
     (root,) = [record.event.digest for record in filled.log.read() if isinstance(record.event, ev.CheckpointCreated)]
     # What a damaged manifest leads to cannot be found any more.
     assert named == ({root} if root in damaged else damaged)
-    assert len(report.damage) == len(named)
+    lines = [line for line in report.damage if line.startswith("blobs: ")]
+    assert len(lines) == len(named)
+    assert report.damage[: len(lines)] == tuple(lines)
+    assert_affected(digest, report.damage[len(lines) :])
 
 
 def test_a_blob_nobody_vouches_for_is_no_damage(filled: Keep) -> None:
