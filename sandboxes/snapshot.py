@@ -51,13 +51,13 @@ def take_since(
     `still` holds them still: for no longer than it takes to find and read what they changed since it was all read.
     """
     with _beginning(root, blobs, before) as walk:
-        taken = walk.take(progress)
+        taken = _take(root, walk, progress)
     if still is None:
         return taken
     with _beginning(root, blobs, taken.seen) as walk:
         started = time.monotonic_ns()
         with still as stands:
-            again = walk.take(lambda files: None)
+            again = _take(root, walk, lambda files: None)
         frozen_ns = time.monotonic_ns() - started if stands else 0
     return Taken(msgspec.structs.replace(again.snapshot, frozen_ns=frozen_ns), again.seen, taken.read + again.read)
 
@@ -76,10 +76,14 @@ def _beginning(root: int, blobs: BlobStore, before: Seen | None, touched: Names 
         before = None
     if before is not None and before.epoch != epoch and not _is_held(before.digest, blobs):
         before = None
-    if before is not None and touched is None and before.files >= LARGE:
-        touched = _differing(root, before.folder)
     with blobs.batch() as batch, Descent(root) as descent:
         yield Walk(blobs, batch, descent, before, epoch, touched)
+
+
+def _take(root: int, walk: Walk, progress: Progress) -> Taken:
+    if walk.before is not None and walk.before.files >= LARGE:
+        walk.touched = _differing(root, walk.before.folder)
+    return walk.take(progress)
 
 
 def _differing(root: int, folder: seen.Folder) -> Names:

@@ -115,8 +115,8 @@ class Walk:
         self._blobs = blobs
         self._batch = batch
         self._descent = descent
-        self._before = before
-        self._touched = touched
+        self.before = before
+        self.touched = touched
         self._epoch = epoch
         self._files = self._bytes = self._read = 0
         self._torn: list[bytes] = []
@@ -139,8 +139,8 @@ class Walk:
 
     def _folders(self, root: os.stat_result, progress: Progress) -> tuple[seen.Folder, Entry]:
         """Go through all folders, each after those in it."""
-        stack = [self._begin(b"", None, root, None if self._before is None else self._before.folder)]
-        stack[0].touched = self._touched
+        stack = [self._begin(b"", None, root, None if self.before is None else self.before.folder)]
+        stack[0].touched = self.touched
         while True:
             frame = stack[-1]
             if frame.waiting:
@@ -148,7 +148,7 @@ class Walk:
                 before = None if frame.before is None else frame.before.folders.get(name)
                 touched = None if frame.touched is None else frame.touched.get(name)
                 if isinstance(touched, seen.Folder):  # of no use if the store may have lost what was seen
-                    before, touched = (touched if self._before else None), None
+                    before, touched = (touched if self.before else None), None
                 if before is not None and frame.touched is not None and name not in frame.touched:
                     self._carry(frame, name, before)
                 elif before is not None and not before.folders and self._is_same(name, before):

@@ -259,7 +259,11 @@ def test_what_was_seen_before_a_snapshot_that_failed_still_holds(
 # ---- held still
 
 
-def test_what_changes_before_all_stands_still_is_recorded_and_nothing_after(tree: Path, blobs: BlobStore) -> None:
+@pytest.mark.parametrize("processes", [1, 2])
+def test_what_changes_before_all_stands_still_is_recorded_and_nothing_after(
+    tree: Path, blobs: BlobStore, monkeypatch: pytest.MonkeyPatch, processes: int
+) -> None:
+    monkeypatch.setattr(snapshot, "LARGE", 0 if processes == 2 else snapshot.LARGE)
     settle()
     log: list[str] = []
 
