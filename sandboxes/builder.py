@@ -21,7 +21,7 @@ from sandkeep.sandboxes.crew import Crew
 from sandkeep.sandboxes.descent import FOLDER, Descent
 from sandkeep.sandboxes.manifest import Entry, Kind, leaf, nodes
 from sandkeep.sandboxes.place import granted
-from sandkeep.sandboxes.snapshot_walk import COARSE, RACY_NS
+from sandkeep.sandboxes.snapshot_walk import COARSE
 
 SYNCED_EACH = 100
 """How many entries are synced one by one; if there are more, the file system is synced once instead."""
@@ -90,9 +90,10 @@ class Builder:
         if self.synced_all or not self._folders:
             return {}
         made_ns = time.clock_gettime_ns(COARSE)
-        while time.clock_gettime_ns(COARSE) <= made_ns + RACY_NS:
-            time.sleep(RACY_NS / 1e9)
-        return self._folders
+        while time.clock_gettime_ns(COARSE) <= made_ns + seen.RACY_NS:
+            time.sleep(seen.RACY_NS / 1e9)
+        in_whole_seconds = os.fstat(self._stage).st_ctime_ns % 1_000_000_000 == 0
+        return {} if in_whole_seconds else self._folders
 
     def _new(self, folder: int, entry: Entry, name: bytes, path: bytes, made: seen.Folder) -> _Tree:
         os.mkdir(name, 0o700, dir_fd=folder)

@@ -25,10 +25,21 @@ from sandkeep.events.durable import private
 from sandkeep.events.journal import this_boot
 from sandkeep.events.schema import NOT_DECODED
 
+RACY_NS = 20_000_000
+"""How old a change must be for the next one to have another time: more than a tick of any kernel's clock."""
+
+WHOLE_NS = 2_000_000_000
+"""The same where times seem to be kept in whole seconds, as file systems with small inodes do."""
+
 _VERSION = 1
 _CHECKSUM_BYTES = 32
 _MOST_KEPT = 4
 _FEW = 10
+
+
+def is_old(changed_ns: int, now_ns: int) -> bool:
+    """Whether a change at that time was so long ago that a later one has another time."""
+    return changed_ns < now_ns - (RACY_NS if changed_ns % 1_000_000_000 else WHOLE_NS)
 
 
 class Folder(msgspec.Struct):

@@ -23,9 +23,6 @@ from sandkeep.sandboxes.errors import CheckpointRefused
 from sandkeep.sandboxes.manifest import Entry, Kind, Manifest, Root, kind, load, store, store_root
 from sandkeep.sandboxes.seen import Seen
 
-RACY_NS = 20_000_000
-"""How old a change must be for the next one to have another time: more than a tick of any kernel's clock."""
-
 MAX_DEPTH = 5_000
 """How many folders may lie within each other."""
 
@@ -256,7 +253,7 @@ class Walk:
         frame.entries, frame.linked, frame.missing = {}, {}, []
         frame.listed += 1
         folders = set()
-        frame.trusted = frame.found.st_ctime_ns < time.clock_gettime_ns(COARSE) - RACY_NS
+        frame.trusted = seen.is_old(frame.found.st_ctime_ns, time.clock_gettime_ns(COARSE))
         listed = sorted(map(os.fsencode, os.listdir(self._descent.folder)))
         for name in listed:
             if self._look(frame, name, old.get(name), times.get(name, 0)):
@@ -287,7 +284,7 @@ class Walk:
                 last = error.entry or last
                 continue
             frame.entries[name] = entry
-            frame.times[name] = found.st_ctime_ns if found.st_ctime_ns < now_ns - RACY_NS else 0
+            frame.times[name] = found.st_ctime_ns if seen.is_old(found.st_ctime_ns, now_ns) else 0
             if found.st_nlink > 1 and entry.kind is Kind.FILE:
                 frame.linked[name] = found.st_ino
             return False

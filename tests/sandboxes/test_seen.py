@@ -61,6 +61,21 @@ def test_nothing_is_believed_after_the_machine_was_started_again(
     assert SeenStore(tmp_path).of("task") is None
 
 
+@pytest.mark.parametrize(
+    ("changed", "now", "old"),
+    [
+        (5_000_000_001, 5_000_000_001, False),
+        (5_000_000_001, 5_020_000_001, False),
+        (5_000_000_001, 5_020_000_002, True),
+        (5_000_000_001, 4_000_000_000, False),
+        (5_000_000_000, 6_900_000_000, False),
+        (5_000_000_000, 7_000_000_001, True),
+    ],
+)
+def test_a_change_is_old_when_the_next_has_another_time(changed: int, now: int, old: bool) -> None:
+    assert seen.is_old(changed, now) is old
+
+
 def test_what_is_forgotten_is_gone(tmp_path: Path) -> None:
     store = SeenStore(tmp_path)
     store.keep("task", SEEN, 1000)

@@ -15,10 +15,10 @@ import pytest
 from hypothesis import given, settings
 
 from sandkeep.events import BlobStore
-from sandkeep.sandboxes import content, manifest, restore, snapshot, snapshot_walk, workspace
+from sandkeep.sandboxes import content, manifest, restore, seen, snapshot, snapshot_walk, workspace
 from sandkeep.sandboxes.errors import CheckpointRefused
-from sandkeep.sandboxes.seen import Seen, SeenStore
-from sandkeep.sandboxes.snapshot_walk import RACY_NS, Taken
+from sandkeep.sandboxes.seen import RACY_NS, Seen, SeenStore
+from sandkeep.sandboxes.snapshot_walk import Taken
 
 from .support import opened, take
 from .trees import Change, Folder, change, changes, deep, hostile_tree, make, remove, trees
@@ -181,7 +181,7 @@ def test_what_was_too_young_is_read_again(tmp_path: Path, blobs: BlobStore, monk
     settle()
     first = take_since(tmp_path / "tree", blobs, None)
     assert take_since(tmp_path / "tree", blobs, first.seen).read == 0
-    monkeypatch.setattr(snapshot_walk, "RACY_NS", 10**18)
+    monkeypatch.setattr(seen, "RACY_NS", 10**18)
     young = take_since(tmp_path / "tree", blobs, None)
     assert take_since(tmp_path / "tree", blobs, young.seen).read == 1
 
