@@ -27,9 +27,6 @@ from sandkeep.events.schema import NOT_DECODED
 MODE_BITS = 0o1777
 """What counts of a mode when changes are told, and is given back to a file unless more is asked for."""
 
-ALL_MODE_BITS = 0o7777
-"""What is recorded of a mode."""
-
 MOST_ENTRIES = 512
 """The most entries in one node of a folder."""
 

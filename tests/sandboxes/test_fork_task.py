@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from sandkeep.events import BadInput
+from sandkeep.events import catalogue as ev
 from sandkeep.projections import Checkpoint, TaskState
 from sandkeep.sandboxes import Keep, Task, expiry, restore
 from sandkeep.sandboxes.errors import CheckpointGone, CheckpointNeeded, CheckpointNotFound, PolicyDenied
@@ -53,7 +54,8 @@ def test_a_fork_begins_as_the_task_was(keep: Keep, source: Path) -> None:
     assert keep.resources(fork.id).limits == keep.resources(task.id).limits
     assert keep.resources(fork.id).limits.pids == 99
     event = next(fork.history(types=("TaskForked",))).event
-    assert (event.task, event.checkpoint, event.position, event.decided) == (  # type: ignore[attr-defined]
+    assert isinstance(event, ev.TaskForked)
+    assert (event.task, event.checkpoint, event.position, event.decided) == (
         *(task.id, then.id, then.position),
         ("use LMDB",),
     )

@@ -7,12 +7,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
 from sandkeep.events import catalogue as ev
 from sandkeep.sandboxes import Keep, Task, cgroup, freezer, manifest
+from sandkeep.sandboxes.cgroup import Group
 from sandkeep.sandboxes.errors import EngineUnreachable
 
 pytestmark = pytest.mark.engine
@@ -133,6 +135,6 @@ def test_a_freezer_that_does_not_come_to_an_end_is_given_up(writing: Task, monke
     assert (writing.workspace / "a").read_bytes() != before
 
 
-def never_frozen(real: object) -> object:
+def never_frozen(real: Callable[[Group], tuple[Path, str, str, str]]) -> Callable[[Group], tuple[Path, str, str, str]]:
     """The freezer's files, and a word that never stands in them."""
-    return lambda group: (*real(group)[:3], "never")  # type: ignore[operator]
+    return lambda group: (*real(group)[:3], "never")

@@ -8,6 +8,7 @@ import stat
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -176,12 +177,12 @@ def test_a_restore_that_was_cut_off_is_completed_by_another(
     trees.remove(os.fsencode(folder / "sub"))
     trees.remove(os.fsencode(folder / "file"))
 
-    def failing(*arguments: object, **options: object) -> None:
+    def failing(*arguments: Any, **options: Any) -> None:
         nonlocal renames
         renames += 1
         if renames == 2:
             raise OSError(28, "No space left on device")
-        really(*arguments, **options)  # type: ignore[arg-type]
+        really(*arguments, **options)
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "rename", failing)
@@ -284,8 +285,8 @@ def test_a_file_that_lost_its_name_in_the_workspace_is_not_mistaken_for_ours(
     (outside / "other").chmod(0o644)
     really = os.open
 
-    def losing(path: bytes, *arguments: object, **options: object) -> int:
-        opened = really(path, *arguments, **options)  # type: ignore[arg-type]
+    def losing(path: bytes, *arguments: Any, **options: Any) -> int:
+        opened = really(path, *arguments, **options)
         if os.fstat(opened).st_ino == (outside / "other").stat().st_ino:
             (folder / "sub" / "other").unlink(missing_ok=True)
         return opened

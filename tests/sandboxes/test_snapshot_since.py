@@ -10,6 +10,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -190,8 +191,8 @@ def test_a_file_that_was_torn_is_read_again(tree: Path, blobs: BlobStore, monkey
     settle()
     read = content._read
 
-    def touching(descriptor: int, *rest: object) -> object:
-        found = read(descriptor, *rest)  # type: ignore[arg-type]
+    def touching(descriptor: int, *rest: Any) -> Any:
+        found = read(descriptor, *rest)
         if os.readlink(f"/proc/self/fd/{descriptor}").endswith("binary"):
             os.utime(tree / "binary")
         return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,6 +16,7 @@ from sandkeep.sandboxes.errors import (
     CheckpointNotFound,
     RestoreIncomplete,
 )
+from sandkeep.sandboxes.snapshot_walk import Names
 
 from ..packed import lose
 from .support import eventually, listing, shell, status, types
@@ -44,9 +46,9 @@ def test_the_sandbox_stands_still_while_it_is_restored(task: Task, monkeypatch: 
     seen: list[str] = []
     apply = restore.apply
 
-    def looking(*arguments: object, **options: object) -> None:
+    def looking(*arguments: Any, **options: Any) -> Names:
         seen.append(status(task))
-        apply(*arguments, **options)  # type: ignore[arg-type]
+        return apply(*arguments, **options)
 
     monkeypatch.setattr(restore, "apply", looking)
     task.restore_checkpoint(checkpoint.id)
@@ -60,12 +62,12 @@ def test_a_command_waits_until_a_restore_is_done(task: Task, monkeypatch: pytest
     with ThreadPoolExecutor(1) as pool:
         running: list[Future[str]] = []
 
-        def meanwhile(*arguments: object, **options: object) -> None:
+        def meanwhile(*arguments: Any, **options: Any) -> Names:
             running.append(pool.submit(shell, task, "ls -A"))
             assert wait(running, timeout=0.5).done == set()
             assert types(task.history())[-1] == "RestoreRequested"
             assert status(task) == "paused"
-            apply(*arguments, **options)  # type: ignore[arg-type]
+            return apply(*arguments, **options)
 
         monkeypatch.setattr(restore, "apply", meanwhile)
         task.restore_checkpoint(checkpoint.id)
