@@ -6,6 +6,7 @@ tasks takes. A verb's parameters are made when it is the one that is called, and
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -21,6 +22,7 @@ from sandkeep.sandboxes.vocabulary_terms import JSON, KEEP, Parameter, Verb
 Act = Callable[[Verb, dict[str, Any]], int]
 
 _INNER = {"audit": "Show others that the record is whole."}
+_CLAUSE_END = re.compile(r"[:;.](?:\s|$)")
 _NUMBERS = {int: "integer", float: "number"}
 
 
@@ -65,6 +67,7 @@ class _Command(TyperCommand):
         super().__init__(
             name=verb.name,
             help=verb.help,
+            short_help=_CLAUSE_END.split(verb.help, maxsplit=1)[0],
             epilog=example,
             callback=lambda **given: act(verb, given),
             rich_markup_mode=None,
