@@ -344,8 +344,8 @@ def test_what_cannot_be_read_is_found_before_anything_is_touched(
 @pytest.mark.parametrize(
     ("each", "expected"),
     [
-        (100, ["fsync new-0", "fsync new-1", "fsync sub", "fsync tree"]),
-        (1, ["fsync new-0", "sync_file_system tree"]),
+        (100, ["fsync file", "fsync other", "fsync sub", "fsync tree"]),
+        (1, [f"sync_file_system {restore.STAGE}"]),
     ],
     ids=["few", "many"],
 )
@@ -368,6 +368,6 @@ def test_what_was_written_is_synced_when_a_restore_returns(
         present = snapshot.take(root, blobs).digest
         monkeypatch.setattr(builder, "SYNCED_EACH", each)
         monkeypatch.setattr(os, "fsync", noting(os.fsync))
-        monkeypatch.setattr(restore, "sync_file_system", noting(durable.sync_file_system))
+        monkeypatch.setattr(builder, "sync_file_system", noting(durable.sync_file_system))
         restore.apply(root, present, target, blobs)
     assert synced == expected
