@@ -22,6 +22,7 @@ import pytest
 
 from sandkeep.events import catalogue as ev
 from sandkeep.events import journal
+from sandkeep.events.durable import sync_file_system
 from sandkeep.projections import store
 from sandkeep.sandboxes import Keep, Task, builder, cgroup, clock, freezer, memory, restore, seen, snapshot
 
@@ -68,10 +69,9 @@ def record(folder: Path) -> list[Call]:
     shutil.rmtree(folder / "keep" / "run" / "doorbells", ignore_errors=True)
     recorder = Recorder(folder)
     with recorder.running(), pytest.MonkeyPatch.context() as patch, Keep.open(folder / "keep") as keep:
-        whole = restore.sync_file_system
 
         def synced(descriptor: int) -> None:
-            whole(descriptor)
+            sync_file_system(descriptor)
             recorder.calls.append(SyncAll())
 
         patch.setattr(restore, "sync_file_system", synced)

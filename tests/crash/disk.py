@@ -216,9 +216,9 @@ class Disk:
                     if self._file(identity).is_special:
                         self._file(identity).sync_status()
             case SyncAll():
-                for file in self._files.values():
-                    file.sync()
-                    file.sync_status()
+                for each in self._files.values():
+                    each.sync()
+                    each.sync_status()
                 self._keep(self._waiting)
             case Status(target):
                 self._file(target).statuses.append(call)
