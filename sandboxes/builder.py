@@ -24,7 +24,7 @@ from sandkeep.sandboxes.place import granted
 from sandkeep.sandboxes.snapshot_walk import COARSE
 
 SYNCED_EACH = 100
-"""How many entries are synced one by one; if there are more, the file system is synced once instead."""
+"""How many entries are synced one by one before they are moved; more of them only at the end, with all else."""
 
 
 @final

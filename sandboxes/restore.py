@@ -96,8 +96,8 @@ def incomplete(checkpoint: str, undo: str, error: Exception) -> RestoreIncomplet
 
 
 def apply(root: int, present: str, target: str, blobs: BlobStore, *, privileges: bool = False) -> Names:
-    """Make the folder open as descriptor `root`, whose tree is `present` now, into the tree `target`, durably; returns
-    what was touched for that.
+    """Make the folder open as descriptor `root`, whose tree is `present` now, into the tree `target`; returns what was
+    touched for that. All of it is durable then, also what was so already.
 
     With `privileges`, devices and files with set-user-id and set-group-id are made too. Raises `BlobMissing`,
     `BlobDamaged` and `RestoreRefused` before anything is touched; `OSError`, and `RestoreIncomplete` if others move
@@ -106,6 +106,7 @@ def apply(root: int, present: str, target: str, blobs: BlobStore, *, privileges:
     planned = plan(present, target, blobs)
     if planned.is_empty:
         _clear(root)
+        sync_file_system(root)
         return {}
     try:
         with _staged(root) as stage:
@@ -115,6 +116,8 @@ def apply(root: int, present: str, target: str, blobs: BlobStore, *, privileges:
             except OSError as error:
                 raise RestoreRefused(f"nothing was changed, since what is new cannot be made: {error}") from error
             restoring.put(root)
+            # Also what stays as it is: whoever wrote it may not have synced it.
+            sync_file_system(root)
             return restoring.touched
     except (WayLost, OtherMount) as error:
         raise RestoreIncomplete("a folder was moved, or mounted, while it was set back; try again") from error
@@ -222,7 +225,7 @@ class _Restore:
             self._made.append(name if is_made else b"")
 
     def put(self, root: int) -> None:
-        """Put what was made where it belongs, and take away what does not, durably."""
+        """Put what was made where it belongs, and take away what does not."""
         made, known = iter(self._made), self._builder.known()
         touched = [self.touched]
         with Descent(root) as way:
@@ -241,11 +244,7 @@ class _Restore:
                         self._step(way.folder, move, name)
                         touched[-1][move.name] = known.get(name)
         if self._plan.new.folder.uid >= 0:
-            place.finish(root, self._plan.new.folder, synced=self._builder.synced())
-        elif self._builder.synced_all:
-            os.fsync(root)
-        if not self._builder.synced_all:
-            sync_file_system(root)
+            place.finish(root, self._plan.new.folder, synced=False)
 
     def _step(self, folder: int, step: Step, made: bytes) -> None:
         if step.is_adjusting:

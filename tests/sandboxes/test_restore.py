@@ -344,7 +344,7 @@ def test_what_cannot_be_read_is_found_before_anything_is_touched(
 @pytest.mark.parametrize(
     ("each", "expected"),
     [
-        (100, ["fsync new-0", "fsync new-1", "fsync sub", "fsync tree"]),
+        (100, ["fsync new-0", "fsync new-1", "fsync sub", "sync_file_system tree"]),
         (1, ["fsync new-0", "sync_file_system tree"]),
     ],
     ids=["few", "many"],
@@ -371,3 +371,12 @@ def test_what_was_written_is_synced_when_a_restore_returns(
         monkeypatch.setattr(restore, "sync_file_system", noting(durable.sync_file_system))
         restore.apply(root, present, target, blobs)
     assert synced == expected
+
+
+def test_what_stays_as_it_is_is_synced_too(folder: Path, blobs: BlobStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = take(folder, blobs).digest
+    synced: list[str] = []
+    monkeypatch.setattr(restore, "sync_file_system", lambda root: synced.append(os.readlink(f"/proc/self/fd/{root}")))
+    with opened(folder) as root:
+        restore.apply(root, target, target, blobs)
+    assert synced == [str(folder)]
