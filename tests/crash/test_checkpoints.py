@@ -11,8 +11,8 @@ from .support import LONG, finish
 
 ROUNDS = 500 if LONG else 12
 STATES = 4 if LONG else 3
-SHARDS = 2 if LONG else 120
-ENOUGH = 4000 if LONG else 20
+SHARDS = 1 if LONG else 150
+ENOUGH = 10_000 if LONG else 20
 
 
 def test_killed_processes_leave_every_checkpoint_whole(tmp_path: Path) -> None:
