@@ -12,15 +12,14 @@ from collections.abc import Iterable
 from typing import final
 
 from sandkeep.events import BlobStore
-from sandkeep.events.durable import sync_file_system, write_out
 from sandkeep.sandboxes import place, seen
 from sandkeep.sandboxes.descent import FOLDER, Descent
 from sandkeep.sandboxes.manifest import Entry, Kind, leaf, nodes
 from sandkeep.sandboxes.place import granted
 from sandkeep.sandboxes.snapshot_walk import COARSE
 
-SYNCED_EACH = 100
-"""How many entries are synced one by one; if there are more, the file system is synced once instead."""
+FEW = 100
+"""So many new entries are looked at again sooner than it is known that nobody can have changed them."""
 
 
 @final
@@ -40,8 +39,7 @@ class _Frame:
 
 @final
 class Builder:
-    """What makes new entries in the folder open as `stage`. `links` are groups of paths that are one file each. To be
-    closed."""
+    """What makes new entries in the folder open as `stage`. `links` are groups of paths that are one file each."""
 
     def __init__(
         self, stage: int, blobs: BlobStore, links: Iterable[tuple[bytes, ...]], *, privileges: bool = False
@@ -51,8 +49,7 @@ class Builder:
         self._groups = {path: number for number, group in enumerate(links) for path in group}
         self._linked: set[int] = set()
         self._privileges = privileges
-        self._owed: list[int] = []
-        self._are_many = False
+        self._count = 0
         self._folders: dict[bytes, seen.Folder] = {}
 
     def make(self, name: bytes, entry: Entry, path: bytes) -> bool:
@@ -77,7 +74,7 @@ class Builder:
 
         Whatever is done to them after this gives them other times.
         """
-        if not self._are_many or not self._folders:
+        if self._count <= FEW or not self._folders:
             return {}
         made_ns = time.clock_gettime_ns(COARSE)
         while time.clock_gettime_ns(COARSE) <= made_ns + seen.RACY_NS:
@@ -104,7 +101,7 @@ class Builder:
                 os.mkdir(inner.name, 0o700, dir_fd=way.folder)
                 way.enter(inner.name)
                 frames.append(self._begin(way.folder, _Frame(inner, frame, below), path))
-        place.finish(folder, entry, sync=self.owe)
+        place.finish(folder, entry, synced=False)
         made.changed_ns = os.fstat(folder).st_ctime_ns if top.is_whole else 0
 
     def leave(self, way: Descent, entry: Entry) -> int:
@@ -113,34 +110,10 @@ class Builder:
         done = os.dup(way.folder)
         try:
             way.leave()  # what the folder is to be may not let us pass any more
-            place.finish(done, entry, sync=self.owe)
+            place.finish(done, entry, synced=False)
             return os.fstat(done).st_ctime_ns
         finally:
             os.close(done)
-
-    def owe(self, descriptor: int) -> None:
-        """See to it that `settle` makes an open file or folder durable."""
-        if len(self._owed) == SYNCED_EACH:
-            self._are_many = True
-            self.close()
-        if not self._are_many:
-            self._owed.append(os.dup(descriptor))
-
-    def settle(self) -> None:
-        """Make durable what is owed, and all that was made. Raises `OSError`."""
-        if self._are_many:
-            sync_file_system(self._stage)
-        for descriptor in self._owed:
-            # So that the first sync commits what all of them need, and the others find nothing left to be done.
-            write_out(descriptor)
-        for descriptor in self._owed:
-            os.fsync(descriptor)
-        self.close()
-
-    def close(self) -> None:
-        """Forget what is owed."""
-        while self._owed:
-            os.close(self._owed.pop())
 
     def _begin(self, folder: int, frame: _Frame, path: bytes) -> _Frame:
         """Make all that is in a new folder, but for its folders."""
@@ -168,13 +141,14 @@ class Builder:
         made = granted(entry, privileges=self._privileges)
         if made is None:
             return None
+        self._count += 1
         group = self._groups.get(path)
         if group is None:
-            time_ns = place.make(folder, name, made, self._blobs, sync=self.owe)
+            time_ns = place.make(folder, name, made, self._blobs, synced=False)
             return time_ns if made == entry and _is_ours(entry) else 0
         first = f"linked-{group}".encode()
         if group not in self._linked:
-            place.make(self._stage, first, made, self._blobs, sync=self.owe)
+            place.make(self._stage, first, made, self._blobs, synced=False)
             self._linked.add(group)
         os.link(first, name, src_dir_fd=self._stage, dst_dir_fd=folder, follow_symlinks=False)
         return 0

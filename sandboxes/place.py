@@ -12,7 +12,7 @@ import errno
 import os
 import secrets
 import stat
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 import msgspec
 
@@ -40,9 +40,9 @@ def granted(entry: Entry, *, privileges: bool) -> Entry | None:
     return entry if entry.mode & ~MODE_BITS == 0 else msgspec.structs.replace(entry, mode=entry.mode & MODE_BITS)
 
 
-def make(folder: int, name: bytes, entry: Entry, blobs: BlobStore, *, sync: Callable[[int], None] = os.fsync) -> int:
-    """Make `entry`, which is no folder, under a `name` of the open `folder` that nothing has; a file is given to `sync`
-    when it is complete. Returns its status change time, in ns.
+def make(folder: int, name: bytes, entry: Entry, blobs: BlobStore, *, synced: bool = True) -> int:
+    """Make `entry`, which is no folder, under a `name` of the open `folder` that nothing has; if `synced`, durably.
+    Returns its status change time, in ns.
 
     Raises `BlobMissing`, `BlobDamaged` and `OSError`: then what was made until then is there.
     """
@@ -50,7 +50,7 @@ def make(folder: int, name: bytes, entry: Entry, blobs: BlobStore, *, sync: Call
         descriptor = os.open(name, _NEW_FILE, 0o600, dir_fd=folder)
         try:
             _write(descriptor, entry, blobs.chunks(entry.content))
-            finish(descriptor, entry, new=True, sync=sync)
+            finish(descriptor, entry, new=True, synced=synced)
             return os.fstat(descriptor).st_ctime_ns
         finally:
             os.close(descriptor)
@@ -67,8 +67,8 @@ def make(folder: int, name: bytes, entry: Entry, blobs: BlobStore, *, sync: Call
     return os.stat(name, dir_fd=folder, follow_symlinks=False).st_ctime_ns
 
 
-def finish(descriptor: int, entry: Entry, *, new: bool = False, sync: Callable[[int], None] = os.fsync) -> None:
-    """Set owner, attributes, mode and time of an open file or folder, which is given to `sync` then. A `new` one has no
+def finish(descriptor: int, entry: Entry, *, new: bool = False, synced: bool = True) -> None:
+    """Set owner, attributes, mode and time of an open file or folder; if `synced`, durably. A `new` one has no
     attributes yet. Raises `OSError`."""
     if os.getuid() == 0:
         os.fchown(descriptor, entry.uid, entry.gid)
@@ -76,7 +76,8 @@ def finish(descriptor: int, entry: Entry, *, new: bool = False, sync: Callable[[
         _set_attributes(descriptor, entry)
     os.fchmod(descriptor, entry.mode)
     os.utime(descriptor, ns=(entry.mtime_ns, entry.mtime_ns))
-    sync(descriptor)
+    if synced:
+        os.fsync(descriptor)
 
 
 def put(root: int, path: bytes, entry: Entry | None, blobs: BlobStore) -> None:

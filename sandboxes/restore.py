@@ -23,7 +23,7 @@ from typing import final
 import msgspec
 
 from sandkeep.events import BlobStore
-from sandkeep.events.durable import spread
+from sandkeep.events.durable import spread, sync_file_system
 from sandkeep.projections import Checkpoint
 from sandkeep.sandboxes import place, snapshot
 from sandkeep.sandboxes.builder import Builder
@@ -97,8 +97,8 @@ def incomplete(checkpoint: str, undo: str, error: Exception) -> RestoreIncomplet
 
 
 def apply(root: int, present: str, target: str, blobs: BlobStore, *, privileges: bool = False) -> Names:
-    """Make the folder open as descriptor `root`, whose tree is `present` now, into the tree `target`, durably; returns
-    what was touched for that.
+    """Make the folder open as descriptor `root`, whose tree is `present` now, into the tree `target`; returns what was
+    touched for that. All of it is durable then, also what was so already.
 
     With `privileges`, devices and files with set-user-id and set-group-id are made too. Raises `BlobMissing`,
     `BlobDamaged` and `RestoreRefused` before anything is touched; `OSError`, and `RestoreIncomplete` if others move
@@ -107,18 +107,19 @@ def apply(root: int, present: str, target: str, blobs: BlobStore, *, privileges:
     planned = plan(present, target, blobs)
     if planned.is_empty:
         _clear(root)
+        sync_file_system(root)
         return {}
     try:
         with _staged(root) as stage:
-            builder = Builder(stage, blobs, planned.new.links, privileges=privileges)
-            with contextlib.closing(builder):
-                restoring = _Restore(stage, planned, builder, privileges)
-                try:
-                    restoring.prepare()
-                except OSError as error:
-                    raise RestoreRefused(f"nothing was changed, since what is new cannot be made: {error}") from error
-                restoring.put(root)
-                return restoring.touched
+            restoring = _Restore(stage, planned, blobs, privileges)
+            try:
+                restoring.prepare()
+            except OSError as error:
+                raise RestoreRefused(f"nothing was changed, since what is new cannot be made: {error}") from error
+            restoring.put(root)
+            # Also what stays as it is: whoever wrote it may not have synced it.
+            sync_file_system(root)
+            return restoring.touched
     except (WayLost, OtherMount) as error:
         raise RestoreIncomplete("a folder was moved, or mounted, while it was set back; try again") from error
 
@@ -207,10 +208,10 @@ def _remove(above: int) -> None:
 
 @final
 class _Restore:
-    def __init__(self, stage: int, planned: Plan, builder: Builder, privileges: bool) -> None:
+    def __init__(self, stage: int, planned: Plan, blobs: BlobStore, privileges: bool) -> None:
         self._stage = stage
         self._plan = planned
-        self._builder = builder
+        self._builder = Builder(stage, blobs, planned.new.links, privileges=privileges)
         self._privileges = privileges
         # The disk is spread by name (see `durable.spread`), so one that was used before would lead to the same place.
         self._token = secrets.token_hex(4)
@@ -227,7 +228,7 @@ class _Restore:
             self._made.append(name if is_made else b"")
 
     def put(self, root: int) -> None:
-        """Put what was made where it belongs, and take away what does not, durably."""
+        """Put what was made where it belongs, and take away what does not."""
         made, known = iter(self._made), self._builder.known()
         touched = [self.touched]
         with Descent(root) as way:
@@ -246,10 +247,7 @@ class _Restore:
                         self._step(way.folder, move, name)
                         touched[-1][move.name] = known.get(name)
         if self._plan.new.folder.uid >= 0:
-            place.finish(root, self._plan.new.folder, sync=self._builder.owe)
-        else:
-            self._builder.owe(root)
-        self._builder.settle()
+            place.finish(root, self._plan.new.folder, synced=False)
 
     def _step(self, folder: int, step: Step, made: bytes) -> None:
         if step.is_adjusting:
@@ -268,7 +266,7 @@ class _Restore:
         descriptor = place.open_folder(made, self._stage)
         try:
             os.rename(made, step.name, src_dir_fd=self._stage, dst_dir_fd=folder)
-            place.finish(descriptor, step.new, sync=self._builder.owe)
+            place.finish(descriptor, step.new, synced=False)
         finally:
             os.close(descriptor)
 
@@ -285,7 +283,7 @@ class _Restore:
             if is_ours:
                 made = granted(wanted, privileges=self._privileges)
                 assert made is not None
-                place.finish(descriptor, made, sync=self._builder.owe)
+                place.finish(descriptor, made, synced=False)
         finally:
             os.close(descriptor)
         if not is_ours:
