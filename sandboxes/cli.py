@@ -13,9 +13,10 @@ import signal
 import sys
 import time
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
+from typer.core import TyperGroup
 
 from sandkeep.events import Record, SandkeepError, recovery
 from sandkeep.events.recovery import Mode
@@ -24,7 +25,6 @@ from sandkeep.sandboxes import (
     cli_caches,
     cli_checkpoints,
     cli_conflicts,
-    cli_execute,
     cli_files,
     cli_images,
     cli_lifecycle,
@@ -34,39 +34,23 @@ from sandkeep.sandboxes import (
     cli_processes,
     cli_registry,
     cli_resources,
+    commands,
     render,
-    render_checkpoints,
 )
+from sandkeep.sandboxes.door import named, run
 from sandkeep.sandboxes.identity import FORMAT, default_actor, identify
 from sandkeep.sandboxes.keep import Keep
-from sandkeep.sandboxes.options import (
-    HERE,
-    Allow,
-    AsJson,
-    Caches,
-    Cpus,
-    Disk,
-    KeepPath,
-    Memory,
-    NoCaches,
-    OpenFiles,
-    Output,
-    Pids,
-    Private,
-    Services,
-    Swap,
-    TaskId,
-    Time,
-    Tmp,
-    Token,
-)
+from sandkeep.sandboxes.options import HERE, AsJson, KeepPath, TaskId, Token
+from sandkeep.sandboxes.terminal_door import TerminalDoor
 from sandkeep.sandboxes.verification import verify_log
+from sandkeep.sandboxes.vocabulary import VERBS, Verb
 
 _LOOK_SECONDS = 0.5
 
+_HELP = "Isolated Docker sandboxes for coding agents, with a verifiable record of everything that happens in them."
+
 app = typer.Typer(
     name="sandkeep",
-    help="Isolated Docker sandboxes for coding agents, with a verifiable record of everything that happens in them.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -97,102 +81,6 @@ def init(keep: KeepPath = HERE, json: AsJson = False) -> None:
         render.print_json(document)
     else:
         print(f"made a keep in {document['keep']}")
-
-
-@app.command("create-task")
-def create_task(
-    title: Annotated[str, typer.Argument(help="What the task is, in a few words.")],
-    source: Annotated[Path | None, typer.Option(metavar="DIR", help="A git repository to clone.")] = None,
-    image: Annotated[
-        str | None, typer.Option(metavar="NAME", help="One of ours (see 'images'), or any other; by default the base.")
-    ] = None,
-    owner: Annotated[str | None, typer.Option(metavar="NAME", help="Whose task it is; by default yours.")] = None,
-    tag: Annotated[list[str] | None, typer.Option(metavar="TAG", help="A tag; may be repeated.")] = None,
-    parent: Annotated[str | None, typer.Option(metavar="TASK", help="The task that it is a part of.")] = None,
-    network: Annotated[
-        str, typer.Option(metavar="MODE", help="What it may reach: none, services, allow or open.")
-    ] = "none",
-    allow: Allow = None,
-    private: Private = None,
-    services: Services = None,
-    memory: Memory = None,
-    swap: Swap = None,
-    cpus: Cpus = None,
-    pids: Pids = None,
-    tmp: Tmp = None,
-    disk: Disk = None,
-    open_files: OpenFiles = None,
-    output: Output = None,
-    time: Time = None,
-    cache: Caches = None,
-    no_caches: NoCaches = False,
-    writable_root: Annotated[
-        bool,
-        typer.Option("--writable-root", help="Commands may write outside the workspace; keep.toml has to grant it."),
-    ] = False,
-    keep: KeepPath = HERE,
-    json: AsJson = False,
-) -> None:
-    """Create a task; its workspace is a clone of --source, or empty. Its first command starts its sandbox."""
-    with Keep.open(keep) as opened:
-        with render.progress() as progress:
-            task = opened.create_task(
-                title,
-                source=source,
-                image=image,
-                owner=owner,
-                tags=tag or (),
-                parent=parent,
-                network=network,
-                allow=allow or (),
-                private=private or (),
-                services=services or (),
-                limits=cli_resources.asked_for(memory, swap, cpus, pids, tmp, disk, open_files, output, time),
-                caches=None if no_caches else cache or (),
-                writable_root=writable_root,
-                progress=progress,
-            )
-        if json:
-            render.print_json(render.task_document(task.state) | {"workspace": str(task.workspace)})
-        else:
-            print(task.id)
-
-
-app.command("execute")(cli_execute.execute)
-
-
-@app.command("checkpoint")
-def checkpoint(
-    task: TaskId,
-    label: Annotated[str, typer.Option(metavar="TEXT", help="A few words to find it by.")] = "",
-    pin: Annotated[bool, typer.Option("--pin", help="Keep it until it is unpinned.")] = False,
-    tag: Annotated[list[str] | None, typer.Option(metavar="TAG", help="A tag, which keeps it too.")] = None,
-    with_system: Annotated[
-        bool,
-        typer.Option("--with-system", help="Also what lies outside the workspace, in a sandbox that can be written."),
-    ] = False,
-    token: Token = None,
-    keep: KeepPath = HERE,
-    json: AsJson = False,
-) -> None:
-    """Record all of a task's workspace, so that it can be set back to what it is now."""
-    with Keep.open(keep) as opened, render.progress() as progress:
-        found = opened.task(task, token)
-        taken = found.checkpoint(
-            label,
-            pin=pin,
-            tags=tag or (),
-            with_system=with_system,
-            progress=lambda files: progress(f"recording files: {files}"),
-        )
-    for path in taken.torn:
-        print(f"sandkeep: torn: {render.plain(path)}", file=sys.stderr)
-    if json:
-        render.print_json(render_checkpoints.checkpoint_document(taken))
-    else:
-        print(f"{taken.id}  {taken.files} files, {taken.bytes} bytes, digest {taken.digest}")
-        if taken.commands:
-            print(f"{taken.commands} commands ran meanwhile; processes are not recorded")
 
 
 @app.command("complete-task")
@@ -333,12 +221,33 @@ def events(
                 show(found)
 
 
+def _act(verb: Verb, given: dict[str, Any]) -> int:
+    """Do a verb and show what it gave; returns the exit status."""
+    json = given.pop("json", False)
+    with TerminalDoor(Path(given.pop("keep", HERE)), json=json, speaks=verb.speaks) as door:
+        result = run(verb, door, given)
+    if json:
+        render.print_json(result)
+        return 0
+    status: int | None = named(verb.show)(result, given)
+    return status or 0
+
+
+def _commands() -> TyperGroup:
+    made = commands.group("sandkeep", _HELP, VERBS, _act)
+    # What is not in the vocabulary yet.
+    older = typer.main.get_group(app)
+    for name, command in older.commands.items():
+        made.commands.setdefault(name, command)
+    return made
+
+
 def main() -> NoReturn:
     """The entry point: run a verb, and turn what goes wrong into one line and an exit status."""
     signal.signal(signal.SIGTERM, _terminate)
     json = "--json" in sys.argv[: sys.argv.index("--") if "--" in sys.argv else None]
     try:
-        status = app(sys.argv[1:] or ["--help"], standalone_mode=False)
+        status = _commands().main(sys.argv[1:] or ["--help"], "sandkeep", standalone_mode=False)
     except SandkeepError as error:
         _fail(error.code, str(error), error.exit_status, json)
     except typer.TyperException as error:

@@ -10,58 +10,16 @@ from typing import Annotated
 
 import typer
 
-from sandkeep.projections import Claim, Lock, Mode
-from sandkeep.sandboxes import render, render_forks
+from sandkeep.projections import Claim, Lock
+from sandkeep.sandboxes import render
 from sandkeep.sandboxes.clock import BootTime, boot_clock
 from sandkeep.sandboxes.keep import Keep
-from sandkeep.sandboxes.options import HERE, AsJson, KeepPath, TaskId, Token
+from sandkeep.sandboxes.options import HERE, AsJson, KeepPath, TaskId
 
 ATTACHED_SECONDS = 3600.0
 """How long an attached agent may be silent: nobody renews its lease while it thinks."""
 
 app = typer.Typer()
-
-
-@app.command("attach")
-def attach(
-    task: TaskId,
-    mode: Annotated[Mode, typer.Option(help="Alone, or beside others that collaborate.")] = Mode.EXCLUSIVE,
-    timeout: Annotated[float, typer.Option(metavar="SECONDS", help="How long to wait; 0 to try only once.")] = 60.0,
-    lease: Annotated[
-        float, typer.Option(metavar="SECONDS", help="How long it is held without a sign of life.")
-    ] = ATTACHED_SECONDS,
-    agent: Annotated[str | None, typer.Option(metavar="NAME", help="Who; by default who acts.")] = None,
-    keep: KeepPath = HERE,
-    json: AsJson = False,
-) -> None:
-    """Attach an agent to a task by its lock, and print the token that its commands and 'detach' are given."""
-    with Keep.open(keep) as opened:
-        found = opened.task(task)
-        name = agent or opened.actor
-        held = opened.locking.acquire(
-            found.id, mode=mode, timeout=timeout, lease=lease, agent=name, session=f"agent {name}", heartbeat=False
-        )
-    if json:
-        render.print_json({"task": found.id, "agent": name, "mode": mode, "token": held.token, "lease_s": lease})
-    else:
-        print(held.token)
-
-
-@app.command("detach")
-def detach(task: TaskId, token: Token = None, keep: KeepPath = HERE, json: AsJson = False) -> None:
-    """Detach an agent: what it did in a workspace of its own is merged, and its lock goes to whoever waits next."""
-    if token is None:
-        raise typer.BadParameter("say which by --token or SANDKEEP_TOKEN; 'sandkeep locks' shows those there are")
-    with Keep.open(keep) as opened:
-        found = opened.task(task)
-        merged = opened.locking.release(found.id, token)
-    if json:
-        own = {} if merged is None else {"merged": render_forks.merged_document(merged)}
-        render.print_json({"task": found.id, "token": token} | own)
-    else:
-        print(f"{found.id}  detached")
-        if merged is not None:
-            render_forks.print_merged(merged)
 
 
 @app.command("break-lock")

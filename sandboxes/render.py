@@ -77,6 +77,11 @@ def moment(time_ns: int) -> str:
     return whole.replace(microsecond=time_ns // 1000 % 10**6).isoformat().replace("+00:00", "Z")
 
 
+def second(time: str) -> str:
+    """A document's time for people, to the second."""
+    return time[:19].replace("T", " ")
+
+
 def task_document(task: registry.Task) -> Document:
     """A task, for machines."""
     return {

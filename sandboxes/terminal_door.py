@@ -1,0 +1,53 @@
+"""The command line's door: what goes on is told on standard error, and what a command writes is shown as it comes."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import final
+
+from sandkeep.sandboxes import render
+from sandkeep.sandboxes.door import Door
+
+
+@final
+class TerminalDoor(Door):
+    """One verb that somebody has typed. With `json` nothing but its document goes to standard output; of one that
+    `speaks`, progress takes nothing from what it shows itself."""
+
+    def __init__(self, path: Path, *, json: bool, speaks: bool) -> None:
+        super().__init__(path)
+        self._json = json
+        self._speaks = speaks
+        self._shown = contextlib.ExitStack()
+        self._say: Callable[[str], None] | None = None
+
+    def progress(self, said: str) -> None:
+        """On a terminal, beside a spinner; elsewhere a line for each new thing, once it has taken a second."""
+        if self._say is None:
+            self._say = render.say_slowly() if self._speaks else self._shown.enter_context(render.progress())
+        self._say(said)
+
+    def output(self, stream: str, data: bytes) -> None:
+        """On the stream of ours that has the same name."""
+        self.quieten()
+        if not self._json:
+            render.write((sys.stdout if stream == "stdout" else sys.stderr).buffer, data)
+
+    def note(self, said: str) -> None:
+        """A line on standard error; a document says it otherwise."""
+        self.quieten()
+        if not self._json:
+            print(f"sandkeep: {render.plain(said)}", file=sys.stderr)
+
+    def quieten(self) -> None:
+        """Take away what shows progress, before something else is shown."""
+        self._shown.close()
+        self._say = None
+
+    def close(self) -> None:
+        """Close the keep, and show no more progress."""
+        self.quieten()
+        super().close()
