@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import select
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,68 +12,19 @@ from typing import Any
 
 import pytest
 
+from .mcp_client import PATIENCE, Client
+
 FAKE = Path(__file__).with_name("mcp_fake.py")
-PATIENCE = 60.0
-
-
-class Client:
-    """A client by hand: what it is told is read line by line."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.process = subprocess.Popen(
-            [sys.executable, "-P", FAKE, "front", folder], stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0
-        )
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        self.stdin, self.stdout = self.process.stdin, self.process.stdout
-        self._begun = b""
-        self._answers: dict[int | str | None, dict[str, Any]] = {}
-
-    def send(self, **message: Any) -> None:
-        self.write(json.dumps({"jsonrpc": "2.0"} | message).encode())
-
-    def write(self, line: bytes) -> None:
-        data = memoryview(line + b"\n")
-        while data:
-            data = data[self.stdin.write(data) :]
-
-    def read(self) -> dict[str, Any]:
-        until = time.monotonic() + PATIENCE
-        while b"\n" not in self._begun:
-            assert select.select([self.stdout], [], [], max(until - time.monotonic(), 0))[0], "nothing is said"
-            data = os.read(self.stdout.fileno(), 1 << 20)
-            assert data, "the front has hung up"
-            self._begun += data
-        line, _, self._begun = self._begun.partition(b"\n")
-        found: dict[str, Any] = json.loads(line)
-        return found
-
-    def answer(self, number: int | str | None) -> dict[str, Any]:
-        """The answer to a request; those that come before it are kept."""
-        while number not in self._answers:
-            if "method" not in (found := self.read()):
-                self._answers[found["id"]] = found
-        return self._answers.pop(number)
-
-    def starts(self) -> int:
-        return len((self.folder / "starts").read_text().splitlines())
-
-    def given(self) -> list[dict[str, Any]]:
-        """What all workers were given."""
-        return [json.loads(line) for line in (self.folder / "given").read_text().splitlines()]
 
 
 @pytest.fixture
 def client(tmp_path: Path) -> Iterator[Client]:
-    made = Client(tmp_path)
+    made = Client(tmp_path, FAKE, "front", tmp_path)
     try:
         yield made
     finally:
-        made.stdin.close()
         made.process.send_signal(signal.SIGTERM)
-        assert made.process.wait(PATIENCE) == 0
-        made.stdout.close()
+        made.close()
 
 
 def test_every_request_has_a_key_of_its_own_that_no_client_can_choose(client: Client) -> None:
@@ -104,7 +52,7 @@ def test_a_request_that_a_worker_died_with_is_given_to_the_next_one(client: Clie
     assert result["worker"] == 2
     assert result["meta"]["sandkeep/again"] is True
     assert result["meta"]["sandkeep/since"] == 10
-    sent = client.given()
+    sent = given(client)
     again = sent[[each["method"] for each in sent].index("crash") + 1 :]
     assert [each["method"] for each in again] == [
         *("initialize", "notifications/initialized", "resources/subscribe", "crash"),
@@ -120,7 +68,7 @@ def test_a_worker_that_hangs_is_ended_and_one_that_nobody_reads_is_not(client: C
     client.send(id=2, method="large", params={"size": 12 << 20})
     time.sleep(3)  # longer than the front is patient with a worker
     assert len(client.answer(2)["result"]["text"]) == 12 << 20
-    assert client.starts() == 2
+    assert len(starts(client)) == 2
 
 
 def test_what_crashes_every_worker_is_given_up_and_the_circuit_opens_and_closes(client: Client) -> None:
@@ -133,7 +81,7 @@ def test_what_crashes_every_worker_is_given_up_and_the_circuit_opens_and_closes(
     client.send(id=5, method="echo")
     client.answer(5)
     (client.folder / "broken").touch()
-    os.kill(int((client.folder / "starts").read_text().split()[-1]), signal.SIGKILL)
+    os.kill(int(starts(client)[-1]), signal.SIGKILL)
     client.send(id=3, method="echo")
     assert "again and again" in client.answer(3)["error"]["message"]
     begun = time.monotonic()
@@ -237,7 +185,7 @@ def test_an_answer_to_a_dead_worker_is_not_taken_for_one_to_the_next(client: Cli
     client.send(id=again["id"], result={"action": "decline"})
     client.send(id=3, method="echo")
     client.answer(3)
-    answers = [each for each in client.given() if "result" in each]
+    answers = [each for each in given(client) if "result" in each]
     assert [each["result"]["action"] for each in answers] == ["decline"]
     assert answers[0]["id"] == 1, "the worker's own id"
 
@@ -248,9 +196,9 @@ def test_what_was_cancelled_is_not_done_again(client: Client) -> None:
     client.send(method="notifications/cancelled", params={"requestId": 9})
     client.send(id=2, method="crash")
     client.answer(2)
-    given = client.given()
-    assert [each["method"] for each in given].count("never") == 1
-    assert [each["params"]["requestId"] for each in given if each["method"] == "notifications/cancelled"] == [1]
+    sent = given(client)
+    assert [each["method"] for each in sent].count("never") == 1
+    assert [each["params"]["requestId"] for each in sent if each["method"] == "notifications/cancelled"] == [1]
 
 
 def test_who_has_said_all_is_still_answered_and_the_worker_ends_in_order(client: Client) -> None:
@@ -262,7 +210,7 @@ def test_who_has_said_all_is_still_answered_and_the_worker_ends_in_order(client:
 
 
 def test_a_worker_outlives_a_front_that_was_killed_to_put_its_things_in_order(tmp_path: Path) -> None:
-    client = Client(tmp_path)
+    client = Client(tmp_path, FAKE, "front", tmp_path)
     client.send(id=1, method="echo")
     client.answer(1)
     client.process.kill()
@@ -277,6 +225,16 @@ def test_a_worker_outlives_a_front_that_was_killed_to_put_its_things_in_order(tm
     while Path(f"/proc/{worker}").exists():
         assert time.monotonic() < until
         time.sleep(0.05)
+
+
+def starts(client: Client) -> list[str]:
+    """The processes that were started as workers."""
+    return (client.folder / "starts").read_text().split()
+
+
+def given(client: Client) -> list[dict[str, Any]]:
+    """What all workers were given."""
+    return [json.loads(line) for line in (client.folder / "given").read_text().splitlines()]
 
 
 def _write_all(fd: int, data: bytes) -> None:
