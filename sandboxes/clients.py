@@ -13,6 +13,7 @@ import shutil
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TypeGuard
 
 import msgspec
 
@@ -162,7 +163,7 @@ def argv(found: Mapping[str, object]) -> list[str]:
     return [word for word in words if isinstance(word, str)] if all(isinstance(word, str) for word in words) else []
 
 
-def is_ours(found: object) -> bool:
+def is_ours(found: object) -> TypeGuard[Mapping[str, object]]:
     """Whether an entry starts our server, wherever our program lies."""
     line = argv(found) if isinstance(found, Mapping) else []
     return len(line) > 1 and Path(line[0]).name == _PROGRAM and line[1] == "mcp"

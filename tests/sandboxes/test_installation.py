@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 
 from sandkeep.events import BadInput
-from sandkeep.sandboxes import clients, config_file, installation, jsonc, slash
+from sandkeep.sandboxes import clients, config_file, installation, integrations, jsonc, slash
 from sandkeep.sandboxes.errors import ClientNotFound, ConfigRefused
 from sandkeep.sandboxes.vocabulary import VERBS
 
@@ -272,3 +272,27 @@ def test_a_slash_command_that_somebody_changed_is_theirs(project: Path) -> None:
         assert path.read_text() == mine
     assert snapshot(project) == {".claude/commands/execute.md": mine.encode()}
     assert not slash.is_ours(mine.encode())
+
+
+def test_the_doctor_says_which_agents_know_of_us(project: Path, user: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert list(integrations.describe(project)) == []
+    (project / ".claude").mkdir()
+    (project / "opencode.json").write_text('{"mcp": ')
+    (project / ".cursor").mkdir()
+    (project / ".cursor" / "mcp.json").write_text('{"mcpServers": {"sandkeep": {"command": "evil"}}}')
+    found = {what: (advice, act) for _, what, advice, act in integrations.describe(project)}
+    assert found.pop("Claude Code does not know of us") == ("run 'sandkeep install claude-code'", False)
+    assert [act for _, act in found.values()] == [False, False]
+    assert "ends too early" in " ".join(found)
+    assert "not ours" in " ".join(found)
+    installation.install(["codex"], project=None)
+    installation.install(["claude-code"], project=project)
+    told = [said for said in integrations.describe(project) if "our server" in said[1]]
+    assert [said[2:] for said in told] == [("", False), ("", False)]
+    monkeypatch.setattr(clients, "program", lambda *, user: "/nowhere/sandkeep")
+    installation.install(["claude-code"], project=project)
+    (gone,) = [said for said in integrations.describe(project) if said[3]]
+    assert gone[1:3] == (
+        f"{project}/.mcp.json starts /nowhere/sandkeep, which is not there",
+        "run 'sandkeep install claude-code'",
+    )
