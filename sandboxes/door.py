@@ -7,6 +7,9 @@ server's tell people and agents. It is used by one thread, and closes the keep t
 from __future__ import annotations
 
 import importlib
+import threading
+import types
+import typing
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
@@ -35,6 +38,8 @@ class Door:
         self.path = path if opened is None else opened.path
         self.actor = actor
         self.key = key
+        self.stop: threading.Event | None = None
+        """Once it is set, nobody waits for the call any more: a command that runs for it is ended."""
         self._keep = opened
         self._own = opened is None
 
@@ -88,6 +93,14 @@ def named(function: str) -> Callable[..., Any]:
     module, _, name = function.partition(":")
     found: Callable[..., Any] = getattr(importlib.import_module(f"sandkeep.sandboxes.{module}"), name)
     return found
+
+
+def answers(verb: Verb) -> tuple[Any, ...]:
+    """The types that a verb's answer may have; of one that `streams`, each of its answers."""
+    made = typing.get_type_hints(named(verb.run))["return"]
+    if verb.streams:
+        made = typing.get_args(made)[0]
+    return typing.get_args(made) if isinstance(made, types.UnionType) else (made,)
 
 
 def run(verb: Verb, door: Door, arguments: dict[str, Any]) -> Any:

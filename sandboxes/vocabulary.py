@@ -13,6 +13,8 @@ from sandkeep.sandboxes import (
     vocabulary_keep,
     vocabulary_record,
     vocabulary_resources,
+    vocabulary_serve,
+    vocabulary_setup,
     vocabulary_tasks,
 )
 from sandkeep.sandboxes.vocabulary_terms import JSON, KEEP, Parameter, Verb
@@ -27,6 +29,8 @@ VERBS: tuple[Verb, ...] = (
     *vocabulary_record.VERBS,
     *vocabulary_resources.VERBS,
     *vocabulary_keep.VERBS,
+    *vocabulary_setup.VERBS,
+    *vocabulary_serve.VERBS,
 )
 """All verbs, in the order in which they are listed."""
 
