@@ -18,3 +18,75 @@ class OutputPart(msgspec.Struct, frozen=True):
     text: str
     runs: bool
     next: int | None
+
+
+class Run(msgspec.Struct, frozen=True):
+    """A command that was run. Without an `exit_code` it goes on, or nobody knows what became of it, as `ended` says;
+    that it is also how one was ended that did not end by itself."""
+
+    number: int
+    command: str
+    argv: tuple[str, ...]
+    agent: str
+    begun: str
+    exit_code: int | None
+    ended: str
+
+
+class Decided(msgspec.Struct, frozen=True):
+    """What was decided, by whom, and why."""
+
+    text: str
+    reason: str
+    agent: str
+    at: str
+
+
+class ChangedFile(msgspec.Struct, frozen=True):
+    """What became of a file: `change` is "added", "removed" or "modified"."""
+
+    path: str
+    change: str
+
+
+class Holder(msgspec.Struct, frozen=True):
+    """An agent that is attached to a task."""
+
+    agent: str
+    mode: str
+
+
+class LastCheckpoint(msgspec.Struct, frozen=True):
+    """The newest checkpoint that can be restored."""
+
+    id: str
+    label: str
+    created: str
+
+
+class Briefing(msgspec.Struct, frozen=True):
+    """What somebody must know who goes on with a task: what it is and how far it has come, what was done last, decided
+    and changed since the last checkpoint, what runs, who works on it too, and how its tests stood.
+
+    `runs` are the last commands, newest first, of `runs_in_all`; `tests` is the last of them that looks like a run of
+    tests. `changed` is null if the workspace cannot be read; `plan` is what plan.md of its memory folder says.
+    """
+
+    task: str
+    title: str
+    state: str
+    owner: str
+    tags: tuple[str, ...]
+    workspace: str | None
+    plan: str
+    runs_in_all: int
+    runs: list[Run]
+    tests: Run | None
+    running: list[Run]
+    decided: list[Decided]
+    changed: list[ChangedFile] | None
+    changed_in_all: int
+    checkpoint: LastCheckpoint | None
+    attached: list[Holder]
+    open_conflicts: int
+    under_way: tuple[str, ...]

@@ -6,6 +6,7 @@ Arguments are checked here against the schema that the client was shown, so that
 from __future__ import annotations
 
 import functools
+from dataclasses import replace
 from typing import Annotated, Any, Literal, Optional
 
 import msgspec
@@ -14,7 +15,7 @@ from msgspec import Meta
 from sandkeep.events import BadInput
 from sandkeep.sandboxes import vocabulary
 from sandkeep.sandboxes.door import named
-from sandkeep.sandboxes.vocabulary_terms import Parameter, Verb
+from sandkeep.sandboxes.vocabulary_terms import TASK, TOKEN, Parameter, Verb
 
 READ_OUTPUT = Verb(
     name="read-output",
@@ -38,7 +39,38 @@ READ_OUTPUT = Verb(
     ),
 )
 
-TOOLS: dict[str, Verb] = {verb.tool: verb for verb in (*vocabulary.VERBS, READ_OUTPUT) if verb.tool}
+RESUME = Verb(
+    name="resume-task",
+    theme="Tasks",
+    help="Go on with a task that others began.",
+    tool="resume_task",
+    tool_help=(
+        "Go on with a task that somebody else began, or you in an earlier session: it is resumed if it was paused, and"
+        " you get a briefing: the plan, the last commands and how the tests stood, what was decided, which files"
+        " changed since the last checkpoint, what still runs, and who else works on it. Call this before anything else"
+        " in a task that you did not create."
+    ),
+    slash=True,
+    result="documents_agents.Briefing",
+    run="verbs_resume:resume_task",
+    show="",
+    parameters=(TASK, TOKEN),
+)
+
+LEASE_SECONDS = 120.0
+"""How long an agent's lock outlives its server, which renews it. One who attaches by the command line has no server."""
+
+
+def _for_agents(verb: Verb) -> Verb:
+    renewed = {"lease": LEASE_SECONDS} if verb.name == "attach" else {}
+    return replace(
+        verb, parameters=tuple(replace(each, default=renewed.get(each.name, each.default)) for each in verb.parameters)
+    )
+
+
+TOOLS: dict[str, Verb] = {
+    verb.tool: _for_agents(verb) for verb in (*vocabulary.VERBS, READ_OUTPUT, RESUME) if verb.tool
+}
 """The verbs that are offered, by the names that agents know."""
 
 Schema = dict[str, Any]
