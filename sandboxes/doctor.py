@@ -1,4 +1,5 @@
-"""A look at all that a keep needs: the engine, the keep itself, its steward, the image; and what this host cannot do.
+"""A look at all that a keep needs: the engine, the keep itself, its steward, the image, the agents that are to use it;
+and what this host cannot do.
 
 Nothing is changed, but for what opening a keep does. Each *finding* says what is, and what to do about it if anything;
 only some of them need it (`act`), the others are good to know.
@@ -19,6 +20,7 @@ from sandkeep.sandboxes import (
     caches,
     disk,
     engine_fitness,
+    integrations,
     intent,
     machine,
     quantity,
@@ -59,7 +61,7 @@ def examine(path: Path, engine: Engine) -> list[Finding]:
             found += [*_keep(keep), *_steward(keep), *_sandboxes(keep, engine), *_machine(keep)]
     except SandkeepError as error:
         found.append(Finding("keep", str(error), "see docs/guides/recovery.md if it is damaged", True))
-    return found
+    return [*found, *(Finding(*said) for said in integrations.describe(path.absolute().parent))]
 
 
 def _host() -> Iterator[Finding]:

@@ -279,3 +279,15 @@ class BadImage(BadInput):
     """That is no image, or no folder to make one from, that is taken."""
 
     code = "bad-image"
+
+
+class ConfigRefused(SandkeepError):
+    """An agent's configuration cannot be changed safely, and was not touched."""
+
+    code = "config-refused"
+
+
+class ClientNotFound(BadInput):
+    """No agent that we know how to install for is here."""
+
+    code = "client-not-found"
