@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 from sandkeep.events import SandkeepError
 from sandkeep.projections import Decision, Execution, TaskState, conflicts, locks
 from sandkeep.sandboxes import documents_agents as documents
-from sandkeep.sandboxes.documents import moment
 from sandkeep.sandboxes.pages import PLAN
 from sandkeep.sandboxes.task import Task
+from sandkeep.sandboxes.text import moment
 
 if TYPE_CHECKING:
     from sandkeep.sandboxes.keep import Keep
@@ -27,7 +27,6 @@ _TESTS = re.compile(r"(^|[\s/;&|'\"])(pytest|tox|nox|unittest|jest|vitest|mocha|
 
 def briefing(keep: Keep, task: Task) -> documents.Briefing:
     """The briefing of a task."""
-    state = task.state
     runs = sorted(task.executions(), key=lambda each: each.number, reverse=True)
     decided = [each for each in task.decisions() if not each.abandoned]
     kept = task.checkpoints()
@@ -36,12 +35,7 @@ def briefing(keep: Keep, task: Task) -> documents.Briefing:
         collisions = sum(1 for _ in conflicts.open_conflicts(view, task.id))
     changed = _changed(task)
     return documents.Briefing(
-        task=task.id,
-        title=state.title,
-        state=state.state.value,
-        owner=state.owner,
-        tags=state.tags,
-        workspace=None if state.state is TaskState.CLEANED else os.fspath(task.workspace),
+        workspace=None if task.state.state is TaskState.CLEANED else os.fspath(task.workspace),
         plan=page(task, PLAN, MOST_PLAN),
         runs_in_all=len(runs),
         runs=[_run(each) for each in runs[:MOST_RUNS]],
@@ -55,7 +49,6 @@ def briefing(keep: Keep, task: Task) -> documents.Briefing:
         else documents.LastCheckpoint(kept[-1].id, kept[-1].label, moment(kept[-1].time_ns)),
         attached=[documents.Holder(each.agent, each.mode) for each in attached],
         open_conflicts=collisions,
-        under_way=tuple(each.kind for each in state.pending),
     )
 
 

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import msgspec
+
+from sandkeep.sandboxes import documents
+from sandkeep.sandboxes.documents import Task
+
+if TYPE_CHECKING:
+    from sandkeep.projections import registry
 
 
 class OutputPart(msgspec.Struct, frozen=True):
@@ -65,18 +73,13 @@ class LastCheckpoint(msgspec.Struct, frozen=True):
 
 
 class Briefing(msgspec.Struct, frozen=True):
-    """What somebody must know who goes on with a task: what it is and how far it has come, what was done last, decided
-    and changed since the last checkpoint, what runs, who works on it too, and how its tests stood.
+    """What somebody must know who goes on with a task: what was done last, decided, and changed since the last
+    checkpoint, what runs, who works on it too, and how its tests stood.
 
     `runs` are the last commands, newest first, of `runs_in_all`; `tests` is the last of them that looks like a run of
     tests. `changed` is null if the workspace cannot be read; `plan` is what plan.md of its memory folder says.
     """
 
-    task: str
-    title: str
-    state: str
-    owner: str
-    tags: tuple[str, ...]
     workspace: str | None
     plan: str
     runs_in_all: int
@@ -89,4 +92,14 @@ class Briefing(msgspec.Struct, frozen=True):
     checkpoint: LastCheckpoint | None
     attached: list[Holder]
     open_conflicts: int
-    under_way: tuple[str, ...]
+
+
+class Resumed(Task, frozen=True):
+    """A task that goes on, with a briefing for whoever goes on with it."""
+
+    briefing: Briefing
+
+
+def resumed(found: registry.Task, briefing: Briefing) -> Resumed:
+    """The document of a task that goes on."""
+    return Resumed(**msgspec.structs.asdict(documents.task(found)), briefing=briefing)

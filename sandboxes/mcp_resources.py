@@ -21,9 +21,10 @@ from mcp.shared.exceptions import MCPError
 
 from sandkeep.events import Record
 from sandkeep.projections import registry
-from sandkeep.sandboxes import briefing, render
+from sandkeep.sandboxes import briefing, documents_record, render
 from sandkeep.sandboxes.door import Door, run
 from sandkeep.sandboxes.pages import DECISIONS, LOG, PLAN, STATE
+from sandkeep.sandboxes.text import moment
 from sandkeep.sandboxes.vocabulary import NAMED
 
 if TYPE_CHECKING:
@@ -82,8 +83,8 @@ def read(keep: Keep, uri: str) -> list[types.TextResourceContents]:
 
 def _line(record: Record, kind: str) -> str:
     if kind == "events":
-        return msgspec.json.encode(render.record_document(record)).decode() + "\n"
-    return f"{record.position} {render.moment(record.time_ns)} {record.actor} {record.type} {render.summary(record)}\n"
+        return msgspec.json.encode(documents_record.record(record)).decode() + "\n"
+    return f"{record.position} {moment(record.time_ns)} {record.actor} {record.type} {render.summary(record)}\n"
 
 
 def _uri(task: str, kind: str) -> str:

@@ -77,7 +77,7 @@ def test_an_agent_does_a_task_with_every_tool(shared_keep: Keep, mode: Mode) -> 
             await use(client, "restore_checkpoint", task=task, checkpoint=taken["id"], token=token)
             ran = await use(client, "execute_in_task", task=task, argv=["cat", "f"], token=token)
             assert ran["stdout"] == "a\n"
-            assert (await use(client, "resume_task", task=task))["attached"][0]["agent"] == attached["agent"]
+            assert (await use(client, "resume_task", task=task))["briefing"]["attached"][0]["agent"] == attached["agent"]
             assert (await use(client, "detach_agent_from_task", task=task, token=token))["task"] == task
             found = await use(client, "list_tasks", tag=["mcp"], text=mode)
             assert [each["id"] for each in found["tasks"]] == [task]
@@ -294,7 +294,7 @@ def test_who_hangs_up_leaves_everything_in_order_for_the_next_one(shared_keep: K
     second = Client(shared_keep.path, SERVE, shared_keep.path, "second")
     try:
         second.initialize()
-        told = second.call("resume_task", task=task)
+        told = second.call("resume_task", task=task)["briefing"]
         assert told["runs_in_all"] == 2
         assert told["runs"][0]["ended"] == "stopped"
         assert told["tests"]["exit_code"] == 3
