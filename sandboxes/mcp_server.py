@@ -91,7 +91,7 @@ class McpServer:
     async def serve(self, incoming: Any, outgoing: Any) -> None:
         """Serve one session on a pair of streams."""
         async with anyio.create_task_group() as group:
-            group.start_soon(self._tell_changes)
+            group.start_soon(self.tell_changes)
             await self.server.run(incoming, outgoing, self.server.create_initialization_options())
             group.cancel_scope.cancel()
 
@@ -209,7 +209,8 @@ class McpServer:
             self._watched.set()
         return self._watch
 
-    async def _tell_changes(self) -> None:
+    async def tell_changes(self) -> None:
+        """Tell whoever wants to know what has changed, until cancelled."""
         await self._watched.wait()
         if self._watch is not None:
             await self._watch.tell()

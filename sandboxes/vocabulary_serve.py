@@ -38,7 +38,10 @@ VERBS = (
     Verb(
         name="mcp",
         theme="Agents and conflicts",
-        help="Serve a keep to a coding agent by the Model Context Protocol, on standard input and output.",
+        help=(
+            "Serve a keep to a coding agent by the Model Context Protocol, on standard input and output; with --http, to"
+            " any number of them on this machine."
+        ),
         example="sandkeep mcp --keep ~/project/.sandkeep",
         result="None",
         run="verbs_serve:mcp",
@@ -50,6 +53,13 @@ VERBS = (
                 help="Who does what is asked for; by default the client's name and a word for each session.",
                 metavar="NAME",
                 envvar="SANDKEEP_AGENT",
+            ),
+            Parameter(
+                name="http",
+                help="Serve HTTP on this port of the loopback interface instead; 0 for any.",
+                type=int,
+                least=0,
+                metavar="PORT",
             ),
         ),
     ),

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
+import stat
+import subprocess
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Literal
 
+import httpx2
 import pytest
 from mcp import Client as McpClient
 from mcp import MCPDeprecationWarning, MCPError, StdioServerParameters
+from mcp.client.streamable_http import streamable_http_client
 from mcp_types import TextContent, TextResourceContents
 
 from sandkeep.events.catalogue import CommandExecuted
@@ -389,3 +394,45 @@ def test_an_agent_that_was_killed_is_put_in_order_by_others(shared_keep: Keep, m
     assert [each.label for each in shared_keep.task(task).checkpoints()] == ["when lost left"]
     assert not [each for lock in shared_keep.locks() if lock.task == task for each in lock.holding]
     assert attendance.tick(shared_keep) == []
+
+
+def test_clients_with_the_token_are_served_by_http_on_the_loopback(shared_keep: Keep) -> None:
+    words = ["mcp", "--http", "0", "--keep", str(shared_keep.path), "--agent", "by-http"]
+    server = subprocess.Popen([str(SCRIPT), *words], stderr=subprocess.PIPE, text=True)
+    try:
+        assert server.stderr is not None
+        address = re.search(r"http://127\.0\.0\.1:\d+/mcp", server.stderr.readline())
+        assert address is not None
+        url = address[0]
+        path = shared_keep.path / "run" / "mcp-token"
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+        token = path.read_text()
+
+        async def drive() -> None:
+            right = {"authorization": f"Bearer {token}"}
+            for headers, status in (
+                ({}, 401),
+                ({"authorization": f"Bearer {token}x"}, 401),
+                (right | {"host": "example.org"}, 421),
+                (right | {"origin": "https://example.org"}, 403),
+            ):
+                async with httpx2.AsyncClient(headers=headers) as plain:
+                    body = {"jsonrpc": "2.0", "id": 1, "method": "ping"}
+                    accept = {"accept": "application/json, text/event-stream"}
+                    assert (await plain.post(url, json=body, headers=accept)).status_code == status
+            async with (
+                httpx2.AsyncClient(headers=right, timeout=60) as authorized,
+                McpClient(streamable_http_client(url, http_client=authorized)) as client,
+            ):
+                task = (await call(client, "create_task_sandbox", title="by http"))["id"]
+                ran = await call(client, "execute_in_task", task=task, argv=["echo", "hello"])
+                assert ran["stdout"] == "hello\n"
+                result = await client.call_tool("show_task", {"task": "ffffffff"})
+                assert (result.meta or {})["sandkeep/code"] == "task-not-found"
+
+        asyncio.run(asyncio.wait_for(drive(), 60))
+    finally:
+        server.terminate()
+        assert server.wait(60) == 0
+        assert server.stderr is not None
+        server.stderr.close()
