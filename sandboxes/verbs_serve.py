@@ -15,7 +15,7 @@ def mcp(door: Door, *, agent: str | None = None) -> None:
     from sandkeep.sandboxes.mcp_front import Front
 
     path = os.path.abspath(door.path)
-    words = [path, secrets.token_hex(2), *([] if agent is None else [agent])]
+    words = [path, secrets.token_hex(8), *([] if agent is None else [agent])]
     Front([sys.executable, "-P", "-m", "sandkeep.sandboxes.mcp_worker", *words]).run()
 
 
