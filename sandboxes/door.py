@@ -50,11 +50,16 @@ class Door:
             self._keep = Keep.open(self.path, actor=self.actor)
         return self._keep
 
+    @property
+    def opened(self) -> Keep | None:
+        """The keep, if it is open already."""
+        return self._keep
+
     def progress(self, said: str) -> None:
         """Something that takes a while goes on."""
 
-    def measured(self, done: int, total: int) -> None:
-        """So much of it is done."""
+    def measured(self, done: int, total: int, *, size: bool = True) -> None:
+        """So much of it is done: bytes, if it is a `size`."""
 
     def output(self, stream: str, data: bytes) -> None:
         """What a command writes to "stdout" or "stderr", as it comes. What this raises ends the command."""
