@@ -39,16 +39,11 @@ if TYPE_CHECKING:
 else:
     __getattr__, __dir__ = late.names(
         __name__,
-        {
-            "batch": "Batch",
-            "blobs": "BlobStore",
-            "bus": "Bus Fault Missed",
-            "codec": "Record",
-            "lmdb_log": "LmdbLog",
-            "log": "EventLog Follower Head Receipt Session",
-            "schema": "Event UnknownEvent event upcast",
-            "subscription": "Subscription",
-        },
+        """
+        batch:Batch blobs:BlobStore bus:Bus,Fault,Missed codec:Record lmdb_log:LmdbLog
+        log:EventLog,Follower,Head,Receipt,Session schema:Event,UnknownEvent,event,upcast
+        subscription:Subscription
+        """,
     )
 
 __all__ = [

@@ -24,24 +24,16 @@ if TYPE_CHECKING:
 else:
     __getattr__, __dir__ = late.names(
         __name__,
-        {
-            "caches": "Caches CacheUse",
-            "changes": "Change Changes compare",
-            "checkpoints": "Checkpoint Checkpoints",
-            "conflicts": "Conflict ConflictKind Conflicts Strategy",
-            "forks": "Fork Forks",
-            "images": "ImageCounts Images ImageVersion",
-            "listing": "BadCursor Filter Page Sort list_tasks",
-            "lmdb_state": "ProjectionsUnavailable",
-            "locks": "Claim Lock Locks Mode",
-            "network": "NetworkMode NetworkPolicy Networks Traffic",
-            "projection": "MemoryState Projection State StateView digest fold",
-            "registry": "Pending Registry Task TaskState",
-            "resources": "Extension Resources Use",
-            "search": "Fit Found find_tasks",
-            "store": "BadMoment ProjectionStore Rebuilt",
-            "summary": "Decision Execution Stats",
-        },
+        """
+        caches:Caches,CacheUse changes:Change,Changes,compare checkpoints:Checkpoint,Checkpoints
+        conflicts:Conflict,ConflictKind,Conflicts,Strategy forks:Fork,Forks
+        images:ImageCounts,Images,ImageVersion listing:BadCursor,Filter,Page,Sort,list_tasks
+        lmdb_state:ProjectionsUnavailable locks:Claim,Lock,Locks,Mode
+        network:NetworkMode,NetworkPolicy,Networks,Traffic
+        projection:MemoryState,Projection,State,StateView,digest,fold registry:Pending,Registry,Task,TaskState
+        resources:Extension,Resources,Use search:Fit,Found,find_tasks store:BadMoment,ProjectionStore,Rebuilt
+        summary:Decision,Execution,Stats
+        """,
     )
 
 __all__ = [

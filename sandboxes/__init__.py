@@ -15,15 +15,10 @@ if TYPE_CHECKING:
 else:
     __getattr__, __dir__ = late.names(
         __name__,
-        {
-            "audit": "verify_bundle",
-            "background": "Running",
-            "execution": "Result",
-            "keep": "Keep",
-            "locks": "Held",
-            "restore": "Restored",
-            "task": "Task",
-        },
+        """
+        audit:verify_bundle background:Running execution:Result keep:Keep locks:Held restore:Restored
+        task:Task
+        """,
     )
 
 __all__ = ["Held", "Keep", "Restored", "Result", "Running", "Task", "verify_bundle"]

@@ -6,10 +6,16 @@ import contextlib
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import final
+from typing import TYPE_CHECKING, final
 
-from sandkeep.sandboxes import render
+from sandkeep.events import late
 from sandkeep.sandboxes.door import Door
+from sandkeep.sandboxes.text import escaped, write
+
+if TYPE_CHECKING:
+    from sandkeep.sandboxes import render
+else:  # nor is Rich loaded for a verb that takes no time and whose result is for a program
+    globals().update(late.bound("sandkeep.sandboxes", "render"))
 
 
 @final
@@ -45,12 +51,12 @@ class TerminalDoor(Door):
         """On the stream of ours that has the same name."""
         self.quieten()
         if not self._json:
-            render.write((sys.stdout if stream == "stdout" else sys.stderr).buffer, data)
+            write((sys.stdout if stream == "stdout" else sys.stderr).buffer, data)
 
     def note(self, said: str) -> None:
         """A line on standard error."""
         self.quieten()
-        print(f"sandkeep: {render.plain(said)}", file=sys.stderr)
+        print(f"sandkeep: {escaped(said)}", file=sys.stderr)
 
     def quieten(self) -> None:
         """Take away what shows progress, before something else is shown."""
