@@ -139,11 +139,8 @@ class LockManager:
         it is, by default the keep's actor; `session` is who waits, by default this thread. Raises `LockHeld` when the
         time is up, `Deadlock` at once, `TaskNotFound`, `TaskRefused`, `LimitReached`, `BadInput` and `BadTimeout`.
         """
-        mode, lease_ns, timeout_ns = (
-            lock_options.check_mode(mode),
-            lock_options.check_lease(lease),
-            lock_options.check_timeout(timeout),
-        )
+        mode, lease_ns = lock_options.check_mode(mode), lock_options.check_lease(lease)
+        timeout_ns = lock_options.check_timeout(timeout)
         agent = check_actor(agent or self._keep.actor)
         session = session or f"{self._session}-{threading.get_ident():x}"
         give_up = None if timeout_ns is None else self._clock().ns + timeout_ns
