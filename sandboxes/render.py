@@ -15,7 +15,7 @@ from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from typing import BinaryIO
 
 import msgspec
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import (
     BarColumn,
     DownloadColumn,
@@ -285,6 +285,11 @@ def print_lines(lines: Iterable[Text]) -> None:
     console = _console()
     for line in lines:
         console.print(line, soft_wrap=True)
+
+
+def print_whole(shown: RenderableType, width: int) -> None:
+    """Something that fills so many columns."""
+    _Console(highlight=False, width=width).print(shown)
 
 
 def summary(record: Record) -> str:
