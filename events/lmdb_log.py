@@ -21,7 +21,7 @@ from typing import Generic, final
 
 import lmdb
 
-from sandkeep.events import codec
+from sandkeep.events import calls, codec
 from sandkeep.events.codec import Record
 from sandkeep.events.commit import Committer
 from sandkeep.events.doorbell import Doorbell
@@ -118,8 +118,8 @@ class LmdbLog(Generic[View]):
         cause: int | None = None,
         fence: int | None = None,
     ) -> Receipt:
-        request = self._appending(stream, events, actor, expected, key, cause, fence)
-        return self._committer.submit(request)
+        with calls.keyed(key) as key:
+            return self._committer.submit(self._appending(stream, events, actor, expected, key, cause, fence))
 
     def decide(
         self,
@@ -131,7 +131,8 @@ class LmdbLog(Generic[View]):
         cause: int | None = None,
         fence: int | None = None,
     ) -> Receipt:
-        return self._committer.submit(self._deciding(stream, decider, actor, key, cause, fence))
+        with calls.keyed(key) as key:
+            return self._committer.submit(self._deciding(stream, decider, actor, key, cause, fence))
 
     async def append_async(
         self,

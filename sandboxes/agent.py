@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import math
 import os
 import select
 import socket
 import struct
+import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -30,6 +32,9 @@ HELLO_SECONDS = 0.5
 
 RELAY_SECONDS = 5.0
 """How long it is given by way of the engine, which has to start a program for that."""
+
+STOPPED = "stopped"
+"""Why a command was ended that somebody stopped."""
 
 _ANSWER_SECONDS = 10.0
 _LOOK_SECONDS = 0.2
@@ -313,17 +318,23 @@ def wait(
     pump: Callable[[], None] | None,
     reconnect: Reconnect,
     window: Callable[[], Window] | None = None,
+    stop: threading.Event | None = None,
 ) -> Ended | None:
     """Wait until a command has ended; None if nothing is heard for `seconds`, and `SandboxGone` if nobody knows.
 
-    A connection that breaks is made again: the command does not depend on it. Raises `Refused`.
+    A connection that breaks is made again: the command does not depend on it. Once `stop` is set it is ended, with all
+    that it started. Raises `Refused`.
     """
     deadline = time.monotonic() + seconds
     size = None if window is None else window()
+    longest, told = (math.inf if window is None and stop is None else _LOOK_SECONDS), False
     while True:
         try:
             left = deadline - time.monotonic()
-            message = connection.next(left if window is None else min(left, _LOOK_SECONDS))
+            message = connection.next(min(left, longest))
+            if stop is not None and stop.is_set() and not told:
+                connection.say(op="end", reason=STOPPED)
+                told = True
             if window is not None and size != (size := window()):
                 connection.say(op="window", window=size)
             if isinstance(message, Ended) or (message is None and time.monotonic() >= deadline):
@@ -342,7 +353,7 @@ def wait(
             if again is None:
                 break
             connection.sock.close()
-            connection = again
+            connection, told = again, False
             connection.attach(command, follow=pump is not None)
     if (ended := written(files, command)) is not None:
         return ended

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, final
 from sandkeep.events import BadInput, Record
 from sandkeep.events import catalogue as ev
 from sandkeep.sandboxes import command, intent, joined
+from sandkeep.sandboxes.agent import STOPPED
 from sandkeep.sandboxes.errors import SandboxGone, TaskRefused
 from sandkeep.sandboxes.execution import Result
 from sandkeep.sandboxes.recorded import Recorded
@@ -21,9 +22,6 @@ from sandkeep.sandboxes.spool import STREAMS, Spool
 
 if TYPE_CHECKING:
     from sandkeep.sandboxes.keep import Keep
-
-STOPPED = "stopped"
-"""Why a command was ended that somebody stopped."""
 
 _MANY_SECONDS = 10**6
 _LOOK_SECONDS = 0.02

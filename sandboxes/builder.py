@@ -6,25 +6,20 @@ they have in the workspace then is a name. The names of one file (hard links) ar
 
 from __future__ import annotations
 
-import itertools
 import os
-import threading
 import time
 from collections.abc import Iterable
 from typing import final
 
-import msgspec
-
 from sandkeep.events import BlobStore
 from sandkeep.sandboxes import place, seen
-from sandkeep.sandboxes.crew import Crew
 from sandkeep.sandboxes.descent import FOLDER, Descent
 from sandkeep.sandboxes.manifest import Entry, Kind, leaf, nodes
 from sandkeep.sandboxes.place import granted
 from sandkeep.sandboxes.snapshot_walk import COARSE
 
-SYNCED_EACH = 100
-"""How many entries are synced one by one; if there are more, the file system is synced once instead."""
+FEW = 100
+"""So many new entries are looked at again sooner than it is known that nobody can have changed them."""
 
 
 @final
@@ -42,15 +37,6 @@ class _Frame:
         self.is_whole = _is_ours(entry)
 
 
-class _Tree(msgspec.Struct, frozen=True):
-    """A new folder, open, what it is to be, its path in the workspace, and what is known of it then."""
-
-    folder: int
-    entry: Entry
-    path: bytes
-    made: seen.Folder
-
-
 @final
 class Builder:
     """What makes new entries in the folder open as `stage`. `links` are groups of paths that are one file each."""
@@ -63,11 +49,7 @@ class Builder:
         self._groups = {path: number for number, group in enumerate(links) for path in group}
         self._linked: set[int] = set()
         self._privileges = privileges
-        self._linking = threading.Lock()
-        self._made = itertools.count(1)
-        self._crew: Crew[_Tree] = Crew(self._tree, lambda tree: os.close(tree.folder), lambda: self.synced_all)
-        self.synced_all = True
-        """Whether each entry was synced by itself so far."""
+        self._count = 0
         self._folders: dict[bytes, seen.Folder] = {}
 
     def make(self, name: bytes, entry: Entry, path: bytes) -> bool:
@@ -78,7 +60,12 @@ class Builder:
         if entry.kind is not Kind.FOLDER:
             return self._one(self._stage, name, entry, path) is not None
         made = self._folders[name] = _unseen(entry)
-        self._crew.run(self._new(self._stage, entry, name, path, made))
+        os.mkdir(name, 0o700, dir_fd=self._stage)
+        folder = os.open(name, FOLDER, dir_fd=self._stage)
+        try:
+            self._tree(folder, entry, path, made)
+        finally:
+            os.close(folder)
         return True
 
     def known(self) -> dict[bytes, seen.Folder]:
@@ -87,7 +74,7 @@ class Builder:
 
         Whatever is done to them after this gives them other times.
         """
-        if self.synced_all or not self._folders:
+        if self._count <= FEW or not self._folders:
             return {}
         made_ns = time.clock_gettime_ns(COARSE)
         while time.clock_gettime_ns(COARSE) <= made_ns + seen.RACY_NS:
@@ -95,38 +82,27 @@ class Builder:
         in_whole_seconds = os.fstat(self._stage).st_ctime_ns % 1_000_000_000 == 0
         return {} if in_whole_seconds else self._folders
 
-    def _new(self, folder: int, entry: Entry, name: bytes, path: bytes, made: seen.Folder) -> _Tree:
-        os.mkdir(name, 0o700, dir_fd=folder)
-        return _Tree(os.open(name, FOLDER, dir_fd=folder), entry, path, made)
-
-    def _tree(self, tree: _Tree) -> None:
+    def _tree(self, folder: int, entry: Entry, path: bytes, made: seen.Folder) -> None:
         """Make all that is in a new folder, however deep."""
-        try:
-            with Descent(tree.folder) as way:
-                top = self._begin(way.folder, _Frame(tree.entry, None, tree.made), tree.path)
-                frames = [top]
-                while frames:
-                    frame = frames[-1]
-                    if not frame.folders:
-                        frames.pop()
-                        if frames:
-                            changed_ns = self.leave(way, frame.entry)
-                            # What is not as it was recorded is looked at again.
-                            frame.made.changed_ns = changed_ns if frame.is_whole else 0
-                        continue
-                    inner = frame.folders.pop()
-                    made = frame.made.folders[inner.name] = _unseen(inner)
-                    if self._crew.wants():
-                        path = self._at(tree.path, frame, inner.name) if self._groups else b""
-                        self._crew.give(self._new(way.folder, inner, inner.name, path, made))
-                        continue
-                    os.mkdir(inner.name, 0o700, dir_fd=way.folder)
-                    way.enter(inner.name)
-                    frames.append(self._begin(way.folder, _Frame(inner, frame, made), tree.path))
-            place.finish(tree.folder, tree.entry, synced=self.synced())
-            tree.made.changed_ns = os.fstat(tree.folder).st_ctime_ns if top.is_whole else 0
-        finally:
-            os.close(tree.folder)
+        with Descent(folder) as way:
+            top = self._begin(way.folder, _Frame(entry, None, made), path)
+            frames = [top]
+            while frames:
+                frame = frames[-1]
+                if not frame.folders:
+                    frames.pop()
+                    if frames:
+                        changed_ns = self.leave(way, frame.entry)
+                        # What is not as it was recorded is looked at again.
+                        frame.made.changed_ns = changed_ns if frame.is_whole else 0
+                    continue
+                inner = frame.folders.pop()
+                below = frame.made.folders[inner.name] = _unseen(inner)
+                os.mkdir(inner.name, 0o700, dir_fd=way.folder)
+                way.enter(inner.name)
+                frames.append(self._begin(way.folder, _Frame(inner, frame, below), path))
+        place.finish(folder, entry, synced=False)
+        made.changed_ns = os.fstat(folder).st_ctime_ns if top.is_whole else 0
 
     def leave(self, way: Descent, entry: Entry) -> int:
         """Leave the folder that was entered last, which is what `entry` says from then on; returns its status change
@@ -134,16 +110,10 @@ class Builder:
         done = os.dup(way.folder)
         try:
             way.leave()  # what the folder is to be may not let us pass any more
-            place.finish(done, entry, synced=self.synced())
+            place.finish(done, entry, synced=False)
             return os.fstat(done).st_ctime_ns
         finally:
             os.close(done)
-
-    def synced(self) -> bool:
-        """Whether one more entry is synced by itself."""
-        if next(self._made) > SYNCED_EACH:
-            self.synced_all = False
-        return self.synced_all
 
     def _begin(self, folder: int, frame: _Frame, path: bytes) -> _Frame:
         """Make all that is in a new folder, but for its folders."""
@@ -171,15 +141,15 @@ class Builder:
         made = granted(entry, privileges=self._privileges)
         if made is None:
             return None
+        self._count += 1
         group = self._groups.get(path)
         if group is None:
-            time_ns = place.make(folder, name, made, self._blobs, synced=self.synced())
+            time_ns = place.make(folder, name, made, self._blobs, synced=False)
             return time_ns if made == entry and _is_ours(entry) else 0
         first = f"linked-{group}".encode()
-        with self._linking:
-            if group not in self._linked:
-                place.make(self._stage, first, made, self._blobs, synced=self.synced())
-                self._linked.add(group)
+        if group not in self._linked:
+            place.make(self._stage, first, made, self._blobs, synced=False)
+            self._linked.add(group)
         os.link(first, name, src_dir_fd=self._stage, dst_dir_fd=folder, follow_symlinks=False)
         return 0
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, BinaryIO
@@ -58,6 +59,8 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
     window: Callable[[], Window] | None = None
     most: int = 0
     """The bytes that it may write to each stream; 0 for as many as any."""
+    stop: threading.Event | None = None
+    """Ends it once it is set."""
 
     def request(self, made: str, blobs: BlobStore) -> ev.CommandRequested:
         """What is put on record before it is run, under the intent `made`. Input that is large goes to `blobs`."""
@@ -100,6 +103,7 @@ def ask(
     stdin: bytes | BinaryIO | None = None,
     background: bool = False,
     window: Callable[[], Window] | None = None,
+    stop: threading.Event | None = None,
 ) -> Asked:
     """What somebody asks for, if it can be run and recorded. Raises `BadInput`, `BadTimeout` and `OutsideWorkspace`."""
     variables, hidden = execution.check_variables(env or {}, secrets or {})
@@ -113,6 +117,7 @@ def ask(
         stdin=stdin,
         background=background,
         window=window,
+        stop=stop,
     )
 
 
@@ -186,13 +191,13 @@ def _by_agent(
     connection = place.connection
     assert connection is not None
     with Spool(sandbox.spool, made) as files:
-        pump = None if on_output is None else partial(_give, files, on_output)
+        pump = None if on_output is None else partial(give, files, on_output)
         try:
             connection.run(made, asked.spec(follow=on_output is not None))
             if asked.stdin is not None:
                 connection.feed(io.BytesIO(asked.stdin) if isinstance(asked.stdin, bytes) else asked.stdin)
             patience = asked.timeout + PATIENCE_SECONDS
-            ended = agent.wait(connection, files, made, patience, pump, sandbox.reconnect, asked.window)
+            ended = agent.wait(connection, files, made, patience, pump, sandbox.reconnect, asked.window, asked.stop)
         except Refused as refused:
             raise refusal(sandbox, refused, asked) from refused
         if ended is None or not ended.swept:
@@ -210,7 +215,7 @@ def _by_shell(
     if asked.stdin is not None:
         raise NO_AGENT
     with ShellSpool(sandbox.spool, made, asked.most) as files:
-        pump = None if on_output is None else partial(_give, files, on_output)
+        pump = None if on_output is None else partial(give, files, on_output)
         ended = shell.run(
             keep.engine, place.container, files, asked.argv, asked.env, asked.folder, asked.timeout, pump, place.end_all
         )
@@ -225,7 +230,7 @@ def collected(command: str, ended: Ended, files: Spool, blobs: BlobStore, hidden
     return executed(command, ended, *(files.output(name, blobs, hidden, ended) for name in STREAMS.values()))
 
 
-def _give(files: Spool | ShellSpool, on_output: Streamed) -> None:
+def give(files: Spool | ShellSpool, on_output: Streamed) -> None:
     """Give the caller what was written since the last time."""
     for name, file in STREAMS.items():
         while data := files.fresh(file):

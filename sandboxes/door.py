@@ -7,6 +7,7 @@ server's tell people and agents. It is used by one thread, and closes the keep t
 from __future__ import annotations
 
 import importlib
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
@@ -35,6 +36,8 @@ class Door:
         self.path = path if opened is None else opened.path
         self.actor = actor
         self.key = key
+        self.stop: threading.Event | None = None
+        """Once it is set, nobody waits for the call any more: a command that runs for it is ended."""
         self._keep = opened
         self._own = opened is None
 

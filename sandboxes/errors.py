@@ -257,6 +257,12 @@ class ConflictRefused(SandkeepError):
     code = "conflict-refused"
 
 
+class CallInterrupted(SandkeepError):
+    """The server crashed while it did what it was asked to; what was recorded stands, and nothing is done again."""
+
+    code = "call-interrupted"
+
+
 class ImageBuildFailed(SandkeepError):
     """The image could not be made."""
 

@@ -45,7 +45,8 @@ def release(keep: Keep, task: str) -> bool:
         container = note.read_text()
     except FileNotFoundError:
         return False
-    if keep.engine.status(container) == "running":
+    # A power failure may leave a note without its content, and nothing that runs.
+    if container and keep.engine.status(container) == "running":
         group = cgroup.find(container, lambda: keep.engine.init_pid(container))
         if group is not None:
             cgroup.thaw(group)

@@ -39,6 +39,22 @@ def held(folder: Path) -> Iterator[str]:
         os.close(descriptor)
 
 
+@contextlib.contextmanager
+def taken_over(folder: Path, intent: str) -> Iterator[bool]:
+    """Hold an intent that was abandoned, as who began it did, until the end of the block; false if it was not, or is
+    settled."""
+    with contextlib.ExitStack() as stack:
+        try:
+            descriptor = os.open(folder / intent, os.O_RDWR | os.O_CLOEXEC)
+            stack.callback(os.close, descriptor)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (FileNotFoundError, BlockingIOError):
+            yield False
+            return
+        yield _is_at(descriptor, folder / intent)
+        (folder / intent).unlink(missing_ok=True)
+
+
 def inherited() -> tuple[int, ...]:
     """The locks of the intents that this thread is in the block of: for a program that does a part of their work."""
     return tuple(getattr(_mine, "descriptors", ()))

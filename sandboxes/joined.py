@@ -10,18 +10,23 @@ output is stored.
 
 from __future__ import annotations
 
+import contextlib
+import threading
 import time
+from functools import partial
 from typing import TYPE_CHECKING
 
 from sandkeep.events import catalogue as ev
 from sandkeep.events.catalogue import Output
 from sandkeep.projections import Pending, registry
-from sandkeep.sandboxes import agent, command
+from sandkeep.sandboxes import agent, command, conflict, intent
 from sandkeep.sandboxes.agent import Broken, Refused
 from sandkeep.sandboxes.container import AGENT, SHELL
-from sandkeep.sandboxes.errors import EngineFailed, SandboxGone
+from sandkeep.sandboxes.errors import EngineFailed, SandboxGone, TaskRefused
+from sandkeep.sandboxes.execution import Result, Streamed
 from sandkeep.sandboxes.outcome import INTERRUPTED
 from sandkeep.sandboxes.outcome import settle as store
+from sandkeep.sandboxes.recorded import Recorded
 from sandkeep.sandboxes.sandbox import Sandbox
 from sandkeep.sandboxes.secrets import Secrets
 from sandkeep.sandboxes.spool import Ended, Spool
@@ -80,6 +85,58 @@ def settle(
         store(keep, task.id, outcome)
         files.remove()
     return outcome
+
+
+def follow(
+    keep: Keep, task_id: str, asked: ev.CommandRequested, on_output: Streamed | None, stop: threading.Event | None
+) -> Result | None:
+    """Wait for a command whose caller died as that would have waited, and return what it did; what it has written is
+    given to `on_output` from its beginning. None if it was never begun, or nobody knows what became of it.
+
+    Whoever settles what crashes left behind may have been first; then it was ended, and this is what is on record.
+    """
+    with intent.taken_over(keep.intents, asked.intent) as mine:
+        if mine and any(pending.intent == asked.intent for pending in Recorded(keep, task_id).state.pending):
+            sandbox = Sandbox(keep, task_id)
+            with Spool(sandbox.spool, asked.intent) as files:
+                ended = _awaited(sandbox, files, asked, on_output, stop)
+                outcome: ev.Outcome = ev.CommandFailed(asked.intent, *INTERRUPTED)
+                if ended is not None:
+                    outcome = _outcome(keep, asked, ended, files)
+                news = conflict.end(keep, task_id, asked.intent)
+                with contextlib.suppress(TaskRefused):  # somebody else was first
+                    store(keep, task_id, outcome)
+                    files.remove()
+                    return command.result(outcome, news) if isinstance(outcome, ev.CommandExecuted) else None
+    return recorded(keep, task_id, asked.intent)
+
+
+def recorded(keep: Keep, task_id: str, made: str) -> Result | None:
+    """What a command of a task did, if that is on record."""
+    for record in Recorded(keep, task_id).history(types=(ev.CommandExecuted.__name__,)):
+        if isinstance(event := record.event, ev.CommandExecuted) and event.intent == made:
+            return command.result(event)
+    return None
+
+
+def _awaited(
+    sandbox: Sandbox,
+    files: Spool,
+    asked: ev.CommandRequested,
+    on_output: Streamed | None,
+    stop: threading.Event | None,
+) -> Ended | None:
+    """What became of a command that may still run; None if nobody knows."""
+    pump = None if on_output is None else partial(command.give, files, on_output)
+    ended = agent.written(files, asked.intent)
+    if ended is None and (connection := sandbox.reconnect()) is not None:
+        patience = asked.timeout_ns / 1e9 + command.PATIENCE_SECONDS
+        with connection, contextlib.suppress(Refused, SandboxGone):
+            connection.attach(asked.intent, follow=pump is not None)
+            ended = agent.wait(connection, files, asked.intent, patience, pump, sandbox.reconnect, stop=stop)
+    if pump is not None:
+        pump()
+    return ended
 
 
 def _form(keep: Keep, sandbox: Sandbox, container: str) -> str | None:

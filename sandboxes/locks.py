@@ -160,7 +160,7 @@ class LockManager:
                 raise
             except BaseException:  # interrupted, or the log failed: our place must not hold up the others
                 with contextlib.suppress(SandkeepError):
-                    if (granted := self._withdraw(task_id, claim)) is not None:
+                    if (granted := self.withdraw(task_id, claim)) is not None:
                         self.release(task_id, granted)
                 raise
         renew = partial(self.renew, task_id, claim)
@@ -333,7 +333,7 @@ class LockManager:
                 expiry = self._next_expiry(task_id, claim)
             now = self._clock().ns
             if give_up is not None and now >= give_up:
-                token = self._withdraw(task_id, claim)
+                token = self.withdraw(task_id, claim)
                 if token is None:
                     raise LockHeld(self._in_the_way(task_id))
                 return token
@@ -358,8 +358,8 @@ class LockManager:
         leases = [each.lease for each in (*lock.holding, *lock.waiting) if each.id != claim]
         return now.ns + min((now.left_ns(lease) for lease in leases), default=int(MAX_LEASE_SECONDS * 1e9))
 
-    def _withdraw(self, task_id: str, claim: str) -> int | None:
-        """Leave the queue; the token, if the claim was granted meanwhile."""
+    def withdraw(self, task_id: str, claim: str) -> int | None:
+        """Leave the queue with a claim; its token, if it was granted meanwhile, which stays."""
         token: list[int] = []
 
         def decide(lock: Lock, state: StateView) -> list[Event]:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import stat
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -22,7 +23,7 @@ from typing import final
 import msgspec
 
 from sandkeep.events import BlobStore
-from sandkeep.events.durable import sync_file_system
+from sandkeep.events.durable import spread, sync_file_system
 from sandkeep.projections import Checkpoint
 from sandkeep.sandboxes import place, snapshot
 from sandkeep.sandboxes.builder import Builder
@@ -96,8 +97,8 @@ def incomplete(checkpoint: str, undo: str, error: Exception) -> RestoreIncomplet
 
 
 def apply(root: int, present: str, target: str, blobs: BlobStore, *, privileges: bool = False) -> Names:
-    """Make the folder open as descriptor `root`, whose tree is `present` now, into the tree `target`, durably; returns
-    what was touched for that.
+    """Make the folder open as descriptor `root`, whose tree is `present` now, into the tree `target`; returns what was
+    touched for that. All of it is durable then, also what was so already.
 
     With `privileges`, devices and files with set-user-id and set-group-id are made too. Raises `BlobMissing`,
     `BlobDamaged` and `RestoreRefused` before anything is touched; `OSError`, and `RestoreIncomplete` if others move
@@ -106,6 +107,7 @@ def apply(root: int, present: str, target: str, blobs: BlobStore, *, privileges:
     planned = plan(present, target, blobs)
     if planned.is_empty:
         _clear(root)
+        sync_file_system(root)
         return {}
     try:
         with _staged(root) as stage:
@@ -115,6 +117,8 @@ def apply(root: int, present: str, target: str, blobs: BlobStore, *, privileges:
             except OSError as error:
                 raise RestoreRefused(f"nothing was changed, since what is new cannot be made: {error}") from error
             restoring.put(root)
+            # Also what stays as it is: whoever wrote it may not have synced it.
+            sync_file_system(root)
             return restoring.touched
     except (WayLost, OtherMount) as error:
         raise RestoreIncomplete("a folder was moved, or mounted, while it was set back; try again") from error
@@ -172,6 +176,7 @@ def _staged(root: int) -> Iterator[int]:
         os.mkdir(STAGE, 0o700, dir_fd=above)
         stage = os.open(STAGE, FOLDER, dir_fd=above)
         try:
+            spread(stage)
             yield stage
         finally:
             os.close(stage)
@@ -206,9 +211,10 @@ class _Restore:
     def __init__(self, stage: int, planned: Plan, blobs: BlobStore, privileges: bool) -> None:
         self._stage = stage
         self._plan = planned
-        self._blobs = blobs
-        self._privileges = privileges
         self._builder = Builder(stage, blobs, planned.new.links, privileges=privileges)
+        self._privileges = privileges
+        # The disk is spread by name (see `durable.spread`), so one that was used before would lead to the same place.
+        self._token = secrets.token_hex(4)
         self._made: list[bytes] = []
         self._taken = 0
         self.touched: Names = {}
@@ -217,12 +223,12 @@ class _Restore:
     def prepare(self) -> None:
         """Make all that is new in the stage."""
         for path, step in self._plan.steps():
-            name = f"new-{len(self._made)}".encode()
+            name = f"new-{self._token}-{len(self._made)}".encode()
             is_made = step.new is not None and not step.is_adjusting and self._builder.make(name, step.new, path)
             self._made.append(name if is_made else b"")
 
     def put(self, root: int) -> None:
-        """Put what was made where it belongs, and take away what does not, durably."""
+        """Put what was made where it belongs, and take away what does not."""
         made, known = iter(self._made), self._builder.known()
         touched = [self.touched]
         with Descent(root) as way:
@@ -241,11 +247,7 @@ class _Restore:
                         self._step(way.folder, move, name)
                         touched[-1][move.name] = known.get(name)
         if self._plan.new.folder.uid >= 0:
-            place.finish(root, self._plan.new.folder, synced=self._builder.synced())
-        elif self._builder.synced_all:
-            os.fsync(root)
-        if not self._builder.synced_all:
-            sync_file_system(root)
+            place.finish(root, self._plan.new.folder, synced=False)
 
     def _step(self, folder: int, step: Step, made: bytes) -> None:
         if step.is_adjusting:
@@ -264,7 +266,7 @@ class _Restore:
         descriptor = place.open_folder(made, self._stage)
         try:
             os.rename(made, step.name, src_dir_fd=self._stage, dst_dir_fd=folder)
-            place.finish(descriptor, step.new, synced=self._builder.synced())
+            place.finish(descriptor, step.new, synced=False)
         finally:
             os.close(descriptor)
 
@@ -281,7 +283,7 @@ class _Restore:
             if is_ours:
                 made = granted(wanted, privileges=self._privileges)
                 assert made is not None
-                place.finish(descriptor, made, synced=self._builder.synced())
+                place.finish(descriptor, made, synced=False)
         finally:
             os.close(descriptor)
         if not is_ours:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import secrets
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -47,10 +48,7 @@ from sandkeep.sandboxes import (
 from sandkeep.sandboxes.agent import Window
 from sandkeep.sandboxes.background import Running
 from sandkeep.sandboxes.command import Asked
-from sandkeep.sandboxes.errors import (
-    EngineUnreachable,
-    RestoreRefused,
-)
+from sandkeep.sandboxes.errors import EngineUnreachable, RestoreRefused
 from sandkeep.sandboxes.execution import Result, Streamed
 from sandkeep.sandboxes.images import quiet
 from sandkeep.sandboxes.lifecycle import Decision, Lifecycle
@@ -117,7 +115,8 @@ class Task(Lifecycle):
         cwd: str = ".",
         stdin: bytes | BinaryIO | None = None,
         on_output: Streamed | None = None,
-        progress: Callable[[str], None] = lambda message: None,
+        stop: threading.Event | None = None,
+        progress: Callable[[str], None] = quiet,
     ) -> Result:
         """Run a command in the sandbox and wait for it. A non-zero exit code is a result, not an error.
 
@@ -128,7 +127,7 @@ class Task(Lifecycle):
         ended, however it forked, and `exit_code` is 124. What else runs in the sandbox goes on. `cwd` lies in the
         workspace. `stdin` is what the command reads; bytes are recorded, an open file is not. A script is `["sh",
         "-s"]` with the script as `stdin`. `on_output` is called, on this thread, with output as it comes; what it
-        raises ends the command as a timeout does. The result is in the log when this returns.
+        raises, or to set `stop`, ends the command as a timeout does. The result is in the log when this returns.
 
         `secrets` are variables too, but what is stored of the command holds `[secret NAME]` in their place, the result
         as well; what `on_output` is given is the caller's own, and raw. See `secrets` for what is recognised.
@@ -137,7 +136,7 @@ class Task(Lifecycle):
         `ImageNotFound`, `SandboxGone`, `BudgetExhausted`, `ExtensionOpen`, `DiskFull`, and `EngineUnreachable`: then
         what became of the command is found when the engine is back.
         """
-        return self._execute(command.ask(argv, timeout, env, secrets, cwd, stdin=stdin), on_output, progress)
+        return self._execute(command.ask(argv, timeout, env, secrets, cwd, stdin=stdin, stop=stop), on_output, progress)
 
     def terminal(
         self,

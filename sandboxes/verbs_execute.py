@@ -64,6 +64,7 @@ def execute(
             cwd=cwd,
             stdin=given,
             on_output=door.output,
+            stop=door.stop,
             progress=door.progress,
         )
     own = _own_workspace(found)

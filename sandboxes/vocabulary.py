@@ -6,12 +6,17 @@ Importing it loads nothing that does anything.
 
 from __future__ import annotations
 
-from sandkeep.sandboxes import vocabulary_setup, vocabulary_tasks, vocabulary_work
+from sandkeep.sandboxes import vocabulary_serve, vocabulary_setup, vocabulary_tasks, vocabulary_work
 from sandkeep.sandboxes.vocabulary_terms import JSON, KEEP, Parameter, Verb
 
 __all__ = ["JSON", "KEEP", "NAMED", "VERBS", "Parameter", "Verb"]
 
-VERBS: tuple[Verb, ...] = (*vocabulary_tasks.VERBS, *vocabulary_work.VERBS, *vocabulary_setup.VERBS)
+VERBS: tuple[Verb, ...] = (
+    *vocabulary_tasks.VERBS,
+    *vocabulary_work.VERBS,
+    *vocabulary_setup.VERBS,
+    *vocabulary_serve.VERBS,
+)
 """All verbs, in the order in which they are listed."""
 
 NAMED: dict[str, Verb] = {verb.name: verb for verb in VERBS}

@@ -115,6 +115,21 @@ def storm(workspace: Path, outside: Path, chance: random.Random) -> Callable[[],
     return swap
 
 
+def folders(workspace: Path, outside: Path, chance: random.Random) -> Callable[[], None]:
+    """Folders for others that have the same names in them, at both depths."""
+    root = os.open(workspace, _FOLDER)
+    names = [b"%d" % place for place in range(PLACES)]
+
+    def swap() -> None:
+        one, other = chance.sample(names, 2)
+        if chance.random() < 0.5:
+            exchange(root, one, other)
+        else:
+            exchange(root, one + b"/inner", other)
+
+    return swap
+
+
 def sealed(chance: random.Random) -> bytes:
     """Some content that tells whether it is whole."""
     content = chance.randbytes(chance.choice((10, 5000, 60_000)))
@@ -170,12 +185,13 @@ def permissions(workspace: Path, outside: Path, chance: random.Random) -> Callab
     paths = [workspace / f"{place}" / name for place in range(PLACES) for name in ("", "file", "inner")]
 
     def swap() -> None:
-        os.chmod(paths[int(chance.random() * len(paths))], chance.choice((0o000, 0o755, 0o711, 0o600)))
+        with contextlib.suppress(OSError):  # a restore may have taken it away
+            os.chmod(paths[int(chance.random() * len(paths))], chance.choice((0o000, 0o755, 0o711, 0o600)))
 
     return swap
 
 
-ATTACKS = {attack.__name__: attack for attack in (links, hard_links, storm, replacing, in_place, permissions)}
+ATTACKS = {attack.__name__: attack for attack in (links, hard_links, storm, folders, replacing, in_place, permissions)}
 
 
 def main() -> None:

@@ -7,6 +7,9 @@ What a program may rely on is what fsync(2), open(2) under O_DSYNC, and rename(2
 - A synchronous write is on the disk when it returns, and nothing else is.
 - A name is on the disk when its folder was synced, not when the file was; until then each change of names may be lost
   by itself. One that moves a file is done as a whole or not at all.
+- Owner, mode and time of a file are any that it had since it was last synced, all three together. Syncing its data
+  alone (fdatasync(2)) need not keep them. What cannot be opened to be synced, a link or a pipe, is there when its name
+  is, and what it has then when the folder is synced.
 - What was waiting when a sync failed may never get to the disk, though a later one succeeds (fsync(2), "EIO").
 """
 
@@ -41,10 +44,32 @@ class Resize(msgspec.Struct, frozen=True, tag=True):
 
 
 class Sync(msgspec.Struct, frozen=True, tag=True):
-    """A file or folder was synced, or that failed."""
+    """A file or folder was synced, or of a file the `data` alone, or that failed."""
 
     target: int
     failed: bool = False
+    data: bool = False
+
+
+class SyncAll(msgspec.Struct, frozen=True, tag=True):
+    """The whole file system was synced."""
+
+
+class Status(msgspec.Struct, frozen=True, tag=True):
+    """A file or folder was given an owner, mode (with its kind) and modification time."""
+
+    target: int
+    mode: int
+    uid: int
+    gid: int
+    mtime_ns: int
+
+
+class Special(msgspec.Struct, frozen=True, tag=True):
+    """A link, to `data`, or a pipe was made; it has no name yet."""
+
+    status: Status
+    data: bytes
 
 
 class Names(msgspec.Struct, frozen=True, tag=True):
@@ -71,14 +96,23 @@ class Begun(msgspec.Struct, frozen=True, tag=True):
     """All before this was there from the beginning."""
 
 
-Call = Write | Resize | Sync | Names | Started | Acknowledged | Begun
-
-State = dict[str, bytes | None]
-"""The files and folders (None) of a disk, by their paths, folders before what is in them."""
+Call = Write | Resize | Sync | SyncAll | Status | Special | Names | Started | Acknowledged | Begun
 
 
+class Node(msgspec.Struct, frozen=True):
+    """A file or a folder (no content): names of the same number are names of one file."""
+
+    number: int
+    content: bytes | None
+    status: Status | None
+
+
+State = dict[str, Node]
+"""The files and folders of a disk, by their paths, folders before what is in them."""
+
+_STATUS = -1
 _Place = tuple[int, int | None]
-"""A file, and a sector of it or, if None, its length."""
+"""A file, and a sector of it or, if None, its length, or `_STATUS`."""
 
 
 @final
@@ -90,6 +124,13 @@ class _File:
         self._stuck: set[int] = set()
         self.pending: dict[int, list[bytes]] = {}
         self.sizes = [0]
+        self.statuses: list[Status | None] = [None]
+        self.is_special = False
+
+    def make_special(self, status: Status, data: bytes) -> None:
+        self.write(0, data)
+        self.sync()
+        self.statuses, self.is_special = [status], True
 
     def write(self, offset: int, data: bytes) -> None:
         end = offset + len(data)
@@ -115,6 +156,9 @@ class _File:
             self.sizes = [len(self._live)]
         else:
             self.sizes = sorted({max(size, end) for size in self.sizes})
+
+    def sync_status(self) -> None:
+        del self.statuses[:-1]
 
     def fail_sync(self) -> None:
         self._stuck.update(self.pending)
@@ -147,6 +191,7 @@ class Disk:
         self._sector = sector
         self._files: dict[int, _File] = {}
         self._names: dict[int, dict[str, int]] = {}
+        self._live: dict[int, dict[str, int]] = {}
         self._waiting: list[Names] = []
 
     def apply(self, call: Call) -> None:
@@ -161,14 +206,32 @@ class Disk:
                 self._file(file).resize(size)
             case Sync(target, True):
                 self._file(target).fail_sync()
-            case Sync(target):
+            case Sync(target, _, data):
                 self._file(target).sync()
+                if not data:
+                    self._file(target).sync_status()
                 done = [each for each in self._waiting if any(folder == target for folder, _, _ in each.changes)]
-                self._waiting = [each for each in self._waiting if each not in done]
-                for each in done:
-                    _change(self._names, each)
+                self._keep(done)
+                for identity in self._live.get(target, {}).values():
+                    if self._file(identity).is_special:
+                        self._file(identity).sync_status()
+            case SyncAll():
+                for each in self._files.values():
+                    each.sync()
+                    each.sync_status()
+                self._keep(self._waiting)
+            case Status(target):
+                self._file(target).statuses.append(call)
+            case Special(status, data):
+                self._file(status.target).make_special(status, data)
             case Names():
                 self._waiting.append(call)
+                _change(self._live, call)
+
+    def _keep(self, done: list[Names]) -> None:
+        self._waiting = [each for each in self._waiting if each not in done]
+        for each in done:
+            _change(self._names, each)
 
     def states(self, chance: random.Random, most: int) -> Iterator[State]:
         """All states that the disk can be in now if they are no more than `most`, and else so many drawn by chance: the
@@ -181,6 +244,9 @@ class Disk:
             for number, versions in file.pending.items():
                 places.append((identity, number))
                 sizes.append(len(versions) + 1)
+            if len(file.statuses) > 1:
+                places.append((identity, _STATUS))
+                sizes.append(len(file.statuses))
         if math.prod(sizes) <= most:
             vectors: Iterator[Sequence[int]] = itertools.product(*map(range, sizes))
         else:
@@ -209,13 +275,16 @@ class Disk:
                 _change(names, change)
         lengths: dict[int, int] = {}
         versions: dict[int, dict[int, int]] = {}
+        statuses: dict[int, int] = {}
         for (identity, number), chosen in zip(places, vector[len(self._waiting) :], strict=True):
             if number is None:
                 lengths[identity] = self._files[identity].sizes[chosen]
+            elif number == _STATUS:
+                statuses[identity] = chosen
             else:
                 versions.setdefault(identity, {})[number] = chosen
         found: State = {}
-        self._walk(names, ROOT, "", lengths, versions, found)
+        self._walk(names, ROOT, "", lengths, versions, statuses, found)
         return found
 
     def _walk(
@@ -225,15 +294,19 @@ class Disk:
         path: str,
         lengths: Mapping[int, int],
         versions: Mapping[int, Mapping[int, int]],
+        statuses: Mapping[int, int],
         found: State,
     ) -> None:
         for name, identity in sorted(names.get(folder, {}).items()):
             place = f"{path}{name}"
+            file = self._file(identity)
+            status = file.statuses[statuses.get(identity, 0)]
             if identity % 2:
-                found[place] = self._file(identity).content(lengths.get(identity, 0), versions.get(identity, {}))
+                content = file.content(lengths.get(identity, 0), versions.get(identity, {}))
+                found[place] = Node(identity, content, status)
             else:
-                found[place] = None
-                self._walk(names, identity, f"{place}/", lengths, versions, found)
+                found[place] = Node(identity, None, status)
+                self._walk(names, identity, f"{place}/", lengths, versions, statuses, found)
 
     def _file(self, identity: int) -> _File:
         return self._files.setdefault(identity, _File(self._sector))

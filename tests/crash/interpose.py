@@ -55,6 +55,18 @@ SIGNATURES: dict[str, tuple[type, ...]] = {
     "mkdir": (INT, TEXT, INT),
     "mkdirat": (INT, INT, TEXT, INT),
     "rmdir": (INT, TEXT),
+    "symlink": (INT, TEXT, TEXT),
+    "symlinkat": (INT, TEXT, INT, TEXT),
+    "mkfifo": (INT, TEXT, INT),
+    "mknodat": (INT, INT, TEXT, INT, LONG),
+    "chmod": (INT, TEXT, INT),
+    "fchmod": (INT, INT, INT),
+    "fchmodat": (INT, INT, TEXT, INT, INT),
+    "chown": (INT, TEXT, INT, INT),
+    "fchown": (INT, INT, INT, INT),
+    "fchownat": (INT, INT, TEXT, INT, INT, INT),
+    "futimens": (INT, INT, ADDRESS),
+    "utimensat": (INT, INT, TEXT, ADDRESS, INT),
 }
 """The result and the arguments of each function that can be replaced."""
 

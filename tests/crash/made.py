@@ -25,5 +25,5 @@ def main() -> None:
     states = list(disk.states(random.Random(0), 100))
     assert len(states) == 100
     for state in states:
-        assert {path: state.get(path) for path in wanted} == wanted
+        assert {path: state[path].content for path in wanted if path in state} == wanted
         assert "keep/log/data.mdb" in state

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import stat
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,7 +17,7 @@ from typing import Literal, final
 
 import msgspec
 
-from .disk import ROOT, Begun, Call, Names, Resize, Sync, Write
+from .disk import ROOT, Begun, Call, Names, Resize, Special, Status, Sync, Write
 from .interpose import INT, LONG, SIGNATURES, SIZE, TEXT, Real, Replacement, interposed
 
 _AT_FDCWD = -100
@@ -53,6 +54,7 @@ class Recorder:
         self._folders: dict[int, dict[str, int]] = {ROOT: {}}
         self._sizes: dict[int, int] = {}
         self._opened: dict[int, tuple[int, int]] = {}
+        self._inodes: dict[tuple[int, int], int] = {}
         self._count = 0
         self.calls: list[Call] = []
         self.made = 0
@@ -80,14 +82,35 @@ class Recorder:
     def _take(self, path: bytes, folder: int) -> None:
         """What is there already."""
         for entry in os.scandir(path):
-            identity = self._new(entry.is_dir())
+            is_folder = entry.is_dir(follow_symlinks=False)
+            identity = self._new(is_folder)
             self._name((folder, os.fsdecode(entry.name), identity))
-            if entry.is_dir():
+            self._status(identity, entry.stat(follow_symlinks=False))
+            if is_folder:
                 self._take(entry.path, identity)
             else:
                 self._write(identity, 0, Path(os.fsdecode(entry.path)).read_bytes())
                 self.calls.append(Sync(identity))
         self.calls.append(Sync(folder))
+
+    def look(self, path: Path) -> None:
+        """Record owners, modes and times of all that is in a folder, which writing changes too."""
+        with self._lock:
+            for each in (path, *path.rglob("*")):
+                self._status(self._inodes[_inode(found := each.lstat())], found)
+
+    def _status(self, identity: int, found: os.stat_result) -> None:
+        self._inodes[_inode(found)] = identity
+        self.calls.append(Status(identity, found.st_mode, found.st_uid, found.st_gid, found.st_mtime_ns))
+
+    def _of(self, descriptor: int) -> int | None:
+        """What a descriptor is of, which may be a duplicate."""
+        if descriptor in self._opened:
+            return self._opened[descriptor][0]
+        try:
+            return self._inodes.get(_inode(os.fstat(descriptor)))
+        except OSError:
+            return None
 
     def _new(self, folder: bool) -> int:
         """A number for a file, which is odd, or for a folder."""
@@ -120,7 +143,8 @@ class Recorder:
     def _find(self, path: bytes, at: int = _AT_FDCWD) -> tuple[int, str, int | None] | None:
         """The folder that a path is in, its name there, and what it leads to; None if that is not below the root."""
         if at != _AT_FDCWD and not path.startswith(b"/"):
-            folder, parts = self._opened.get(at, (1, 0))[0], [os.fsdecode(path)]
+            above = self._of(at)
+            folder, parts = -1 if above is None else above, [os.fsdecode(path)]
         else:
             whole = os.path.join(os.path.realpath(os.path.dirname(path) or b"."), os.path.basename(path))
             if whole == self._root:
@@ -154,7 +178,7 @@ class Recorder:
 
     def _open(self, real: Real, arguments: Sequence[object], at: int, path: bytes, flags: int) -> int:
         place = self._find(path, at)
-        if place is None:
+        if place is None or place[1] in (".", ".."):
             return real(*arguments)
         folder, name, found = place
         made = found is None and flags & os.O_CREAT
@@ -170,6 +194,7 @@ class Recorder:
             self._sizes[found] = 0
             self.calls.append(Resize(found, 0))
         self._opened[result] = (found, flags)
+        self._inodes[_inode(os.fstat(result))] = found
         return result
 
     def close(self, real: Real, descriptor: int) -> int:
@@ -227,11 +252,11 @@ class Recorder:
         return self._synced("fdatasync", real, descriptor)
 
     def _synced(self, name: str, real: Real, descriptor: int) -> int:
-        if descriptor not in self._opened:
+        target = self._of(descriptor)
+        if target is None:
             return real(descriptor)
-        target, _ = self._opened[descriptor]
         result = self._tried(name, real, descriptor)
-        self.calls.append(Sync(target, failed=result < 0))
+        self.calls.append(Sync(target, failed=result < 0, data=name == "fdatasync"))
         return result
 
     def ftruncate(self, real: Real, descriptor: int, size: int) -> int:
@@ -294,18 +319,80 @@ class Recorder:
         return result
 
     def mkdir(self, real: Real, path: bytes, mode: int) -> int:
-        return self._mkdir(real, (path, mode), self._find(path))
+        return self._made("mkdir", real, (path, mode), _AT_FDCWD, path)
 
     def mkdirat(self, real: Real, at: int, path: bytes, mode: int) -> int:
-        return self._mkdir(real, (at, path, mode), self._find(path, at))
+        return self._made("mkdir", real, (at, path, mode), at, path)
 
-    def _mkdir(self, real: Real, arguments: Sequence[object], place: tuple[int, str, int | None] | None) -> int:
+    def symlink(self, real: Real, target: bytes, path: bytes) -> int:
+        return self._made("symlink", real, (target, path), _AT_FDCWD, path, target)
+
+    def symlinkat(self, real: Real, target: bytes, at: int, path: bytes) -> int:
+        return self._made("symlink", real, (target, at, path), at, path, target)
+
+    def mkfifo(self, real: Real, path: bytes, mode: int) -> int:
+        return self._made("mknod", real, (path, mode), _AT_FDCWD, path)
+
+    def mknodat(self, real: Real, at: int, path: bytes, mode: int, device: int) -> int:
+        return self._made("mknod", real, (at, path, mode, device), at, path)
+
+    def _made(
+        self, name: str, real: Real, arguments: Sequence[object], at: int, path: bytes, target: bytes = b""
+    ) -> int:
+        place = self._find(path, at)
         if place is None or place[2] is not None:
             return real(*arguments)
-        result = self._tried("mkdir", real, *arguments)
+        result = self._tried(name, real, *arguments)
         if result == 0:
-            self._name((place[0], place[1], self._new(True)))
+            identity = self._new(name == "mkdir")
+            found = _status(at, path)
+            self._inodes[_inode(found)] = identity
+            if not stat.S_ISDIR(found.st_mode):
+                status = Status(identity, found.st_mode, found.st_uid, found.st_gid, found.st_mtime_ns)
+                self.calls.append(Special(status, target))
+            self._name((place[0], place[1], identity))
         return result
+
+    def chmod(self, real: Real, path: bytes, mode: int) -> int:
+        return self._changed(real, (path, mode), _AT_FDCWD, path)
+
+    def fchmod(self, real: Real, descriptor: int, mode: int) -> int:
+        return self._changed(real, (descriptor, mode), descriptor)
+
+    def fchmodat(self, real: Real, at: int, path: bytes, mode: int, flags: int) -> int:
+        return self._changed(real, (at, path, mode, flags), at, path)
+
+    def chown(self, real: Real, path: bytes, uid: int, gid: int) -> int:
+        return self._changed(real, (path, uid, gid), _AT_FDCWD, path)
+
+    def fchown(self, real: Real, descriptor: int, uid: int, gid: int) -> int:
+        return self._changed(real, (descriptor, uid, gid), descriptor)
+
+    def fchownat(self, real: Real, at: int, path: bytes, uid: int, gid: int, flags: int) -> int:
+        return self._changed(real, (at, path, uid, gid, flags), at, path)
+
+    def futimens(self, real: Real, descriptor: int, times: int) -> int:
+        return self._changed(real, (descriptor, times), descriptor)
+
+    def utimensat(self, real: Real, at: int, path: bytes | None, times: int, flags: int) -> int:
+        return self._changed(real, (at, path, times, flags), at, path)
+
+    def _changed(self, real: Real, arguments: Sequence[object], at: int, path: bytes | None = None) -> int:
+        """Owner, mode or time of what is at the path, or open as `at`."""
+        result = real(*arguments)
+        if result == 0:
+            found = os.fstat(at) if path is None else _status(at, path)
+            if (identity := self._inodes.get(_inode(found))) is not None:
+                self._status(identity, found)
+        return result
+
+
+def _inode(found: os.stat_result) -> tuple[int, int]:
+    return found.st_dev, found.st_ino
+
+
+def _status(at: int, path: bytes) -> os.stat_result:
+    return os.stat(path, dir_fd=None if at == _AT_FDCWD else at, follow_symlinks=False)
 
 
 def _pieces(vector: int, count: int) -> list[tuple[int, int]]:

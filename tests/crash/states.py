@@ -8,8 +8,10 @@ What is under way is written to standard error, for whoever finds that this proc
 from __future__ import annotations
 
 import logging
+import os
 import random
 import shutil
+import stat
 import sys
 from collections.abc import Iterator
 from contextlib import closing
@@ -107,18 +109,35 @@ def _check_copies(folder: Path, log_id: bytes) -> None:
 def make(state: State, folder: Path) -> None:
     """Make a folder what the state says."""
     folder.mkdir()
-    for path, content in state.items():
-        if content is None:
-            (folder / path).mkdir()
+    names: dict[int, Path] = {}
+    for name, node in state.items():
+        path = folder / name
+        mode = 0 if node.status is None else node.status.mode
+        if node.content is None:
+            path.mkdir()
+        elif node.number in names:
+            path.hardlink_to(names[node.number])
+        elif stat.S_ISLNK(mode):
+            path.symlink_to(os.fsdecode(node.content))
+        elif stat.S_ISFIFO(mode):
+            os.mkfifo(path)
         else:
-            (folder / path).write_bytes(content)
+            path.write_bytes(node.content)
+        names[node.number] = path
+    for name, node in reversed(state.items()):
+        if node.status is not None:
+            path, status = folder / name, node.status
+            os.chown(path, status.uid, status.gid, follow_symlinks=False)
+            if not stat.S_ISLNK(status.mode):
+                path.chmod(stat.S_IMODE(status.mode))
+            os.utime(path, ns=(status.mtime_ns, status.mtime_ns), follow_symlinks=False)
 
 
 def _digest(state: State, promises: Promises) -> bytes:
     hasher = blake3(f"{len(promises.started)} {len(promises.acknowledged)} {len(promises.notes)}".encode())
-    for path, content in state.items():
-        hasher.update(f"{path} {-1 if content is None else len(content)}\0".encode())
-        hasher.update(content or b"")
+    for path, node in state.items():
+        hasher.update(f"{path} {-1 if node.content is None else len(node.content)}\0".encode())
+        hasher.update(node.content or b"")
     return hasher.digest()
 
 

@@ -106,6 +106,20 @@ def test_a_sandbox_that_was_held_still_by_one_who_died_goes_on(keep: Keep, writi
     assert numbers(keep, writing.checkpoint().digest) > first
 
 
+@pytest.mark.parametrize("left", [b"", bytes(64)], ids=["empty", "zeros"])
+def test_a_note_that_a_power_failure_took_the_content_of_holds_nothing_up(
+    keep: Keep, writing: Task, left: bytes
+) -> None:
+    note = keep.path / "run" / "still" / writing.id
+    note.parent.mkdir(exist_ok=True)
+    note.write_bytes(left)
+    assert writing.execute(["true"]).exit_code == 0
+    assert freezer.abandoned(keep) == []
+    note.write_bytes(left)
+    assert any("held still" in line for line in keep.reconcile(again=True))
+    assert freezer.abandoned(keep) == []
+
+
 def test_a_checkpoint_is_taken_while_no_engine_answers(
     keep: Keep, writing: Task, monkeypatch: pytest.MonkeyPatch
 ) -> None:

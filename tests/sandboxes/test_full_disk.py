@@ -10,8 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from sandkeep.events import SandkeepError, reserve
+from sandkeep.events import BlobsUnavailable, SandkeepError, reserve
+from sandkeep.projections import TaskState
 from sandkeep.sandboxes import Keep, Task, care
+
+from ..conftest import close
 
 MIB = 1 << 20
 
@@ -80,3 +83,45 @@ def test_a_checkpoint_that_a_full_disk_refuses_leaves_nothing_half_made(small: K
     task.checkpoint("last")
     task.restore_checkpoint(first.id)
     assert (task.workspace / "3").stat().st_size == 50_000
+
+
+@pytest.mark.engine
+def test_a_full_disk_under_a_paused_sandbox_leaves_it_paused_and_its_checkpoints_whole(small: Keep) -> None:
+    task = small.create_task("a test")
+    try:
+        write(task, 1)
+        task.start_sandbox()
+        first = task.checkpoint("first")
+        assert care.set_aside(small)
+        task.pause()
+        container = str(task.state.container)
+        write(task, 2)
+        filling = fill(small, 0)
+        second = task.checkpoint("with the reserve")
+        assert not (small.path / "blobs" / "reserve").exists()
+        filling = fill(small, 0)
+        write_over(task, 3)
+        with pytest.raises(BlobsUnavailable, match=r"the disk is full.*remove something.*then try again"):
+            task.checkpoint("without")
+        assert small.engine.status(container) == "paused"
+        assert task.state.state is TaskState.PAUSED
+        assert [each.id for each in task.checkpoints()] == [first.id, second.id]
+        assert list(small.blobs.verify()) == []
+        filling.unlink()
+        third = task.checkpoint("with room")
+        assert small.engine.status(container) == "paused"
+        task.resume()
+        task.restore_checkpoint(first.id)
+        assert task.execute(["sh", "-c", "cat * | wc -c"]).stdout.data == b"3000000\n"
+        assert [each.id for each in task.checkpoints()][:3] == [first.id, second.id, third.id]
+        assert small.verify().ok
+    finally:
+        close(small)
+
+
+def write_over(task: Task, seed: int) -> None:
+    """Other content in the files there are, for which no room is needed."""
+    chance = random.Random(seed)
+    for path in task.workspace.iterdir():
+        with open(path, "r+b") as file:
+            file.write(chance.randbytes(50_000))

@@ -97,7 +97,7 @@ def test_what_was_made_is_not_read_again_and_every_change_of_it_is_seen(
     tmp_path: Path, blobs: BlobStore, privileges: bool
 ) -> None:
     tree = hostile_tree(tmp_path / "tree")
-    for number in range(3 * builder.SYNCED_EACH):
+    for number in range(3 * builder.FEW):
         file = tree / "many" / f"{number % 20}" / "inner" / f"{number}"
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(f"{number}")
@@ -341,33 +341,30 @@ def test_what_cannot_be_read_is_found_before_anything_is_touched(
 # ---- on the disk
 
 
-@pytest.mark.parametrize(
-    ("each", "expected"),
-    [
-        (100, ["fsync new-0", "fsync new-1", "fsync sub", "fsync tree"]),
-        (1, ["fsync new-0", "sync_file_system tree"]),
-    ],
-    ids=["few", "many"],
-)
 def test_what_was_written_is_synced_when_a_restore_returns(
-    folder: Path, blobs: BlobStore, monkeypatch: pytest.MonkeyPatch, each: int, expected: list[str]
+    folder: Path, blobs: BlobStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     target = take(folder, blobs).digest
     (folder / "file").write_text("changed")
     (folder / "sub" / "other").unlink()
-    synced: list[str] = []
+    synced: list[bytes] = []
 
-    def noting(real: Callable[[int], None]) -> Callable[[int], None]:
-        def sync(descriptor: int) -> None:
-            synced.append(f"{real.__name__} {Path(os.readlink(f'/proc/self/fd/{descriptor}')).name}")
-            real(descriptor)
-
-        return sync
+    def sync(descriptor: int) -> None:
+        synced.append((folder / "file").read_bytes())
+        durable.sync_file_system(descriptor)
 
     with opened(folder) as root:
         present = snapshot.take(root, blobs).digest
-        monkeypatch.setattr(builder, "SYNCED_EACH", each)
-        monkeypatch.setattr(os, "fsync", noting(os.fsync))
-        monkeypatch.setattr(restore, "sync_file_system", noting(durable.sync_file_system))
+        monkeypatch.setattr(restore, "sync_file_system", sync)
         restore.apply(root, present, target, blobs)
-    assert synced == expected
+    assert synced == [(folder / "file").read_bytes()] != [b"changed"]
+    assert (folder / "sub" / "other").exists()
+
+
+def test_what_stays_as_it_is_is_synced_too(folder: Path, blobs: BlobStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = take(folder, blobs).digest
+    synced: list[str] = []
+    monkeypatch.setattr(restore, "sync_file_system", lambda root: synced.append(os.readlink(f"/proc/self/fd/{root}")))
+    with opened(folder) as root:
+        restore.apply(root, target, target, blobs)
+    assert synced == [str(folder)]

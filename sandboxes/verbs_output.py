@@ -1,0 +1,44 @@
+"""What the verb does that reads the output of a command, a part at a time. It holds no logic of its own."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from sandkeep.events import BadInput
+from sandkeep.events.catalogue import CommandExecuted
+from sandkeep.sandboxes import background, execution
+from sandkeep.sandboxes.documents_agents import OutputPart
+from sandkeep.sandboxes.door import Door
+
+MOST_BYTES = 1 << 20
+
+
+def read_output(
+    door: Door,
+    *,
+    task: str,
+    command: str,
+    stream: Literal["stdout", "stderr"] = "stdout",
+    offset: int = 0,
+    length: int = 16_000,
+) -> OutputPart:
+    """A part of what a command has written; of one in the background, so far. Raises `BadInput`, and what reading
+    blobs raises."""
+    found, most = door.keep.task(task), min(length, MOST_BYTES)
+    for record in found.history(types=(CommandExecuted.__name__,)):
+        event = record.event
+        if isinstance(event, CommandExecuted) and event.intent == command:
+            output = event.stdout if stream == "stdout" else event.stderr
+            data = execution.content(output, door.keep.blobs)
+            return _part(found.id, command, stream, offset, data[offset : offset + most], len(data), False)
+    running = background.find(door.keep, found.id, command)
+    data = running.output(stream, offset, most)
+    return _part(found.id, running.id, stream, offset, data, offset + len(data), True)
+
+
+def _part(task: str, command: str, stream: str, offset: int, data: bytes, size: int, runs: bool) -> OutputPart:
+    if offset > size:
+        raise BadInput(f"there are {size} bytes of {stream}; begin at one of them")
+    end = offset + len(data)
+    text = data.decode("utf-8", "replace")
+    return OutputPart(task, command, stream, offset, len(data), size, text, runs, end if runs or end < size else None)
