@@ -16,7 +16,7 @@ from rich.table import Table
 
 from sandkeep.events import SandkeepError
 from sandkeep.events.catalogue import SandboxLost
-from sandkeep.sandboxes import Keep, Task, render
+from sandkeep.sandboxes import Keep, Task, documents_record, render, show_record
 from sandkeep.sandboxes.images import quiet
 from sandkeep.sandboxes.verification import verify_log
 
@@ -79,7 +79,7 @@ def work(folder: Path) -> None:
             lost = [record for record in task.history() if isinstance(record.event, SandboxLost)]
             must(len(lost) == 1, "the log says that a sandbox was lost, and a new one works on the same files")
         with step("show the history"):
-            render.print_records(task.history())
+            show_record.history([documents_record.history_record(each, abandoned=False) for each in task.history()], {})
         digest = digest_of(keep)
     finally:
         keep.close()

@@ -6,7 +6,9 @@ tasks takes. A verb's parameters are made when it is the one that is called, and
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import typer
@@ -17,30 +19,42 @@ from typer.models import OptionInfo
 
 from sandkeep.sandboxes.vocabulary_terms import JSON, KEEP, Parameter, Verb
 
+Act = Callable[[Verb, dict[str, Any]], int]
+
+_INNER = {"audit": "Show others that the record is whole."}
+_CLAUSE_END = re.compile(r"[:;.](?:\s|$)")
 _NUMBERS = {int: "integer", float: "number"}
 
 
-def group(name: str, help: str, verbs: Sequence[Verb], act: Callable[[Verb, dict[str, Any]], int]) -> TyperGroup:
+def group(name: str, help: str, verbs: Sequence[Verb], act: Act) -> TyperGroup:
     """A command that has a command for each of the `verbs`, which calls `act` with what was given. Verbs that have two
     words in their name are commands of a command that has the first."""
     return _Group(name, help, verbs, act)
 
 
 class _Group(TyperGroup):
-    def __init__(self, name: str, help: str, verbs: Sequence[Verb], act: Callable[[Verb, dict[str, Any]], int]) -> None:
+    def __init__(self, name: str, help: str, verbs: Sequence[Verb], act: Act) -> None:
         super().__init__(name=name, help=help, no_args_is_help=True, rich_markup_mode=None)
         self._themes: dict[str, list[str]] = {}
         for verb in verbs:
-            if verb.name not in self.commands:
-                self.commands[verb.name] = _Command(verb, act)
-                self._themes.setdefault(verb.theme, []).append(verb.name)
+            first, _, second = verb.name.partition(" ")
+            if first in self.commands:
+                continue
+            if second:
+                inner = [
+                    replace(each, name=each.name.partition(" ")[2])
+                    for each in verbs
+                    if each.name.startswith(f"{first} ")
+                ]
+                self.commands[first] = _Group(first, _INNER[first], inner, act)
+            else:
+                self.commands[first] = _Command(verb, act)
+            self._themes.setdefault(verb.theme, []).append(first)
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         """List the verbs by their themes."""
         width = formatter.width - 6 - max(map(len, self.commands))
-        listed = {name for names in self._themes.values() for name in names}
-        themes = self._themes | {"More": [name for name in self.commands if name not in listed]}
-        for theme, names in themes.items():
+        for theme, names in self._themes.items():
             with formatter.section(theme):
                 formatter.write_dl([(name, self.commands[name].get_short_help_str(width)) for name in names])
 
@@ -48,11 +62,12 @@ class _Group(TyperGroup):
 class _Command(TyperCommand):
     """One verb. Its parameters are made when they are first asked for."""
 
-    def __init__(self, verb: Verb, act: Callable[[Verb, dict[str, Any]], int]) -> None:
+    def __init__(self, verb: Verb, act: Act) -> None:
         example = f"\b\nExample:\n  {verb.example}" if verb.example else None
         super().__init__(
-            name=verb.name.rpartition(" ")[2],
+            name=verb.name,
             help=verb.help,
+            short_help=_CLAUSE_END.split(verb.help, maxsplit=1)[0],
             epilog=example,
             callback=lambda **given: act(verb, given),
             rich_markup_mode=None,

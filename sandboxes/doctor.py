@@ -50,14 +50,14 @@ class Finding(msgspec.Struct, frozen=True):
     act: bool = False
 
 
-def examine(path: Path, engine: Engine) -> list[Finding]:
-    """Everything that there is to say about the keep in `path`, the engine and this host."""
+def examine(path: Path, engine: Engine, opened: Keep | None = None) -> list[Finding]:
+    """Everything that there is to say about the keep in `path`, perhaps `opened` already, the engine and this host."""
     runtime = ""
     with contextlib.suppress(SandkeepError):  # said below
         runtime = settings.load(path).sandboxes.runtime
     found = [*_host(), *_engine(engine, runtime)]
     try:
-        with Keep.open(path) as keep:
+        with Keep.open(path) if opened is None else contextlib.nullcontext(opened) as keep:
             found += [*_keep(keep), *_steward(keep), *_sandboxes(keep, engine), *_machine(keep)]
     except SandkeepError as error:
         found.append(Finding("keep", str(error), "see docs/guides/recovery.md if it is damaged", True))

@@ -6,7 +6,6 @@ document is neither taken away nor given another meaning. What is left out unles
 
 from __future__ import annotations
 
-import datetime
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +15,7 @@ from msgspec import UNSET, UnsetType
 from sandkeep.events.catalogue import CacheChoice, Version
 from sandkeep.projections import TaskState
 from sandkeep.sandboxes.disk import Share
+from sandkeep.sandboxes.text import moment
 
 if TYPE_CHECKING:
     from sandkeep import projections
@@ -199,20 +199,14 @@ class Process(msgspec.Struct, frozen=True):
     timeout_s: float
 
 
-def moment(time_ns: int) -> str:
-    """A time as RFC 3339 has it, in UTC, to the microsecond."""
-    whole = datetime.datetime.fromtimestamp(time_ns // 10**9, datetime.UTC)
-    return whole.replace(microsecond=time_ns // 1000 % 10**6).isoformat().replace("+00:00", "Z")
-
-
 def task(found: registry.Task) -> Task:
     """The document of a task."""
-    return Task(**_task(found))
+    return Task(**task_fields(found))
 
 
 def made_task(found: registry.Task, workspace: str) -> MadeTask:
     """The document of a task that has just been made."""
-    return MadeTask(**_task(found), workspace=workspace)
+    return MadeTask(**task_fields(found), workspace=workspace)
 
 
 def shown_task(
@@ -227,7 +221,7 @@ def shown_task(
 ) -> ShownTask:
     """The document of a task with what belongs to it."""
     return ShownTask(
-        **_task(found),
+        **task_fields(found),
         workspace=workspace,
         checkpoints=[checkpoint(each) for each in checkpoints],
         forked_from=None if origin is None else Origin(*origin),
@@ -282,7 +276,8 @@ def process(found: Running) -> Process:
     return Process(found.id, asked.argv, asked.cwd, asked.timeout_ns / 1e9)
 
 
-def _task(found: registry.Task) -> dict[str, Any]:
+def task_fields(found: registry.Task) -> dict[str, Any]:
+    """The fields of a task's document."""
     same = (
         "id",
         "title",

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import importlib
 import threading
+import types
+import typing
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
@@ -50,11 +52,16 @@ class Door:
             self._keep = Keep.open(self.path, actor=self.actor)
         return self._keep
 
+    @property
+    def opened(self) -> Keep | None:
+        """The keep, if it is open already."""
+        return self._keep
+
     def progress(self, said: str) -> None:
         """Something that takes a while goes on."""
 
-    def measured(self, done: int, total: int) -> None:
-        """So much of it is done."""
+    def measured(self, done: int, total: int, *, size: bool = True) -> None:
+        """So much of it is done: bytes, if it is a `size`."""
 
     def output(self, stream: str, data: bytes) -> None:
         """What a command writes to "stdout" or "stderr", as it comes. What this raises ends the command."""
@@ -86,6 +93,14 @@ def named(function: str) -> Callable[..., Any]:
     module, _, name = function.partition(":")
     found: Callable[..., Any] = getattr(importlib.import_module(f"sandkeep.sandboxes.{module}"), name)
     return found
+
+
+def answers(verb: Verb) -> tuple[Any, ...]:
+    """The types that a verb's answer may have; of one that `streams`, each of its answers."""
+    made = typing.get_type_hints(named(verb.run))["return"]
+    if verb.streams:
+        made = typing.get_args(made)[0]
+    return typing.get_args(made) if isinstance(made, types.UnionType) else (made,)
 
 
 def run(verb: Verb, door: Door, arguments: dict[str, Any]) -> Any:

@@ -49,6 +49,11 @@ class Isolation(msgspec.Struct, frozen=True):
     closed: bool
     attempts: tuple[Attempt, ...]
 
+    @property
+    def ok(self) -> bool:
+        """Whether it is closed."""
+        return self.closed
+
 
 def check(keep: Keep, task: Task | None = None) -> Isolation:
     """Try all ways out of the sandbox of `task`, or of one that is made for this and removed.

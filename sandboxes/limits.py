@@ -145,7 +145,12 @@ def chosen(asked: Mapping[str, object], defaults: Limits) -> Limits | None:
     return limits if wanted else None
 
 
-def document(limits: Limits) -> dict[str, object]:
+def named(*values: object) -> dict[str, object]:
+    """What is asked for, in the order of `NAMES`, by name."""
+    return dict(zip(NAMES, values, strict=True))
+
+
+def document(limits: Limits) -> dict[str, float]:
     """The limits by their names in `NAMES`, as numbers: bytes, processors, seconds."""
     return {
         name: getattr(limits, field) / kind.scale if kind.scale != 1 else getattr(limits, field)

@@ -32,7 +32,7 @@ class McpDoor(Door):
         """Told as a line."""
         self._tell(f"{said}\n")
 
-    def measured(self, done: int, total: int) -> None:
+    def measured(self, done: int, total: int, *, size: bool = True) -> None:
         """Told as a line."""
         self._tell(f"{done} of {total}\n")
 

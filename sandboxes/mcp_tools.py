@@ -13,7 +13,7 @@ from msgspec import Meta
 
 from sandkeep.events import BadInput
 from sandkeep.sandboxes import vocabulary
-from sandkeep.sandboxes.door import named
+from sandkeep.sandboxes.door import answers
 from sandkeep.sandboxes.vocabulary_terms import Parameter, Verb
 
 READ_OUTPUT = Verb(
@@ -55,7 +55,7 @@ def arguments_type(verb: Verb) -> type[msgspec.Struct]:
         elif each.required:
             fields.append((each.name, kind))
         else:
-            fields.append((each.name, kind if each.default is not None else Optional[kind], each.default))  # noqa: UP045
+            fields.append((each.name, kind, each.default))
     return msgspec.defstruct(f"{verb.tool}_arguments", fields, kw_only=True, forbid_unknown_fields=True, frozen=True)
 
 
@@ -76,22 +76,21 @@ def input_schema(verb: Verb) -> Schema:
 
 @functools.cache
 def output_schema(verb: Verb) -> Schema:
-    """The JSON Schema of what a verb gives. An agent gets lists as the field `result` of an object."""
-    many = verb.result.startswith("list[") or verb.streams
-    names = verb.result.removeprefix("list[").removesuffix("]").split(" | ")
-    types = [named(each.replace(".", ":", 1)) for each in names]
-    refs, parts = msgspec.json.schema_components(types, ref_template="#/$defs/{name}")
-    one: Schema = refs[0] if len(refs) == 1 else {"anyOf": list(refs)}
-    if many:
-        return {
-            "type": "object",
-            "properties": {"result": {"type": "array", "items": one}},
-            "required": ["result"],
-            "$defs": parts,
-        }
-    return (_schema(types[0]) if len(types) == 1 else {"type": "object", "$defs": parts}) | (
-        {} if len(types) == 1 else one
-    )
+    """The JSON Schema of what a verb gives. An agent gets what is no object as the field `result` of
+    one."""
+    refs, parts = msgspec.json.schema_components(answers(verb), ref_template="#/$defs/{name}")
+    if verb.streams:
+        refs = tuple({"type": "array", "items": ref} for ref in refs)
+    kinds = [ref if "$ref" in ref else _wrapped(ref) for ref in refs]
+    if len(kinds) > 1:
+        return {"type": "object", "anyOf": kinds, "$defs": parts}
+    (kind,) = kinds
+    whole: Schema = parts.pop(kind["$ref"].removeprefix("#/$defs/")) if "$ref" in kind else kind
+    return whole | ({"$defs": parts} if parts else {})
+
+
+def _wrapped(one: Schema) -> Schema:
+    return {"type": "object", "properties": {"result": one}, "required": ["result"]}
 
 
 def _schema(type: Any) -> Schema:
@@ -101,7 +100,11 @@ def _schema(type: Any) -> Schema:
 
 
 def _kind(each: Parameter) -> Any:
-    kind: Any = Literal[each.choices] if each.choices else each.type
+    kind: Any = Literal[choices] if (choices := each.offered_choices or each.choices) else each.type
+    if each.least is not None:
+        kind = Annotated[kind, Meta(ge=each.least)]
     if each.many:
-        return Annotated[tuple[kind, ...], Meta(description=each.help)]
-    return Annotated[kind, Meta(description=each.help, ge=each.least)]
+        kind = tuple[kind, ...]
+    elif not each.required and each.default is None:
+        kind = Optional[kind]  # noqa: UP045
+    return Annotated[kind, Meta(description=each.help)]

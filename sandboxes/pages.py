@@ -22,9 +22,8 @@ from sandkeep.events import Record
 from sandkeep.events import catalogue as ev
 from sandkeep.projections import registry, summary
 from sandkeep.projections.branches import RECENT
-from sandkeep.projections.summary import Decision, Tally
-from sandkeep.sandboxes.render import moment, plain
-from sandkeep.sandboxes.render_recorded import stats_document
+from sandkeep.projections.summary import Decision, Stats, Tally
+from sandkeep.sandboxes.text import escaped, moment
 
 FORMAT = 4
 """Raised whenever the same stream would give other pages."""
@@ -137,7 +136,7 @@ def state_page(recall: Recall) -> bytes:
             "went_back": recall.plan.back,
             "forked_from": recall.plan.forked,
             "pending": [{"kind": each.kind, "since": moment(each.time_ns)} for each in task.pending],
-            "stats": stats_document(summary.stats(task, recall.tally)),
+            "stats": numbers(summary.stats(task, recall.tally)),
         }
     document |= {
         "revision": recall.revision,
@@ -188,9 +187,24 @@ def plan_page(recall: Recall) -> bytes:
     return ("\n".join(lines) + "\n").encode()
 
 
+def numbers(stats: Stats) -> dict[str, Any]:
+    """The numbers of a task, by name."""
+    return {
+        "events": stats.events,
+        "executions": stats.executions,
+        "failures": stats.failures,
+        "timed_out": stats.timed_out,
+        "running_s": stats.running_ns / 1e9,
+        "output_bytes": stats.output_bytes,
+        "checkpoints": stats.checkpoints,
+        "restores": stats.restores,
+        "decisions": stats.decisions,
+    }
+
+
 def markdown(text: str) -> str:
     """Foreign text on one line of Markdown, where it stands for itself."""
-    text = _MARKUP.sub(r"\\\1", plain(text).plain.strip())
+    text = _MARKUP.sub(r"\\\1", escaped(text).strip())
     return _LIST_ITEM.sub(lambda found: f"\\{found[1]}" if found[1] else f"{found[2]}\\{found[3]}", text)
 
 

@@ -42,6 +42,11 @@ class Repaired(msgspec.Struct, frozen=True):
     missing: tuple[str, ...]
     affected: tuple[Affected, ...]
 
+    @property
+    def ok(self) -> bool:
+        """Whether nothing is missing."""
+        return not self.missing
+
 
 def repair(keep: Keep, sources: Sequence[Path] = (), progress: Callable[[str], None] = lambda words: None) -> Repaired:
     """Bring back what is damaged or gone of all that the log vouches for. Raises `BadInput` for what is no source."""

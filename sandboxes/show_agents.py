@@ -1,10 +1,11 @@
-"""What the command line shows people of agents, their locks and their own workspaces."""
+"""What the command line shows people of agents, their locks, their own workspaces and their conflicts."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-from sandkeep.sandboxes import documents_work, render
+from sandkeep.events.catalogue import Rule
+from sandkeep.sandboxes import documents, documents_work, render
 
 
 def attached(held: documents_work.Attached, asked: Mapping[str, object]) -> None:
@@ -30,3 +31,55 @@ def merged(done: documents_work.Merged, asked: Mapping[str, object]) -> None:
             f" open; to undo, restore {done.undo}"
         )
     print(render.plain(f"{done.agent}'s own workspace {done.own} {became}"))
+
+
+def locks(found: list[documents_work.Lock], asked: Mapping[str, object]) -> None:
+    """Who holds what, who waits, and how contended each lock was."""
+    held = [
+        (
+            lock.task,
+            render.plain(each.agent),
+            "holds" if isinstance(each, documents_work.Holder) else "waits",
+            each.mode,
+            str(each.token) if isinstance(each, documents_work.Holder) else "",
+            render.second(each.since),
+            f"{each.left_s:.0f} s" if each.left_s else "over",
+        )
+        for lock in found
+        for each in (*lock.holding, *lock.waiting)
+    ]
+    columns = ("TASK", "AGENT", "", "MODE", "TOKEN", "SINCE", "LEASE LEFT")
+    render.print_rows(columns, held, "nobody holds a lock or waits for one")
+    counted = []
+    for lock in found:
+        counts = lock.counts
+        numbers = (counts.grants, counts.contended, counts.expired, counts.broken, counts.timed_out)
+        counted.append((lock.task, *map(str, numbers), f"{counts.longest_wait_s:.3f} s"))
+    if counted:
+        columns = ("TASK", "GRANTS", "CONTENDED", "EXPIRED", "BROKEN", "TIMED OUT", "LONGEST WAIT")
+        render.print_rows(columns, counted)
+
+
+def broken(done: documents_work.Broken, asked: Mapping[str, object]) -> None:
+    """Who a lock was taken from, a line each."""
+    for each in done.broken:
+        print(render.plain(f"{done.task}  taken from {each.agent}, token {each.token}"))
+
+
+def conflicts(found: list[documents.Conflict], asked: Mapping[str, object]) -> None:
+    """Conflicts, a line each."""
+    for each in found:
+        conflict(each, asked)
+
+
+def conflict(found: documents.Conflict, asked: Mapping[str, object]) -> None:
+    """A conflict, on one line."""
+    sides = f"{', '.join(found.agents)} over {', '.join(found.others) or 'nobody known'}"
+    state = f"{found.taken} taken" if found.taken else "open"
+    print(render.plain(f"{found.id}  {found.kind}  {found.path}  {sides}  {state}"))
+
+
+def rules(found: list[Rule], asked: Mapping[str, object]) -> None:
+    """How conflicts are settled, a line for each rule."""
+    for rule in found:
+        print(render.plain(f"{rule.pattern}={rule.strategy}"))

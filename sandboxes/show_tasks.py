@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 
 from rich.text import Text
 
-from sandkeep.sandboxes import documents, render
+from sandkeep.sandboxes import documents, documents_record, render
 from sandkeep.sandboxes.quantity import show_size
 
 COLOURS = {
@@ -29,6 +29,33 @@ def page(found: documents.TaskPage, asked: Mapping[str, object]) -> None:
     table(found.tasks)
     if found.next is not None:
         print(f"there are more: --cursor {found.next}")
+
+
+def found(tasks: list[documents_record.FoundTask], asked: Mapping[str, object]) -> None:
+    """A table of the tasks that fit."""
+    table(tasks, "no task fits; try fewer words, or 'sandkeep list-tasks'")
+
+
+def state(task: documents.Task, asked: Mapping[str, object]) -> None:
+    """What a verb that changed a task's state has to say."""
+    print(f"{task.id}  {task.state}")
+
+
+def tags(task: documents.Task, asked: Mapping[str, object]) -> None:
+    """The tags that a task has now."""
+    print(render.plain(f"{task.id}  {' '.join(task.tags)}"))
+
+
+def changes(found: list[documents_record.Changed], asked: Mapping[str, object]) -> None:
+    """A table of what became of tasks."""
+    rows = []
+    for each in found:
+        fields = (
+            f"{name}: {render.short(name, both.before)} → {render.short(name, both.after)}"
+            for name, both in each.fields.items()
+        )
+        rows.append((each.task.id, each.change.value, render.plain(each.task.title), render.plain(", ".join(fields))))
+    render.print_rows(("TASK", "CHANGE", "TITLE", "FIELDS"), rows, "nothing changed")
 
 
 def table(tasks: Iterable[documents.Task], empty: str = "no tasks yet; 'sandkeep create-task TITLE' makes one") -> None:

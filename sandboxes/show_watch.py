@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sandkeep.projections import registry
-from sandkeep.sandboxes import render, show_tasks
+from sandkeep.sandboxes import render, show_tasks, text
 from sandkeep.sandboxes.quantity import show_size
 from sandkeep.sandboxes.watch import Picture, Used
 
@@ -113,7 +113,7 @@ def _agents(picture: Picture, most: int) -> Table:
             "holds" if agent.token else Text("waits", "yellow"),
             agent.mode,
             str(agent.token or ""),
-            render.second(render.moment(agent.since_ns)),
+            render.second(text.moment(agent.since_ns)),
             f"{agent.left_s:.0f} s" if agent.left_s else Text("over", "red"),
         )
     if not picture.agents:
@@ -126,10 +126,10 @@ def _events(picture: Picture, most: int) -> Table:
     for record in picture.records[len(picture.records) - min(most, len(picture.records)) :]:
         table.add_row(
             str(record.position),
-            render.moment(record.time_ns)[11:23],
+            text.moment(record.time_ns)[11:23],
             render.plain(record.stream),
             Text(record.type, "bold"),
-            render.plain(render.summary(record)),
+            render.plain(render.summary(record.event)),
         )
     return table
 

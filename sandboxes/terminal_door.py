@@ -22,13 +22,24 @@ class TerminalDoor(Door):
         self._json = json
         self._speaks = speaks
         self._shown = contextlib.ExitStack()
+        self._said = ""
         self._say: Callable[[str], None] | None = None
+        self._measure: Callable[[int, int], None] | None = None
 
     def progress(self, said: str) -> None:
         """On a terminal, beside a spinner; elsewhere a line for each new thing, once it has taken a second."""
         if self._say is None:
             self._say = render.say_slowly() if self._speaks else self._shown.enter_context(render.progress())
+        self._said = said
         self._say(said)
+
+    def measured(self, done: int, total: int, *, size: bool = True) -> None:
+        """On a terminal, a bar of it beside the rest."""
+        if self._measure is None:
+            self.quieten()
+            shown = render.measured(self._said, size=size)
+            self._say, self._measure = self._shown.enter_context(shown)
+        self._measure(done, total)
 
     def output(self, stream: str, data: bytes) -> None:
         """On the stream of ours that has the same name."""
@@ -37,15 +48,14 @@ class TerminalDoor(Door):
             render.write((sys.stdout if stream == "stdout" else sys.stderr).buffer, data)
 
     def note(self, said: str) -> None:
-        """A line on standard error; a document says it otherwise."""
+        """A line on standard error."""
         self.quieten()
-        if not self._json:
-            print(f"sandkeep: {render.plain(said)}", file=sys.stderr)
+        print(f"sandkeep: {render.plain(said)}", file=sys.stderr)
 
     def quieten(self) -> None:
         """Take away what shows progress, before something else is shown."""
         self._shown.close()
-        self._say = None
+        self._say = self._measure = None
 
     def close(self) -> None:
         """Close the keep, and show no more progress."""

@@ -1,16 +1,20 @@
-"""What the verb that runs a command does, in the foreground with its streams, or in the background. It holds no
-logic."""
+"""What the verbs for commands do: run one in the foreground with its streams, in the background, or in a terminal. They
+hold no logic."""
 
 from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Sequence
+import shutil
+import termios
+import tty
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
 from sandkeep.events import BadInput
-from sandkeep.sandboxes import documents
+from sandkeep.sandboxes import background, documents, documents_work
+from sandkeep.sandboxes.agent import Window
 from sandkeep.sandboxes.door import Door
 from sandkeep.sandboxes.execution import DEFAULT_TIMEOUT_SECONDS, MAX_TIMEOUT_SECONDS
 from sandkeep.sandboxes.own_workspace import OwnTask
@@ -80,6 +84,66 @@ def execute(
     if result.news:
         door.note(str(result.news))
     return documents.ran(result, door.keep.blobs, own)
+
+
+def processes(door: Door, *, task: str) -> list[documents.Process]:
+    """The commands that run in the background; see `Task.running`."""
+    return [documents.process(each) for each in door.keep.task(task).running()]
+
+
+def process_output(
+    door: Door, *, task: str, command: str, stderr: bool = False, after: int = 0
+) -> documents_work.Written:
+    """What a command in the background has written so far; see `Running.output`."""
+    found = background.find(door.keep, door.keep.task(task).id, command)
+    stream, data, at = "stderr" if stderr else "stdout", b"", after
+    while more := found.output(stream, at):
+        at += len(more)
+        data = (data + more)[: documents.OUTPUT_BYTES]
+        # Whatever it was on, here it is what was asked for.
+        door.output("stdout", more)
+    return documents_work.Written(found.id, after, at, data)
+
+
+def wait_process(door: Door, *, task: str, command: str, timeout: float | None = None) -> documents.Ran | None:
+    """Wait for a command in the background; see `Running.wait`."""
+    result = background.find(door.keep, door.keep.task(task).id, command).wait(timeout)
+    return None if result is None else documents.ran(result, door.keep.blobs)
+
+
+def stop_process(door: Door, *, task: str, command: str) -> documents.Ran:
+    """End a command in the background; see `Running.stop`."""
+    result = background.find(door.keep, door.keep.task(task).id, command).stop()
+    return documents.ran(result, door.keep.blobs)
+
+
+def terminal(door: Door, *, task: str, argv: Sequence[str] = (), token: int | None = None) -> documents_work.Ended:
+    """Open a terminal in a task's sandbox, by ours; see `Task.terminal`."""
+    found = door.keep.task(task, token)
+    env = {"TERM": os.environ.get("TERM", "dumb")}
+    renewed = door.keep.locking.renewing(found.id, token)
+    with renewed, _raw(), open(0, "rb", buffering=0, closefd=False) as keyboard:
+        result = found.terminal(argv or ["sh"], keyboard, door.output, _window, env=env)
+    return documents_work.Ended(result.command, result.exit_code)
+
+
+@contextlib.contextmanager
+def _raw() -> Iterator[None]:
+    """Our own terminal passes every key on, and is as before in the end."""
+    if not os.isatty(0):
+        yield
+        return
+    before = termios.tcgetattr(0)
+    try:
+        tty.setraw(0)
+        yield
+    finally:
+        termios.tcsetattr(0, termios.TCSADRAIN, before)
+
+
+def _window() -> Window:
+    size = shutil.get_terminal_size()
+    return size.lines, size.columns
 
 
 def _own_workspace(task: Task) -> str | None:

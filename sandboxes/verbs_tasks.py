@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import cast
 
 from sandkeep.projections import Filter, Sort, TaskState
-from sandkeep.sandboxes import documents, view
+from sandkeep.sandboxes import documents, documents_record, limits, view
 from sandkeep.sandboxes.door import Door
 from sandkeep.sandboxes.errors import BadSettings
+from sandkeep.sandboxes.fork_task import Asked
+from sandkeep.sandboxes.task import Task
 
 
 def create_task(
@@ -49,17 +52,7 @@ def create_task(
         allow=allow,
         private=private,
         services=services,
-        limits={
-            "memory": memory,
-            "swap": swap,
-            "cpus": cpus,
-            "pids": pids,
-            "tmp": tmp,
-            "disk": disk,
-            "open_files": open_files,
-            "output": output,
-            "time": time,
-        },
+        limits=limits.named(memory, swap, cpus, pids, tmp, disk, open_files, output, time),
         caches=None if no_caches else cache,
         writable_root=writable_root,
         progress=door.progress,
@@ -122,6 +115,87 @@ def show_task(door: Door, *, task: str, as_of: str | None = None) -> documents.S
             disk=share,
             caches=() if workspace is None else keep.caches.of(state.id),
         )
+
+
+def find_task(
+    door: Door, *, words: Sequence[str], limit: int = 20, as_of: str | None = None
+) -> list[documents_record.FoundTask]:
+    """The tasks that fit words best; see `View.find`."""
+    with door.keep.as_of(as_of) as then:
+        return [documents_record.found_task(each) for each in then.find(" ".join(words), limit=limit)]
+
+
+def changes(door: Door, *, since: str, until: str | None = None) -> list[documents_record.Changed]:
+    """What became of tasks between two moments; see `Keep.changes`."""
+    return [documents_record.changed(each) for each in door.keep.changes(since, until)]
+
+
+def tag_task(door: Door, *, task: str, add: Sequence[str] = (), remove: Sequence[str] = ()) -> documents.Task:
+    """Give a task tags, and take tags from it; see `Task.tag`."""
+    found = door.keep.task(task)
+    found.tag(add=add, remove=remove)
+    return documents.task(found.state)
+
+
+def fork_task(
+    door: Door,
+    *,
+    task: str,
+    checkpoint: str,
+    title: str | None = None,
+    owner: str | None = None,
+    tag: Sequence[str] = (),
+    image: str | None = None,
+    network: str | None = None,
+    allow: Sequence[str] = (),
+    private: Sequence[str] = (),
+    services: Sequence[str] = (),
+) -> documents.MadeTask:
+    """Create a task that begins as another was at a checkpoint; see `Keep.fork_task`."""
+    named = {"title": title, "owner": owner, "tags": tag or None, "image": image, "network": network}
+    more = {"allow": allow or None, "private": private or None, "services": services or None}
+    asked = cast(Asked, {name: value for name, value in (named | more).items() if value is not None})
+    asked["progress"] = door.progress
+    made = door.keep.fork_task(task, checkpoint, **asked)
+    return documents.made_task(made.state, str(made.workspace))
+
+
+def pause_task(door: Door, *, task: str, token: int | None = None) -> documents.Task:
+    """Freeze a task's sandbox; see `Task.pause`."""
+    return _after(door, task, token, Task.pause)
+
+
+def resume_task(door: Door, *, task: str, token: int | None = None) -> documents.Task:
+    """Let a paused task go on; see `Task.resume`."""
+    return _after(door, task, token, Task.resume)
+
+
+def stop_task(door: Door, *, task: str, token: int | None = None) -> documents.Task:
+    """Remove a task's sandbox; see `Task.stop`."""
+    return _after(door, task, token, Task.stop)
+
+
+def reopen_task(door: Door, *, task: str, reason: str = "", token: int | None = None) -> documents.Task:
+    """Let an ended task go on; see `Task.reopen`."""
+    return _after(door, task, token, lambda found: found.reopen(reason))
+
+
+def complete_task(
+    door: Door, *, task: str, summary: str = "", failed: bool = False, token: int | None = None
+) -> documents.Task:
+    """End a task; see `Task.complete` and `Task.fail`."""
+    return _after(door, task, token, lambda found: found.fail(summary) if failed else found.complete(summary))
+
+
+def cleanup_task(door: Door, *, task: str, token: int | None = None) -> documents.Task:
+    """Remove what an ended task has; see `Task.clean_up`."""
+    return _after(door, task, token, Task.clean_up)
+
+
+def _after(door: Door, task: str, token: int | None, act: Callable[[Task], None]) -> documents.Task:
+    found = door.keep.task(task, token)
+    act(found)
+    return documents.task(found.state)
 
 
 def _time(text: str | None) -> int | None:

@@ -6,14 +6,29 @@ Importing it loads nothing that does anything.
 
 from __future__ import annotations
 
-from sandkeep.sandboxes import vocabulary_serve, vocabulary_setup, vocabulary_tasks, vocabulary_work
+from sandkeep.sandboxes import (
+    vocabulary_agents,
+    vocabulary_checkpoints,
+    vocabulary_commands,
+    vocabulary_keep,
+    vocabulary_record,
+    vocabulary_resources,
+    vocabulary_serve,
+    vocabulary_setup,
+    vocabulary_tasks,
+)
 from sandkeep.sandboxes.vocabulary_terms import JSON, KEEP, Parameter, Verb
 
 __all__ = ["JSON", "KEEP", "NAMED", "VERBS", "Parameter", "Verb"]
 
 VERBS: tuple[Verb, ...] = (
     *vocabulary_tasks.VERBS,
-    *vocabulary_work.VERBS,
+    *vocabulary_commands.VERBS,
+    *vocabulary_checkpoints.VERBS,
+    *vocabulary_agents.VERBS,
+    *vocabulary_record.VERBS,
+    *vocabulary_resources.VERBS,
+    *vocabulary_keep.VERBS,
     *vocabulary_setup.VERBS,
     *vocabulary_serve.VERBS,
 )

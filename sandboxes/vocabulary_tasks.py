@@ -2,7 +2,20 @@
 
 from __future__ import annotations
 
-from sandkeep.sandboxes.vocabulary_terms import AS_OF, LIMIT, LIMITS, REACH, TASK, Parameter, Verb
+from dataclasses import replace
+
+from sandkeep.sandboxes.vocabulary_terms import (
+    ADD,
+    AS_OF,
+    LIMIT,
+    LIMITS,
+    REACH,
+    REMOVE,
+    TASK,
+    TOKEN,
+    Parameter,
+    Verb,
+)
 
 _TASKS = "Tasks"
 _STATES = ("created", "active", "paused", "completed", "failed", "cleaned")
@@ -134,5 +147,151 @@ VERBS = (
         run="verbs_tasks:show_task",
         show="show_tasks:task",
         parameters=(TASK, AS_OF),
+    ),
+    Verb(
+        name="find-task",
+        theme=_TASKS,
+        help="Find tasks by words in any order, also begun or misspelt; the best first, then the newest.",
+        example="sandkeep find-task login tets",
+        tool="find_task",
+        tool_help=(
+            "Find tasks by words of their titles or tags, in any order, also begun or misspelt, or by the beginning of"
+            " an id. The best fit comes first."
+        ),
+        slash=True,
+        result="list[documents_record.FoundTask]",
+        run="verbs_tasks:find_task",
+        show="show_tasks:found",
+        parameters=(
+            Parameter(
+                name="words",
+                help="Words of the title or of tags, or the beginning of an id.",
+                many=True,
+                positional=True,
+                required=True,
+                metavar="WORDS...",
+            ),
+            replace(LIMIT, default=20),
+            AS_OF,
+        ),
+    ),
+    Verb(
+        name="changes",
+        theme=_TASKS,
+        help="Show which tasks were created, changed (field by field) and ended between two moments.",
+        example="sandkeep changes --from 2026-01-31 --to 2026-02-01",
+        result="list[documents_record.Changed]",
+        run="verbs_tasks:changes",
+        show="show_tasks:changes",
+        parameters=(
+            Parameter(
+                name="since",
+                help="A position or a time; what came after it.",
+                required=True,
+                option="--from",
+                metavar="MOMENT",
+            ),
+            Parameter(name="until", help="Only up to here, not to now.", option="--to", metavar="MOMENT"),
+        ),
+    ),
+    Verb(
+        name="tag-task",
+        theme=_TASKS,
+        help="Give a task tags, and take tags from it.",
+        example="sandkeep tag-task 4f1c --add urgent --remove later",
+        tool="tag_task",
+        tool_help="Give a task tags, and take tags from it; list_tasks and find_task find it by them.",
+        result="documents.Task",
+        run="verbs_tasks:tag_task",
+        show="show_tasks:tags",
+        parameters=(TASK, ADD, REMOVE),
+    ),
+    Verb(
+        name="pause-task",
+        theme=_TASKS,
+        help="Freeze a task's sandbox; commands are refused until resume-task.",
+        example="sandkeep pause-task 4f1c",
+        tool="pause_task",
+        tool_help="Freeze a task's sandbox with all that runs in it; commands are refused until resume_task.",
+        result="documents.Task",
+        run="verbs_tasks:pause_task",
+        show="show_tasks:state",
+        parameters=(TASK, TOKEN),
+    ),
+    Verb(
+        name="resume-task",
+        theme=_TASKS,
+        help="Let a paused task go on.",
+        example="sandkeep resume-task 4f1c",
+        tool="resume_task",
+        tool_help="Let a paused task go on, with all that ran in its sandbox.",
+        slash=True,
+        result="documents.Task",
+        run="verbs_tasks:resume_task",
+        show="show_tasks:state",
+        parameters=(TASK, TOKEN),
+    ),
+    Verb(
+        name="stop-task",
+        theme=_TASKS,
+        help="Remove a task's sandbox. The workspace stays, and the next command starts another sandbox.",
+        example="sandkeep stop-task 4f1c",
+        tool="stop_task",
+        tool_help=(
+            "Remove a task's sandbox, ending all that runs in it. The workspace stays, and the next command starts"
+            " another sandbox."
+        ),
+        result="documents.Task",
+        run="verbs_tasks:stop_task",
+        show="show_tasks:state",
+        parameters=(TASK, TOKEN),
+    ),
+    Verb(
+        name="complete-task",
+        theme=_TASKS,
+        help="End a task: its sandbox is removed; workspace and checkpoints stay until cleanup-task.",
+        example='sandkeep complete-task 4f1c --summary "the test passes"',
+        tool="complete_task",
+        tool_help=(
+            "End a task when its work is done, with a summary of what came of it, or as failed with the reason. Its"
+            " sandbox is removed; its workspace and its checkpoints stay, and reopen_task lets it go on."
+        ),
+        slash=True,
+        result="documents.Task",
+        run="verbs_tasks:complete_task",
+        show="show_tasks:state",
+        parameters=(
+            TASK,
+            Parameter(name="summary", help="What came of it.", default="", metavar="TEXT"),
+            Parameter(name="failed", help="It was given up; --summary says why.", type=bool, default=False),
+            TOKEN,
+        ),
+    ),
+    Verb(
+        name="reopen-task",
+        theme=_TASKS,
+        help="Let a completed or failed task go on in the workspace that it had, unless it has been cleaned up.",
+        example='sandkeep reopen-task 4f1c --reason "one more case"',
+        tool="reopen_task",
+        tool_help="Let a completed or failed task go on in the workspace that it had, unless it was cleaned up.",
+        result="documents.Task",
+        run="verbs_tasks:reopen_task",
+        show="show_tasks:state",
+        parameters=(TASK, Parameter(name="reason", help="Why it goes on.", default="", metavar="TEXT"), TOKEN),
+    ),
+    Verb(
+        name="cleanup-task",
+        theme=_TASKS,
+        help="Remove what an ended task has on disk and in Docker. Its history and its checkpoints stay.",
+        example="sandkeep cleanup-task 4f1c",
+        tool="cleanup_task",
+        tool_help=(
+            "Remove the workspace of a task that has ended. Its history and its checkpoints stay, but it cannot go on:"
+            " do this only when the user has what they wanted of it."
+        ),
+        result="documents.Task",
+        run="verbs_tasks:cleanup_task",
+        show="show_tasks:state",
+        parameters=(TASK, TOKEN),
     ),
 )

@@ -16,7 +16,7 @@ class Parameter:
 
     On the command line it is an argument by its place if `positional`, or else the option `--name` or `option`; what
     stands for its value in help is `metavar`, and it is read from the variable `envvar` if it is left out. An agent is
-    not asked for what is `people_only`.
+    not asked for what is `people_only`, and has no more than `offered_choices`, if there are any.
     """
 
     name: str
@@ -32,6 +32,7 @@ class Parameter:
     metavar: str = ""
     envvar: str = ""
     people_only: bool = False
+    offered_choices: tuple[str, ...] = ()
 
     @property
     def flag(self) -> str:

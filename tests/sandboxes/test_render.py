@@ -12,7 +12,8 @@ from sandkeep.events import BlobStore, Record
 from sandkeep.events import catalogue as ev
 from sandkeep.projections import Checkpoint, Pending, TaskState
 from sandkeep.projections.registry import Task
-from sandkeep.sandboxes import Result, render, render_checkpoints
+from sandkeep.sandboxes import Result, documents, documents_record, render, show_record, show_tasks
+from sandkeep.sandboxes.text import moment
 
 EVIL = "\x1b[31m\u202e\x00[bold]x[/bold]"
 
@@ -45,26 +46,28 @@ def test_foreign_text_is_harmless_and_complete(text: str, plain: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("time_ns", "moment"),
+    ("time_ns", "expected"),
     [(0, "1970-01-01T00:00:00Z"), (1_700_000_000_123_456_789, "2023-11-14T22:13:20.123456Z"), (10**9 + 999, None)],
 )
-def test_a_moment_is_in_utc_to_the_microsecond(time_ns: int, moment: str | None) -> None:
-    assert render.moment(time_ns) == (moment or "1970-01-01T00:00:01Z")
+def test_a_moment_is_in_utc_to_the_microsecond(time_ns: int, expected: str | None) -> None:
+    assert moment(time_ns) == (expected or "1970-01-01T00:00:01Z")
 
 
 def test_tables_hold_everything_and_no_control_characters(capfdbinary: pytest.CaptureFixture[bytes]) -> None:
-    render.print_tasks([a_task()])
+    show_tasks.table([documents.task(a_task())])
     text = shown(capfdbinary)
     assert "0123456789ab" in text
     assert "failed" in text
     assert "[bold]x[/bold]" in text
     checkpoint = Checkpoint("c" * 12, "0123456789ab", "d" * 64, 3, 4, EVIL, ("a", "b"), 5, 10**18)
-    render.print_task(a_task(), EVIL)
-    render_checkpoints.print_checkpoints([checkpoint])
+    shown_task = documents.shown_task(
+        a_task(), workspace=EVIL, checkpoints=[checkpoint], origin=None, own=(), disk=None, caches=()
+    )
+    show_tasks.task(shown_task, {})
     text = shown(capfdbinary)
     assert "CommandRequested since 2001-09-09" in text
     assert "2 torn" in text
-    render.print_tasks([])
+    show_tasks.table([])
     assert "no tasks yet" in shown(capfdbinary)
 
 
@@ -90,12 +93,13 @@ def record(event: msgspec.Struct) -> Record:
     ids=lambda value: type(value).__name__,
 )
 def test_a_record_is_summed_up_on_one_line(event: msgspec.Struct, summary: str) -> None:
-    assert render.summary(record(event)).startswith(summary)
-    assert "\n" not in render.summary(record(event))
+    assert render.summary(event).startswith(summary)
+    assert "\n" not in render.summary(event)
 
 
 def test_records_are_lines_that_machines_can_cut(capfdbinary: pytest.CaptureFixture[bytes]) -> None:
-    render.print_records([record(ev.TaskFailed(EVIL)), record(ev.CommandRequested("i", ("x" * 300,), "/", (), 1))])
+    records = [record(ev.TaskFailed(EVIL)), record(ev.CommandRequested("i", ("x" * 300,), "/", (), 1))]
+    show_record.history([documents_record.history_record(each, abandoned=False) for each in records], {})
     lines = shown(capfdbinary).splitlines()
     assert len(lines) == 2
     assert lines[0].split()[0] == "9"
@@ -108,7 +112,7 @@ def result(stdout: ev.Output) -> Result:
 
 def test_output_that_is_no_text_is_exact_in_base64(tmp_path: Path) -> None:
     blobs = BlobStore(tmp_path)
-    document = json.loads(msgspec.json.encode(render.result_document(result(ev.Output(3, b"\xffab")), blobs)))
+    document = json.loads(msgspec.json.encode(documents.ran(result(ev.Output(3, b"\xffab")), blobs)))
     assert document["stdout"] == "\ufffdab"
     assert document["stdout_base64"] == "/2Fi"
     assert "stderr_base64" not in document
@@ -116,21 +120,21 @@ def test_output_that_is_no_text_is_exact_in_base64(tmp_path: Path) -> None:
 
 
 def test_a_document_holds_only_so_much_of_a_stream(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(render, "JSON_OUTPUT_BYTES", 5)
+    monkeypatch.setattr(documents, "OUTPUT_BYTES", 5)
     blobs = BlobStore(tmp_path)
     digest = blobs.put(b"0123456789")
-    document = render.result_document(result(ev.Output(10, None, digest)), blobs)
-    assert (document["stdout"], document["stdout_blob"]) == ("01234", digest)
-    assert (document["stdout_bytes"], document["stdout_truncated"]) == (10, True)
+    document = documents.ran(result(ev.Output(10, None, digest)), blobs)
+    assert (document.stdout, document.stdout_blob) == ("01234", digest)
+    assert (document.stdout_bytes, document.stdout_truncated) == (10, True)
 
 
 def test_text_cut_within_a_character_is_still_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(render, "JSON_OUTPUT_BYTES", 5)
+    monkeypatch.setattr(documents, "OUTPUT_BYTES", 5)
     blobs = BlobStore(tmp_path)
     digest = blobs.put("äääää".encode())
-    document = render.result_document(result(ev.Output(10, None, digest)), blobs)
-    assert str(document["stdout"]).startswith("ää")
-    assert document["stdout_truncated"]
+    document = documents.ran(result(ev.Output(10, None, digest)), blobs)
+    assert document.stdout.startswith("ää")
+    assert document.stdout_truncated
 
 
 def test_progress_is_quiet_at_first_and_goes_to_standard_error(
