@@ -34,7 +34,7 @@ def group(name: str, help: str, verbs: Sequence[Verb], act: Act) -> TyperGroup:
 
 class _Group(TyperGroup):
     def __init__(self, name: str, help: str, verbs: Sequence[Verb], act: Act) -> None:
-        super().__init__(name=name, help=help, no_args_is_help=True, rich_markup_mode=None)
+        super().__init__(name=name, help=help, rich_markup_mode=None)
         self._themes: dict[str, list[str]] = {}
         for verb in verbs:
             first, _, second = verb.name.partition(" ")

@@ -11,7 +11,6 @@ import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import BinaryIO
 
 import msgspec
 from rich.console import Console, RenderableType
@@ -31,20 +30,6 @@ from sandkeep.sandboxes.text import escaped
 
 _PATIENCE_SECONDS = 1.0
 _DIGEST = re.compile(r"(?:sha256:)?([0-9a-f]{12})[0-9a-f]{28,52}")
-
-
-def print_json(document: object) -> None:
-    """One JSON document, on one line of standard output."""
-    write(sys.stdout.buffer, msgspec.json.encode(document) + b"\n")
-
-
-def write(stream: BinaryIO, data: bytes) -> None:
-    """Write to a stream at once. Raises `BrokenPipeError` without a number: typer would end us for one with it."""
-    try:
-        stream.write(data)
-        stream.flush()
-    except BrokenPipeError as error:
-        raise BrokenPipeError("nobody reads any more") from error
 
 
 def plain(text: str) -> Text:

@@ -8,8 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import final
 
-from sandkeep.sandboxes import render
+from sandkeep.sandboxes import stdout
 from sandkeep.sandboxes.door import Door
+from sandkeep.sandboxes.text import escaped
 
 
 @final
@@ -29,6 +30,8 @@ class TerminalDoor(Door):
     def progress(self, said: str) -> None:
         """On a terminal, beside a spinner; elsewhere a line for each new thing, once it has taken a second."""
         if self._say is None:
+            from sandkeep.sandboxes import render  # which a question that is answered at once needs not
+
             self._say = render.say_slowly() if self._speaks else self._shown.enter_context(render.progress())
         self._said = said
         self._say(said)
@@ -36,6 +39,8 @@ class TerminalDoor(Door):
     def measured(self, done: int, total: int, *, size: bool = True) -> None:
         """On a terminal, a bar of it beside the rest."""
         if self._measure is None:
+            from sandkeep.sandboxes import render
+
             self.quieten()
             shown = render.measured(self._said, size=size)
             self._say, self._measure = self._shown.enter_context(shown)
@@ -45,12 +50,12 @@ class TerminalDoor(Door):
         """On the stream of ours that has the same name."""
         self.quieten()
         if not self._json:
-            render.write((sys.stdout if stream == "stdout" else sys.stderr).buffer, data)
+            stdout.write((sys.stdout if stream == "stdout" else sys.stderr).buffer, data)
 
     def note(self, said: str) -> None:
         """A line on standard error."""
         self.quieten()
-        print(f"sandkeep: {render.plain(said)}", file=sys.stderr)
+        print(f"sandkeep: {escaped(said)}", file=sys.stderr)
 
     def quieten(self) -> None:
         """Take away what shows progress, before something else is shown."""

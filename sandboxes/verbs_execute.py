@@ -69,6 +69,7 @@ def execute(
             stdin=given,
             on_output=door.output,
             stop=door.stop,
+            lasting=door.lasting,
             progress=door.progress,
         )
     own = _own_workspace(found)
