@@ -39,8 +39,8 @@ VERBS = (
         name="mcp",
         theme="Agents and conflicts",
         help=(
-            "Serve a keep to a coding agent by the Model Context Protocol, on standard input and output; with --http, to"
-            " any number of them on this machine."
+            "Serve a keep to a coding agent by the Model Context Protocol, on standard input and output; with --http,"
+            " to any number of them on this machine."
         ),
         example="sandkeep mcp --keep ~/project/.sandkeep",
         result="None",
