@@ -27,6 +27,8 @@ def install(
 ) -> list[documents_setup.Change]:
     """Tell agents where our server is; see `installation.install`."""
     done = installation.install(clients, project=None if user else project, keep=for_keep, dry_run=dry_run)
+    if not user and (lacking := installation.lacks_keep(project, for_keep)) is not None:
+        door.note(f"there is no keep in {lacking} yet; make one with 'sandkeep init --keep {lacking}'")
     return list(map(_change, done))
 
 
