@@ -18,9 +18,10 @@ from typing import Any, NoReturn
 import typer
 
 from sandkeep.events import SandkeepError
-from sandkeep.sandboxes import commands, text
+from sandkeep.sandboxes import commands, stdout
 from sandkeep.sandboxes.door import named, run
 from sandkeep.sandboxes.terminal_door import TerminalDoor
+from sandkeep.sandboxes.text import escaped
 from sandkeep.sandboxes.vocabulary import KEEP, VERBS, Verb
 
 _HELP = "Isolated Docker sandboxes for coding agents, with a verifiable record of everything that happens in them."
@@ -63,7 +64,7 @@ def _act(verb: Verb, given: dict[str, Any]) -> int:
 
 def _show(verb: Verb, result: Any, given: dict[str, Any], json: bool) -> int:
     if json:
-        text.print_json(result)
+        stdout.print_json(result)
         return 0
     status: int | None = named(verb.show)(result, given)
     return status or 0
@@ -80,12 +81,12 @@ def _show_all(verb: Verb, results: Any, given: dict[str, Any], json: bool) -> No
 
 
 def _fail(code: str, message: str, status: int, json: bool) -> NoReturn:
-    line = text.escaped(" ".join(message.split()))
+    line = escaped(" ".join(message.split()))
     print(f"sandkeep: {line} [{code}]", file=sys.stderr)
     if json:
         # A path in it may be none that JSON can hold.
         message = message.encode("utf-8", "backslashreplace").decode()
-        text.print_json({"error": {"code": code, "message": message}})
+        stdout.print_json({"error": {"code": code, "message": message}})
     sys.exit(status)
 
 

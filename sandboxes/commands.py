@@ -6,6 +6,7 @@ tasks takes. A verb's parameters are made when it is the one that is called, and
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -21,6 +22,7 @@ from sandkeep.sandboxes.vocabulary_terms import JSON, KEEP, Parameter, Verb
 Act = Callable[[Verb, dict[str, Any]], int]
 
 _INNER = {"audit": "Show others that the record is whole."}
+_CLAUSE_END = re.compile(r"[:;.](?:\s|$)")
 _NUMBERS = {int: "integer", float: "number"}
 
 
@@ -41,7 +43,7 @@ class _Helped(TyperCommand):
 
 class _Group(_Helped, TyperGroup):
     def __init__(self, name: str, help: str, verbs: Sequence[Verb], act: Act) -> None:
-        super().__init__(name=name, help=help, no_args_is_help=True, rich_markup_mode=None)
+        super().__init__(name=name, help=help, rich_markup_mode=None)
         self._themes: dict[str, list[str]] = {}
         for verb in verbs:
             first, _, second = verb.name.partition(" ")
@@ -74,6 +76,7 @@ class _Command(_Helped):
         super().__init__(
             name=verb.name,
             help=verb.help,
+            short_help=_CLAUSE_END.split(verb.help, maxsplit=1)[0],
             epilog=example,
             callback=lambda **given: act(verb, given),
             rich_markup_mode=None,

@@ -319,10 +319,17 @@ def _news(news: conflict_work.News) -> News:
     return News(news.changed, [conflict(each) for each in news.conflicts])
 
 
-def _stream(name: str, output: Output, blobs: BlobStore) -> dict[str, Any]:
-    from sandkeep.sandboxes.execution import content
+def _beginning(output: Output, blobs: BlobStore) -> bytes:
+    from sandkeep.sandboxes.execution import chunks
 
-    data = content(output, blobs)[:OUTPUT_BYTES]
+    data = bytearray()
+    for piece in chunks(output, blobs):  # to the end, where it is known to be undamaged
+        data += piece[: OUTPUT_BYTES - len(data)]
+    return bytes(data)
+
+
+def _stream(name: str, output: Output, blobs: BlobStore) -> dict[str, Any]:
+    data = _beginning(output, blobs)
     document: dict[str, Any] = {
         name: data.decode("utf-8", "replace"),
         f"{name}_bytes": output.size,

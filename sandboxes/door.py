@@ -38,6 +38,8 @@ class Door:
         self.key = key
         self.stop: threading.Event | None = None
         """Once it is set, nobody waits for the call any more: a command that runs for it is ended."""
+        self.lasting = False
+        """Whether a command that runs for the call goes on if this process ends."""
         self._keep = opened
         self._own = opened is None
 

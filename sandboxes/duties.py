@@ -24,7 +24,19 @@ import msgspec
 
 from sandkeep.events import SandkeepError, Subscription
 from sandkeep.projections import TaskState
-from sandkeep.sandboxes import care, disk, expiry, intent, leavings, memory, monitor, pool, settings, steward
+from sandkeep.sandboxes import (
+    attendance,
+    care,
+    disk,
+    expiry,
+    intent,
+    leavings,
+    memory,
+    monitor,
+    pool,
+    settings,
+    steward,
+)
 from sandkeep.sandboxes.errors import EngineUnreachable
 from sandkeep.sandboxes.incumbent import Seat, incumbent
 
@@ -90,6 +102,7 @@ DUTIES = (
     Duty("disk", 2.0, disk.tick, apart=True),
     Duty("caches", 2.0, prune, apart=True),
     Duty("checkpoints", 60.0, expiry.tick, apart=True),
+    Duty("sessions", 20.0, attendance.tick, apart=True),
     Duty("reserve", 60.0, care.set_aside),
     Duty("archive", 60.0, care.archive, apart=True),
     Duty("scrub", 600.0, care.scrub, apart=True),

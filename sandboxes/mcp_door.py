@@ -21,9 +21,10 @@ _MOST = 4000
 class McpDoor(Door):
     """One call of a tool on an open keep. It runs on a thread of its own; `taken` may be called by another."""
 
-    def __init__(self, keep: Keep, key: str | None) -> None:
+    def __init__(self, keep: Keep, key: str | None, *, lasting: bool = False) -> None:
         super().__init__(key=key, opened=keep)
         self.cancelled = self.stop = threading.Event()
+        self.lasting = lasting
         self.notes: list[str] = []
         self._told = ""
         self._changed = threading.Lock()
@@ -32,7 +33,7 @@ class McpDoor(Door):
         """Told as a line."""
         self._tell(f"{said}\n")
 
-    def measured(self, done: int, total: int) -> None:
+    def measured(self, done: int, total: int, *, size: bool = True) -> None:
         """Told as a line."""
         self._tell(f"{done} of {total}\n")
 

@@ -44,8 +44,8 @@ def moved() -> tuple[int, int]:
 class Pipes:
     """The pipes to the front. Used by one event loop."""
 
-    def __init__(self, head: Callable[[], int | None]) -> None:
-        self._head = head
+    def __init__(self, head: Callable[[], int | None], hung_up: Callable[[], None]) -> None:
+        self._head, self._hung_up = head, hung_up
         self._reader: asyncio.StreamReader
         self._writer: asyncio.StreamWriter
 
@@ -91,6 +91,7 @@ class Pipes:
                     continue
                 with contextlib.suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):
                     await given.send(SessionMessage(message))
+            self._hung_up()
 
     async def _send(self, answers: anyio.abc.ObjectReceiveStream[SessionMessage]) -> None:
         async for answer in answers:

@@ -32,7 +32,6 @@ _ENDS = {
     "complete-task": (ev.TaskCompleted, ev.TaskFailed),
     "cleanup-task": (ev.TaskCleaned,),
     "pause-task": (ev.TaskPaused,),
-    "resume-task": (ev.TaskResumed,),
     "reopen-task": (ev.TaskReopened,),
 }
 """What a verb that answers with its task has stored when it is done."""
@@ -46,6 +45,8 @@ def again(door: Door, verb: Verb, arguments: dict[str, Any], key: str, since: in
     keep.log.decide("keep", lambda state: [], actor=keep.actor)
     made = calls.made(keep.log, key, since)
     begun = [record for record in made if not isinstance(record.event, _PREPARED)]
+    if verb.name == "resume-task":  # it sees for itself whether there is still something to be done
+        begun = []
     if verb.name == "attach":
         if (attached := _attached(door, begun, arguments)) is not None:
             return attached

@@ -21,7 +21,7 @@ Document = dict[str, Any]
 
 
 def shown(result: Any) -> Document:
-    """A result as the object that an agent gets."""
+    """A result as the object that an agent gets; what is none is its field `result`."""
     if isinstance(result, Iterator):
         result = list(islice(result, MOST_ITEMS))
     found = msgspec.to_builtins(result, str_keys=True)

@@ -1,47 +1,36 @@
-"""The tools that agents are offered: the vocabulary's, with schemas made from its parameters and documents.
+"""The tools that agents are offered: the vocabulary's verbs that are one, and what each takes.
 
-Arguments are checked here against the schema that the client was shown, so that a wrong one is told with its path.
+Arguments are checked here against what the client was shown, so that a wrong one is told with its path.
 """
 
 from __future__ import annotations
 
 import functools
+from dataclasses import replace
 from typing import Annotated, Any, Literal, Optional
 
 import msgspec
 from msgspec import Meta
 
 from sandkeep.events import BadInput
-from sandkeep.sandboxes import vocabulary
-from sandkeep.sandboxes.door import named
+from sandkeep.sandboxes.door import answers
+from sandkeep.sandboxes.vocabulary import VERBS
 from sandkeep.sandboxes.vocabulary_terms import Parameter, Verb
 
-READ_OUTPUT = Verb(
-    name="read-output",
-    theme="Commands",
-    help="Read what a command of a task wrote, a part at a time.",
-    tool="read_output",
-    tool_help=(
-        "Read what a command wrote to stdout or stderr, a part at a time. Long output is shortened in the result of"
-        " execute_in_task; this gives all of it. Begin at offset 0, or at the offset that you were told, and go on with"
-        " next until that is null. It also shows what a command in the background has written so far."
-    ),
-    result="documents_agents.OutputPart",
-    run="verbs_output:read_output",
-    show="",
-    parameters=(
-        Parameter(name="task", help="The task's id.", required=True),
-        Parameter(name="command", help="The command's id, as execute_in_task returned it.", required=True),
-        Parameter(name="stream", help="Which of the two.", default="stdout", choices=("stdout", "stderr")),
-        Parameter(name="offset", help="How many bytes to leave out.", type=int, default=0, least=0),
-        Parameter(name="length", help="How many bytes at most.", type=int, default=16_000, least=1),
-    ),
-)
-
-TOOLS: dict[str, Verb] = {verb.tool: verb for verb in (*vocabulary.VERBS, READ_OUTPUT) if verb.tool}
-"""The verbs that are offered, by the names that agents know."""
+LEASE_SECONDS = 120.0
+"""How long an agent's lock outlives its server, which renews it. One who attaches by the command line has no server."""
 
 Schema = dict[str, Any]
+
+
+def _for_agents(verb: Verb) -> Verb:
+    renewed = {"lease": LEASE_SECONDS} if verb.name == "attach" else {}
+    given = tuple(replace(each, default=renewed.get(each.name, each.default)) for each in verb.parameters)
+    return replace(verb, parameters=given)
+
+
+TOOLS: dict[str, Verb] = {verb.tool: _for_agents(verb) for verb in VERBS if verb.tool}
+"""The verbs that are offered, by the names that agents know."""
 
 
 @functools.cache
@@ -55,7 +44,7 @@ def arguments_type(verb: Verb) -> type[msgspec.Struct]:
         elif each.required:
             fields.append((each.name, kind))
         else:
-            fields.append((each.name, kind if each.default is not None else Optional[kind], each.default))  # noqa: UP045
+            fields.append((each.name, kind, each.default))
     return msgspec.defstruct(f"{verb.tool}_arguments", fields, kw_only=True, forbid_unknown_fields=True, frozen=True)
 
 
@@ -76,22 +65,21 @@ def input_schema(verb: Verb) -> Schema:
 
 @functools.cache
 def output_schema(verb: Verb) -> Schema:
-    """The JSON Schema of what a verb gives. An agent gets lists as the field `result` of an object."""
-    many = verb.result.startswith("list[") or verb.streams
-    names = verb.result.removeprefix("list[").removesuffix("]").split(" | ")
-    types = [named(each.replace(".", ":", 1)) for each in names]
-    refs, parts = msgspec.json.schema_components(types, ref_template="#/$defs/{name}")
-    one: Schema = refs[0] if len(refs) == 1 else {"anyOf": list(refs)}
-    if many:
-        return {
-            "type": "object",
-            "properties": {"result": {"type": "array", "items": one}},
-            "required": ["result"],
-            "$defs": parts,
-        }
-    return (_schema(types[0]) if len(types) == 1 else {"type": "object", "$defs": parts}) | (
-        {} if len(types) == 1 else one
-    )
+    """The JSON Schema of what a verb gives. An agent gets what is no object as the field `result` of
+    one."""
+    refs, parts = msgspec.json.schema_components(answers(verb), ref_template="#/$defs/{name}")
+    if verb.streams:
+        refs = tuple({"type": "array", "items": ref} for ref in refs)
+    kinds = [ref if "$ref" in ref else _wrapped(ref) for ref in refs]
+    if len(kinds) > 1:
+        return {"type": "object", "anyOf": kinds, "$defs": parts}
+    (kind,) = kinds
+    whole: Schema = parts.pop(kind["$ref"].removeprefix("#/$defs/")) if "$ref" in kind else kind
+    return whole | ({"$defs": parts} if parts else {})
+
+
+def _wrapped(one: Schema) -> Schema:
+    return {"type": "object", "properties": {"result": one}, "required": ["result"]}
 
 
 def _schema(type: Any) -> Schema:
@@ -101,7 +89,11 @@ def _schema(type: Any) -> Schema:
 
 
 def _kind(each: Parameter) -> Any:
-    kind: Any = Literal[each.choices] if each.choices else each.type
+    kind: Any = Literal[choices] if (choices := each.offered_choices or each.choices) else each.type
+    if each.least is not None:
+        kind = Annotated[kind, Meta(ge=each.least)]
     if each.many:
-        return Annotated[tuple[kind, ...], Meta(description=each.help)]
-    return Annotated[kind, Meta(description=each.help, ge=each.least)]
+        kind = tuple[kind, ...]
+    elif not each.required and each.default is None:
+        kind = Optional[kind]  # noqa: UP045
+    return Annotated[kind, Meta(description=each.help)]

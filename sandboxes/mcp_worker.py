@@ -6,6 +6,7 @@ It ends when its input does, having put its things in order.
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from pathlib import Path
 
@@ -25,7 +26,7 @@ def main() -> None:
     from sandkeep.sandboxes.mcp_server import McpServer
 
     served = McpServer(path, agent=agent, session=session)
-    pipes = mcp_pipes.Pipes(served.head)
+    pipes = mcp_pipes.Pipes(served.head, served.hung_up)
     served.on_open = pipes.tell
 
     async def serve() -> None:
@@ -35,7 +36,8 @@ def main() -> None:
     try:
         anyio.run(serve)
     finally:
-        served.close(_ORDER_SECONDS)
+        if not served.close(_ORDER_SECONDS):
+            os._exit(0)  # the thread that waits for what goes on would hold us up as long
 
 
 if __name__ == "__main__":

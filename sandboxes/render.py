@@ -135,8 +135,9 @@ def say_slowly() -> Callable[[str], None]:
 
 def _table(*columns: str) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in columns:
-        table.add_column(column, overflow="fold")
+    for number, column in enumerate(columns):
+        # An id in two parts is none that anybody can copy.
+        table.add_column(column, overflow="fold", no_wrap=number == 0)
     return table
 
 

@@ -13,6 +13,11 @@
     containers = ["pg:5432"]                # and for these containers of the engine, as services
     sidecar = true                          # the way out leads by a sidecar even where a socket of ours could be shared
 
+    [sessions]
+    commands = "stop"       # what an agent runs is ended when it hangs up, or "keep": it goes on in the background
+    checkpoint = true       # the workspaces it has worked in are recorded then
+    detach = true           # and its locks are given back at once; otherwise when their leases run out
+
 Only people write there, so that no agent grants itself anything. Read again whenever it is asked for, so that a change
 takes effect at once.
 """
@@ -51,11 +56,20 @@ class NetworkGrants(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     sidecar: bool = False
 
 
+class SessionSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What is done when an agent is gone."""
+
+    commands: Literal["stop", "keep"] = "stop"
+    checkpoint: bool = True
+    detach: bool = True
+
+
 class Settings(msgspec.Struct, frozen=True):
     """All settings and grants."""
 
     sandboxes: SandboxSettings = SandboxSettings()
     network: NetworkGrants = NetworkGrants()
+    sessions: SessionSettings = SessionSettings()
 
 
 def load(keep: Path) -> Settings:

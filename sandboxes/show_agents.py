@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 
 from sandkeep.events.catalogue import Rule
-from sandkeep.sandboxes import documents, documents_work, render
+from sandkeep.sandboxes import documents, documents_agents, documents_work, render
 
 
 def attached(held: documents_work.Attached, asked: Mapping[str, object]) -> None:
@@ -83,3 +84,32 @@ def rules(found: list[Rule], asked: Mapping[str, object]) -> None:
     """How conflicts are settled, a line for each rule."""
     for rule in found:
         print(render.plain(f"{rule.pattern}={rule.strategy}"))
+
+
+def output(part: documents_agents.OutputPart, asked: Mapping[str, object]) -> None:
+    """The part itself, and on standard error where the next one begins."""
+    print(part.text, end="")
+    if part.next is not None:
+        print(f"sandkeep: there is more from --offset {part.next} on", file=sys.stderr)
+
+
+def resumed(done: documents_agents.Resumed, asked: Mapping[str, object]) -> None:
+    """The state of the task, and the briefing."""
+    told = done.briefing
+    lines = [f"{done.id}  {done.state}", f"workspace: {told.workspace}"]
+    if told.checkpoint is not None:
+        lines.append(f"last checkpoint: {told.checkpoint.id}  {told.checkpoint.label}")
+    lines += [f"attached: {each.agent} ({each.mode})" for each in told.attached]
+    lines += [f"run {each.number}: {' '.join(each.argv)}  {_how(each)}" for each in reversed(told.runs)]
+    if told.tests is not None:
+        lines.append(f"tests: run {told.tests.number}  {_how(told.tests)}")
+    lines += [f"decided: {each.text}" + (f", because {each.reason}" if each.reason else "") for each in told.decided]
+    lines += [f"{each.change}: {each.path}" for each in told.changed or ()]
+    if told.open_conflicts:
+        lines.append(f"open conflicts: {told.open_conflicts}")
+    for line in lines:
+        print(render.plain(line))
+
+
+def _how(run: documents_agents.Run) -> str:
+    return run.ended if run.exit_code is None else f"exit code {run.exit_code} {run.ended}".rstrip()

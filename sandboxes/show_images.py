@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import time
 from collections.abc import Mapping
 
 from sandkeep.sandboxes import documents_keep
@@ -16,9 +17,9 @@ def images(found: documents_keep.Images, asked: Mapping[str, object]) -> None:
     rows = []
     for each in found.images:
         name = f"{each.name} *" if each.current else each.name
-        age = _age(each.made) + (", too old" if each.stale else "")
-        used = "" if each.used is None else f"{_age(each.used)} ago"
-        rows.append((name, each.version, each.id[7:19], show_size(each.size), age, used, str(each.uses)))
+        old = age(each.made) + (", too old" if each.stale else "")
+        used = "" if each.used is None else f"{age(each.used)} ago"
+        rows.append((name, each.version, each.id[7:19], show_size(each.size), old, used, str(each.uses)))
     empty = "no images of ours yet; the first task makes one, or 'sandkeep build-image base'"
     print_rows(("IMAGE", "VERSION", "ID", "SIZE", "AGE", "LAST USED", "TASKS"), rows, empty)
     counts = [
@@ -69,11 +70,11 @@ def emptied(done: list[Pruned], asked: Mapping[str, object]) -> None:
         print(plain(f"{each.name}  {removed}; {show_size(each.left.bytes)} left"))
 
 
-def _age(time: str | None) -> str:
-    if time is None:
+def age(moment: str | None) -> str:
+    """How long ago something was, in one unit."""
+    if moment is None:
         return ""
-    passed = datetime.datetime.now(datetime.UTC) - datetime.datetime.fromisoformat(time)
-    seconds = max(0, int(passed.total_seconds()))
+    seconds = max(0, int(time.time() - datetime.datetime.fromisoformat(moment).timestamp()))
     for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
         if seconds >= length:
             return f"{seconds // length} {unit}"

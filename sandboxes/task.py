@@ -118,6 +118,7 @@ class Task(Lifecycle):
         stdin: bytes | BinaryIO | None = None,
         on_output: Streamed | None = None,
         stop: threading.Event | None = None,
+        lasting: bool = False,
         progress: Callable[[str], None] = quiet,
     ) -> Result:
         """Run a command in the sandbox and wait for it. A non-zero exit code is a result, not an error.
@@ -129,7 +130,8 @@ class Task(Lifecycle):
         ended, however it forked, and `exit_code` is 124. What else runs in the sandbox goes on. `cwd` lies in the
         workspace. `stdin` is what the command reads; bytes are recorded, an open file is not. A script is `["sh",
         "-s"]` with the script as `stdin`. `on_output` is called, on this thread, with output as it comes; what it
-        raises, or to set `stop`, ends the command as a timeout does. The result is in the log when this returns.
+        raises, or to set `stop`, ends it as a timeout does; a `lasting` one goes on in the background if we end.
+        The result is in the log when this returns.
 
         `secrets` are variables too, but what is stored of the command holds `[secret NAME]` in their place, the result
         as well; what `on_output` is given is the caller's own, and raw. See `secrets` for what is recognised.
@@ -138,7 +140,8 @@ class Task(Lifecycle):
         `ImageNotFound`, `SandboxGone`, `BudgetExhausted`, `ExtensionOpen`, `DiskFull`, and `EngineUnreachable`: then
         what became of the command is found when the engine is back.
         """
-        return self._execute(command.ask(argv, timeout, env, secrets, cwd, stdin=stdin, stop=stop), on_output, progress)
+        asked = command.ask(argv, timeout, env, secrets, cwd, stdin=stdin, stop=stop, background=lasting)
+        return self._execute(asked, on_output, progress)
 
     def terminal(
         self,
@@ -368,7 +371,6 @@ class Task(Lifecycle):
         memory.trail(self._keep, self.id)
 
     def _root(self) -> contextlib.AbstractContextManager[int]:
-        """The workspace, open as a descriptor."""
         return recording.opened(self.workspace, self.id)
 
     def _checkpoint(

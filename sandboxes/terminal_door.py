@@ -6,16 +6,11 @@ import contextlib
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, final
+from typing import final
 
-from sandkeep.events import late
+from sandkeep.sandboxes import stdout
 from sandkeep.sandboxes.door import Door
-from sandkeep.sandboxes.text import escaped, write
-
-if TYPE_CHECKING:
-    from sandkeep.sandboxes import render
-else:  # nor is Rich loaded for a verb that takes no time and whose result is for a program
-    globals().update(late.bound("sandkeep.sandboxes", "render"))
+from sandkeep.sandboxes.text import escaped
 
 
 @final
@@ -35,6 +30,8 @@ class TerminalDoor(Door):
     def progress(self, said: str) -> None:
         """On a terminal, beside a spinner; elsewhere a line for each new thing, once it has taken a second."""
         if self._say is None:
+            from sandkeep.sandboxes import render  # which a question that is answered at once needs not
+
             self._say = render.say_slowly() if self._speaks else self._shown.enter_context(render.progress())
         self._said = said
         self._say(said)
@@ -42,6 +39,8 @@ class TerminalDoor(Door):
     def measured(self, done: int, total: int, *, size: bool = True) -> None:
         """On a terminal, a bar of it beside the rest."""
         if self._measure is None:
+            from sandkeep.sandboxes import render
+
             self.quieten()
             shown = render.measured(self._said, size=size)
             self._say, self._measure = self._shown.enter_context(shown)
@@ -51,7 +50,7 @@ class TerminalDoor(Door):
         """On the stream of ours that has the same name."""
         self.quieten()
         if not self._json:
-            write((sys.stdout if stream == "stdout" else sys.stderr).buffer, data)
+            stdout.write((sys.stdout if stream == "stdout" else sys.stderr).buffer, data)
 
     def note(self, said: str) -> None:
         """A line on standard error."""

@@ -69,6 +69,7 @@ def execute(
             stdin=given,
             on_output=door.output,
             stop=door.stop,
+            lasting=door.lasting,
             progress=door.progress,
         )
     own = _own_workspace(found)
@@ -99,7 +100,7 @@ def process_output(
     stream, data, at = "stderr" if stderr else "stdout", b"", after
     while more := found.output(stream, at):
         at += len(more)
-        data = (data + more)[: documents.OUTPUT_BYTES]
+        data += more[: documents.OUTPUT_BYTES - len(data)]
         # Whatever it was on, here it is what was asked for.
         door.output("stdout", more)
     return documents_work.Written(found.id, after, at, data)

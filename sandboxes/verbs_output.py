@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from sandkeep.events import BadInput
 from sandkeep.events.catalogue import CommandExecuted
-from sandkeep.sandboxes import background, execution
-from sandkeep.sandboxes.documents_agents import OutputPart
+from sandkeep.sandboxes import background, documents_agents, execution
 from sandkeep.sandboxes.door import Door
 
 MOST_BYTES = 1 << 20
@@ -18,10 +15,10 @@ def read_output(
     *,
     task: str,
     command: str,
-    stream: Literal["stdout", "stderr"] = "stdout",
+    stream: str = "stdout",
     offset: int = 0,
     length: int = 16_000,
-) -> OutputPart:
+) -> documents_agents.OutputPart:
     """A part of what a command has written; of one in the background, so far. Raises `BadInput`, and what reading
     blobs raises."""
     found, most = door.keep.task(task), min(length, MOST_BYTES)
@@ -36,9 +33,12 @@ def read_output(
     return _part(found.id, running.id, stream, offset, data, offset + len(data), True)
 
 
-def _part(task: str, command: str, stream: str, offset: int, data: bytes, size: int, runs: bool) -> OutputPart:
+def _part(
+    task: str, command: str, stream: str, offset: int, data: bytes, size: int, runs: bool
+) -> documents_agents.OutputPart:
     if offset > size:
         raise BadInput(f"there are {size} bytes of {stream}; begin at one of them")
     end = offset + len(data)
     text = data.decode("utf-8", "replace")
-    return OutputPart(task, command, stream, offset, len(data), size, text, runs, end if runs or end < size else None)
+    after = end if runs or end < size else None
+    return documents_agents.OutputPart(task, command, stream, offset, len(data), size, text, runs, after)

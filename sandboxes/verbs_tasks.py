@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, cast
 
 from sandkeep.projections import Filter, Sort, TaskState
-from sandkeep.sandboxes import documents, documents_record, limits, view
+from sandkeep.sandboxes import briefing, documents, documents_agents, documents_record, limits, view
 from sandkeep.sandboxes.door import Door
 from sandkeep.sandboxes.errors import BadSettings
 from sandkeep.sandboxes.task import Task
@@ -167,9 +167,12 @@ def pause_task(door: Door, *, task: str, token: int | None = None) -> documents.
     return _after(door, task, token, Task.pause)
 
 
-def resume_task(door: Door, *, task: str, token: int | None = None) -> documents.Task:
-    """Let a paused task go on; see `Task.resume`."""
-    return _after(door, task, token, Task.resume)
+def resume_task(door: Door, *, task: str, token: int | None = None) -> documents_agents.Resumed:
+    """Let a task go on if it is paused; see `Task.resume`. What whoever goes on must know; see `briefing`."""
+    found = door.keep.task(task, token)
+    if found.state.state not in (TaskState.CREATED, TaskState.ACTIVE):
+        found.resume()  # refused if it has ended
+    return documents_agents.resumed(found.state, briefing.briefing(door.keep, found))
 
 
 def stop_task(door: Door, *, task: str, token: int | None = None) -> documents.Task:

@@ -221,14 +221,19 @@ VERBS = (
     Verb(
         name="resume-task",
         theme=_TASKS,
-        help="Let a paused task go on.",
+        help="Let a paused task go on, and say what whoever goes on with it must know.",
         example="sandkeep resume-task 4f1c",
         tool="resume_task",
-        tool_help="Let a paused task go on, with all that ran in its sandbox.",
+        tool_help=(
+            "Go on with a task that somebody else began, or you in an earlier session: it is resumed if it was paused,"
+            " and you get a briefing: the plan, the last commands and how the tests stood, what was decided, which"
+            " files changed since the last checkpoint, what still runs, and who else works on it. Call this before"
+            " anything else in a task that you did not create."
+        ),
         slash=True,
-        result="documents.Task",
+        result="documents_agents.Resumed",
         run="verbs_tasks:resume_task",
-        show="show_tasks:state",
+        show="show_agents:resumed",
         parameters=(TASK, TOKEN),
     ),
     Verb(

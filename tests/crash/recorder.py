@@ -11,7 +11,7 @@ import os
 import stat
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Literal, final
 
@@ -101,16 +101,15 @@ class Recorder:
 
     def _status(self, identity: int, found: os.stat_result) -> None:
         self._inodes[_inode(found)] = identity
-        self.calls.append(Status(identity, found.st_mode, found.st_uid, found.st_gid, found.st_mtime_ns))
+        self.calls.append(_given(identity, found))
 
     def _of(self, descriptor: int) -> int | None:
         """What a descriptor is of, which may be a duplicate."""
         if descriptor in self._opened:
             return self._opened[descriptor][0]
-        try:
+        with suppress(OSError):
             return self._inodes.get(_inode(os.fstat(descriptor)))
-        except OSError:
-            return None
+        return None
 
     def _new(self, folder: bool) -> int:
         """A number for a file, which is odd, or for a folder."""
@@ -336,20 +335,16 @@ class Recorder:
     def mknodat(self, real: Real, at: int, path: bytes, mode: int, device: int) -> int:
         return self._made("mknod", real, (at, path, mode, device), at, path)
 
-    def _made(
-        self, name: str, real: Real, arguments: Sequence[object], at: int, path: bytes, target: bytes = b""
-    ) -> int:
+    def _made(self, name: str, real: Real, arguments: Sequence[object], at: int, path: bytes, link: bytes = b"") -> int:
         place = self._find(path, at)
         if place is None or place[2] is not None:
             return real(*arguments)
         result = self._tried(name, real, *arguments)
         if result == 0:
             identity = self._new(name == "mkdir")
-            found = _status(at, path)
-            self._inodes[_inode(found)] = identity
+            self._inodes[_inode(found := _status(at, path))] = identity
             if not stat.S_ISDIR(found.st_mode):
-                status = Status(identity, found.st_mode, found.st_uid, found.st_gid, found.st_mtime_ns)
-                self.calls.append(Special(status, target))
+                self.calls.append(Special(_given(identity, found), link))
             self._name((place[0], place[1], identity))
         return result
 
@@ -382,13 +377,17 @@ class Recorder:
         result = real(*arguments)
         if result == 0:
             found = os.fstat(at) if path is None else _status(at, path)
-            if (identity := self._inodes.get(_inode(found))) is not None:
-                self._status(identity, found)
+            if _inode(found) in self._inodes:
+                self._status(self._inodes[_inode(found)], found)
         return result
 
 
 def _inode(found: os.stat_result) -> tuple[int, int]:
     return found.st_dev, found.st_ino
+
+
+def _given(identity: int, found: os.stat_result) -> Status:
+    return Status(identity, found.st_mode, found.st_uid, found.st_gid, found.st_mtime_ns)
 
 
 def _status(at: int, path: bytes) -> os.stat_result:

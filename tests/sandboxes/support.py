@@ -14,17 +14,20 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
 import docker
+import msgspec
 import pytest
 
 from sandkeep.events import BlobStore, Record
 from sandkeep.sandboxes import Keep, Result, Task, cli, restore, snapshot
 from sandkeep.sandboxes.container import KEEP
+from sandkeep.sandboxes.documents_schema import answer_types
 from sandkeep.sandboxes.snapshot_walk import Snapshot
+from sandkeep.sandboxes.vocabulary import NAMED
 
 Json: TypeAlias = Any
 
@@ -250,6 +253,21 @@ class Answer:
         return lines[0]
 
 
+def as_promised(arguments: Sequence[str], stdout: bytes) -> None:
+    """Check that what a verb has printed for machines is of the type that it has in the vocabulary."""
+    verb = NAMED.get(arguments[0]) or NAMED[" ".join(arguments[:2])]
+    for document in stdout.splitlines() if verb.streams else [stdout]:
+        wrong = []
+        for each in answer_types(verb):
+            try:
+                msgspec.json.decode(document, type=each)
+                break
+            except msgspec.ValidationError as error:
+                wrong.append(f"{each}: {error}")
+        else:
+            raise AssertionError(f"{verb.name} gave {document[:400]!r}, which is none of {wrong}")
+
+
 class Cli:
     """The command line, called in this process, on one keep."""
 
@@ -268,6 +286,8 @@ class Cli:
         stdout, stderr = self._capture.readouterr()
         status = ended.value.code
         assert isinstance(status, int)
+        if "--json" in arguments and stdout and not stdout.startswith(b'{"error"'):
+            as_promised(arguments, stdout)
         return Answer(status, stdout, stderr)
 
     def documents(self) -> list[Json]:

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from sandkeep.sandboxes import Keep, cli_images
+from sandkeep.sandboxes import Keep, show_images
+from sandkeep.sandboxes.text import moment
 
 from .support import Cli
 
@@ -101,6 +102,6 @@ def test_what_cannot_be_done_is_one_line(keep: Keep, cli: Cli, arguments: list[s
     ("seconds", "age"), [(0, "0 s"), (59, "59 s"), (60, "1 min"), (7200, "2 h"), (86400 * 45, "45 d"), (-5, "0 s")]
 )
 def test_ages_are_told_in_one_unit(monkeypatch: pytest.MonkeyPatch, seconds: int, age: str) -> None:
-    monkeypatch.setattr("time.time_ns", lambda: 10**18)
-    assert cli_images._age(10**18 - seconds * 10**9) == age
-    assert cli_images._age(None) == ""
+    monkeypatch.setattr("time.time", lambda: 1e9)
+    assert show_images.age(moment(10**18 - seconds * 10**9)) == age
+    assert show_images.age(None) == ""
