@@ -25,8 +25,8 @@ test: setup lint ## lint, types and the whole suite, with branch coverage
 test-fast: setup-python ## the tests that need no Docker engine
 	.venv/bin/pytest -q -m "not engine"
 
-test-crash: setup-python ## the crash tests at length: kills, damage, full disks
-	SANDKEEP_CRASH=1 .venv/bin/pytest -q tests/crash tests/events/test_log_machine_crash.py tests/sandboxes/test_round_trip.py
+test-crash: setup-python ## the crash tests at length: kills, damage, full disks; and OpenCode, by npm
+	SANDKEEP_CRASH=1 .venv/bin/pytest -q tests/crash tests/events/test_log_machine_crash.py tests/sandboxes/test_round_trip.py tests/e2e/test_opencode.py
 
 lint: setup-python ## ruff and mypy over the whole tree
 	.venv/bin/ruff check

@@ -116,7 +116,10 @@ def record_checkpoint(task: Task | None, event: ev.CheckpointCreated, pin: bool,
     return events
 
 
-def record(task: Task | None, event: ev.CheckpointCreated | ev.DecisionRecorded | ev.MemoryRepaired) -> list[Event]:
+def record(
+    task: Task | None,
+    event: ev.CheckpointCreated | ev.DecisionRecorded | ev.MemoryRepaired | ev.CommitsPublished,
+) -> list[Event]:
     """Something of a task is put on record. Once it has been cleaned up it has no workspace, and nothing to decide."""
     return [*_allowed(task, *(state for state in TaskState if state is not TaskState.CLEANED)), event]
 

@@ -53,6 +53,18 @@ class Merged(msgspec.Struct, frozen=True):
     conflicts: list[Conflict]
 
 
+class Published(msgspec.Struct, frozen=True):
+    """A branch of the `repository` that has a task's commits up to `commit`; `before` is where it was, empty if it is
+    new. `uncommitted` are paths that differ from that commit in the workspace, and are not in the branch."""
+
+    task: str
+    repository: str
+    branch: str
+    commit: str
+    before: str
+    uncommitted: tuple[str, ...]
+
+
 class Detached(msgspec.Struct, frozen=True):
     """An agent that holds a lock no more, and what became of its own workspace, if it had one."""
 

@@ -291,3 +291,9 @@ class ClientNotFound(BadInput):
     """No agent that we know how to install for is here."""
 
     code = "client-not-found"
+
+
+class PublishRefused(SandkeepError):
+    """The task's commits cannot become that branch, and the repository's branches are as before."""
+
+    code = "publish-refused"

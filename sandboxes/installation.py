@@ -104,6 +104,12 @@ def uninstall(
     return _carry_out(steps, dry_run=dry_run)
 
 
+def lacks_keep(project: str | os.PathLike[str], keep: str | os.PathLike[str] | None) -> Path | None:
+    """Where the server of a project will look for a keep in vain; None if there is one."""
+    path = Path(project).absolute() / ".sandkeep" if keep is None else Path(keep).absolute()
+    return None if (path / "keep.toml").exists() else path
+
+
 def standing(client: Client, project: Path | None) -> tuple[Place, object]:
     """The client's configuration, and the entry that has our name in it; None if there is none. Raises
     `ConfigRefused`."""

@@ -28,6 +28,7 @@ _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _COMMIT = re.compile(rb"([0-9a-f]{40}|[0-9a-f]{64})\n?")
 _PACKED = re.compile(rb"^([0-9a-f]{40}|[0-9a-f]{64}) refs/heads/(\S+)$", re.MULTILINE)
+_NAMED = re.compile(rb"ref: (refs/heads/\S+)\n?")
 _PARENT = re.compile(rb"^parent ([0-9a-f]{40}|[0-9a-f]{64})$", re.MULTILINE)
 _GITLINK = 0o160000
 _NOWHERE = {b"", b".", b".."}
@@ -48,6 +49,15 @@ def pointers(root: int) -> dict[bytes, bytes]:
         )
     finally:
         os.close(git)
+
+
+def head(root: int) -> bytes | None:
+    """The commit that is checked out in the folder open as `root`; None if there is none."""
+    found = _read(root, b".git", b"HEAD")
+    if (commit := _COMMIT.fullmatch(found)) is not None:
+        return commit[1]
+    named = _NAMED.fullmatch(found)
+    return None if named is None else pointers(root).get(b".git/" + named[1], b"").strip() or None
 
 
 def branches(packed: bytes, loose: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]:

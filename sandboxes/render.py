@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import msgspec
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -64,6 +64,11 @@ def print_lines(lines: Iterable[Text]) -> None:
     out = console()
     for line in lines:
         out.print(line, soft_wrap=True)
+
+
+def print_whole(shown: RenderableType, width: int) -> None:
+    """Something that fills so many columns."""
+    _Console(highlight=False, width=width).print(shown)
 
 
 def summary(data: object) -> str:

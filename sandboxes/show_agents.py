@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from sandkeep.events.catalogue import Rule
 from sandkeep.sandboxes import documents, documents_agents, documents_work, render
 
+_SHOWN = 10
+
 
 def attached(held: documents_work.Attached, asked: Mapping[str, object]) -> None:
     """The token, for a variable of a shell."""
@@ -32,6 +34,15 @@ def merged(done: documents_work.Merged, asked: Mapping[str, object]) -> None:
             f" open; to undo, restore {done.undo}"
         )
     print(render.plain(f"{done.agent}'s own workspace {done.own} {became}"))
+
+
+def published(done: documents_work.Published, asked: Mapping[str, object]) -> None:
+    """The branch, and what is not in it."""
+    print(render.plain(f"{done.branch}  {done.commit[:12]} in {done.repository}"))
+    if done.uncommitted:
+        print(f"not committed, and so not in it: {len(done.uncommitted)} paths of the workspace")
+        for path in done.uncommitted[:_SHOWN]:
+            print(render.plain(f"  {path}"))
 
 
 def locks(found: list[documents_work.Lock], asked: Mapping[str, object]) -> None:

@@ -9,7 +9,7 @@ from rich.text import Text
 from sandkeep.sandboxes import documents, documents_record, render
 from sandkeep.sandboxes.quantity import show_size
 
-_COLOURS = {
+COLOURS = {
     "created": "cyan",
     "active": "green",
     "paused": "yellow",
@@ -63,7 +63,7 @@ def table(tasks: Iterable[documents.Task], empty: str = "no tasks yet; 'sandkeep
     rows = [
         (
             task.id,
-            Text(task.state, _COLOURS[task.state]),
+            Text(task.state, COLOURS[task.state]),
             render.plain(task.title),
             render.plain(task.owner),
             render.plain(" ".join(task.tags)),
@@ -83,7 +83,7 @@ def task(found: documents.ShownTask, asked: Mapping[str, object]) -> None:
     origin, counts = found.forked_from, found.counts
     rows = {
         "title": render.plain(found.title),
-        "state": Text(found.state, _COLOURS[found.state]),
+        "state": Text(found.state, COLOURS[found.state]),
         "reason": render.plain(found.reason or ""),
         "owner": render.plain(found.owner),
         "tags": render.plain(" ".join(found.tags)),

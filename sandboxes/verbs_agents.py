@@ -9,10 +9,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import msgspec
+
 from sandkeep.events import BadInput
 from sandkeep.events.catalogue import Rule
 from sandkeep.projections import Mode
-from sandkeep.sandboxes import documents, documents_work
+from sandkeep.sandboxes import documents, documents_work, publishing
 from sandkeep.sandboxes.clock import boot_clock
 from sandkeep.sandboxes.door import Door
 
@@ -82,6 +84,14 @@ def merge(
 ) -> documents_work.Merged:
     """Merge an own workspace whose agent is gone; see `OwnWorkspaces.merge`."""
     return documents_work.merged(door.keep.own_workspaces(task, token).merge(which, discard=discard))
+
+
+def publish_task(
+    door: Door, *, task: str, branch: str | None = None, token: int | None = None
+) -> documents_work.Published:
+    """Bring a task's commits into its source; see `publishing.publish`."""
+    done = publishing.publish(door.keep, task, branch, fence=token, progress=door.progress)
+    return documents_work.Published(**msgspec.structs.asdict(done))
 
 
 def _rule(words: str) -> Rule:

@@ -212,4 +212,26 @@ VERBS = (
             TOKEN,
         ),
     ),
+    # What goes into a person's repository is for people to say.
+    Verb(
+        name="publish-task",
+        theme=_AGENTS,
+        help=(
+            "Bring a task's commits into the repository that it was cloned from, as a branch. Nothing that is checked"
+            " out is touched."
+        ),
+        example="sandkeep publish-task 4f1c --branch fix-login",
+        result="documents_work.Published",
+        run="verbs_agents:publish_task",
+        show="show_agents:published",
+        parameters=(
+            TASK,
+            Parameter(
+                name="branch",
+                help="What it is called; by default after the task, below sandkeep/.",
+                metavar="NAME",
+            ),
+            TOKEN,
+        ),
+    ),
 )

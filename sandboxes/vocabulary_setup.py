@@ -57,4 +57,43 @@ VERBS = (
         parameters=(_NAMES, _PROJECT, _USER, _DRY_RUN),
         keep=False,
     ),
+    Verb(
+        name="completion",
+        theme=_SETUP,
+        help=(
+            "Print what a shell reads to complete verbs, options and the ids of tasks and checkpoints.\n\nIn bash or"
+            ' zsh: eval "$(sandkeep completion bash)"; in fish: sandkeep completion fish | source. With words it'
+            " answers what the last of them may become."
+        ),
+        example='eval "$(sandkeep completion bash)"',
+        result="list[str]",
+        run="verbs_setup:completion",
+        show="show_setup:lines",
+        parameters=(
+            Parameter(
+                name="shell",
+                help="Which shell.",
+                choices=("bash", "zsh", "fish"),
+                metavar="bash|zsh|fish",
+                positional=True,
+                required=True,
+            ),
+            Parameter(name="words", help="The words on its line.", many=True, positional=True, metavar="[-- WORD...]"),
+        ),
+        document=False,
+    ),
+    Verb(
+        name="watch",
+        theme=_SETUP,
+        help=(
+            "Watch tasks, agents, locks, resource use and events as they change. Type q to end it.\n\nIt only reads."
+            " For machines there are 'list-tasks', 'top', 'locks' and 'events --follow', with --json."
+        ),
+        example="sandkeep watch",
+        result="Picture | None",
+        run="verbs_watch:watch_keep",
+        show="show_watch:watched",
+        parameters=(Parameter(name="once", help="Show how it is now, and end.", type=bool, default=False),),
+        document=False,
+    ),
 )

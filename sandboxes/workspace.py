@@ -41,7 +41,7 @@ def check_source(source: Path) -> Path:
     source = source.resolve()
     if not source.is_dir():
         raise NotARepository(f"{source} is no folder; give the top folder of a git repository")
-    result = _git("-C", os.fspath(source), "rev-parse", "--show-prefix", source=source)
+    result = git("-C", os.fspath(source), "rev-parse", "--show-prefix", source=source)
     if result.returncode != 0:
         raise NotARepository(f"{source} is no git repository; give one, or make one there with 'git init'")
     if result.stdout.strip():
@@ -62,11 +62,11 @@ def prepare(workspace: Path, source: Path | None) -> str | None:
     else:
         workspace.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         options = ("--quiet", "--no-local", "--no-recurse-submodules", "--template=", f"--upload-pack={_SERVE}")
-        result = _git("clone", *options, "--", os.fspath(source), os.fspath(workspace), source=source)
+        result = git("clone", *options, "--", os.fspath(source), os.fspath(workspace), source=source)
         if result.returncode != 0:
             words = result.stderr.strip().splitlines() or ["git said nothing"]
             raise NotARepository(f"{source} cannot be cloned: {words[-1]}")
-        head = _git("-C", os.fspath(workspace), "rev-parse", "--verify", "--quiet", "HEAD", source=workspace)
+        head = git("-C", os.fspath(workspace), "rev-parse", "--verify", "--quiet", "HEAD", source=workspace)
         commit = head.stdout.strip() or None
     give(workspace)
     return commit
@@ -186,10 +186,13 @@ def git_environment() -> dict[str, str]:
         "GIT_CONFIG_GLOBAL": os.devnull,
         "GIT_TERMINAL_PROMPT": "0",
         "GIT_OPTIONAL_LOCKS": "0",
+        "GIT_NO_LAZY_FETCH": "1",
     }
 
 
-def _git(*arguments: str, source: Path) -> subprocess.CompletedProcess[str]:
+def git(*arguments: str, source: Path, user: tuple[int, int] | None = None) -> subprocess.CompletedProcess[str]:
+    """Run git where `source` is, or is to be, without what others could make it do; as another `user` and group, if
+    one is given and we are root."""
     # The caller chose this source, so git's check of who owns it would only forbid what was asked for.
     trusted = (
         "-c",
@@ -208,4 +211,7 @@ def _git(*arguments: str, source: Path) -> subprocess.CompletedProcess[str]:
         errors="replace",
         check=False,
         pass_fds=intent.inherited(),
+        user=None if user is None else user[0],
+        group=None if user is None else user[1],
+        extra_groups=None if user is None else (),
     )

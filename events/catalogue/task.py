@@ -44,6 +44,17 @@ class WorkspaceFailed(Failure, frozen=True):
 
 
 @event(version=1)
+class CommitsPublished(Event, frozen=True):
+    """The task's commits up to `commit` are the `branch` of the `repository`, which was at `before`, empty if it is
+    new."""
+
+    repository: str
+    branch: str
+    commit: str
+    before: str
+
+
+@event(version=1)
 class TaskCompleted(Event, frozen=True):
     """The work was done."""
 

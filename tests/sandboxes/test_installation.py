@@ -244,6 +244,8 @@ def test_a_dry_run_changes_nothing_and_shows_all(project: Path, cli: Cli) -> Non
     assert b'-{"theme": "x"}\n+{"theme": "x", "mcp": {"sandkeep"' in answer.stdout
     done = cli("install", "opencode", "--project", str(project), "--json")
     assert {each["action"] for each in done.json} == {"changed", "added"}
+    assert b"there is no keep in" in answer.stderr
+    assert b"there is no keep in" in done.stderr
     assert snapshot(project)["opencode.json"] != before["opencode.json"]
 
 

@@ -1,0 +1,246 @@
+"""A task's commits, brought into the repository that it was cloned from, as a branch; never into a working tree.
+
+The workspace's repository is hostile: its configuration, hooks, alternates and remotes could make git run or read
+anything. So git is never run in it. What is taken from it is data: the commit that HEAD leads to, and its objects, read
+through descriptors into a repository of ours that has nothing else. From there they are fetched by the user's, with
+git's own checks of what it is sent: objects are what they are called, and hold none of the names that git trips over.
+
+The branch is only moved forward. No hook runs. Fetching again changes nothing, so what a crash leaves is put right by
+running it again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import stat
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from sandkeep.events import BadInput
+from sandkeep.events import catalogue as ev
+from sandkeep.sandboxes import decider, recording, refs, workspace
+from sandkeep.sandboxes.errors import PublishRefused
+from sandkeep.sandboxes.images import quiet
+
+if TYPE_CHECKING:
+    from sandkeep.sandboxes.keep import Keep
+
+PREFIX = "sandkeep/"
+"""What the names of branches begin with that nobody has named."""
+
+MOST_PATHS = 1000
+"""How many paths that are not committed are told."""
+
+_REF = "refs/heads/published"
+_SHARD = re.compile(rb"[0-9a-f]{2}")
+_LOOSE = re.compile(rb"[0-9a-f]{38}|[0-9a-f]{62}")
+_PACK = re.compile(rb"pack-[0-9a-f]{40,64}\.pack")
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_MAX_SLUG = 40
+_SERVE = "git -c 'safe.directory=*' upload-pack"
+_NEVER = ("--no-tags", "--no-write-fetch-head", "--no-auto-maintenance", "--no-recurse-submodules")
+
+
+class Published(msgspec.Struct, frozen=True):
+    """A branch of the `repository` that has the task's commits up to `commit`; `before` is where it was, empty if it is
+    new. `uncommitted` are paths of the workspace that differ from that commit: they are not in the branch."""
+
+    task: str
+    repository: str
+    branch: str
+    commit: str
+    before: str
+    uncommitted: tuple[str, ...]
+
+
+def publish(
+    keep: Keep,
+    task_id: str,
+    branch: str | None = None,
+    *,
+    fence: int | None = None,
+    progress: Callable[[str], None] = quiet,
+) -> Published:
+    """Bring what a task has committed into the repository that it was cloned from, as `branch`; by default one that
+    is called after the task. What is checked out anywhere is not touched.
+
+    Raises `BadInput`, `NotARepository` if the source is none any more, and `PublishRefused`; as `Keep.task` does; and
+    `TaskRefused` once the task has been cleaned up. Then the repository's branches are as before.
+    """
+    task = keep.task(task_id, fence)
+    state = task.state
+    if state.source is None:
+        raise BadInput(f"task {task.id} was made from no repository; create it with --source, or copy its workspace")
+    source = workspace.check_source(Path(state.source))
+    name = branch or f"{PREFIX}{_slug(state.title)}-{task.id[:6]}"
+    if _git(source, "check-ref-format", f"refs/heads/{name}").returncode != 0 or name.startswith("-"):
+        raise BadInput(f"{name[:80]!r} cannot be a branch's name; see git-check-ref-format(1)")
+    with keep.working(task.id), recording.opened(task.workspace, task.id) as root, _scratch(source) as scratch:
+        commit = _head(root)
+        progress("reading commits")
+        _copy_loose(root, scratch)
+        (scratch / _REF).parent.mkdir(parents=True, exist_ok=True)
+        (scratch / _REF).write_text(commit + "\n")
+        _give(scratch, source)
+        before = _commit_of(source, name)
+        failed = _fetch(source, scratch, name)
+        if failed and not _refused(failed):
+            progress("reading packs")
+            _copy_packs(root, scratch)
+            _give(scratch, source)
+            failed = _fetch(source, scratch, name)
+        if failed:
+            raise PublishRefused(_words(name, source, failed))
+        progress("looking for what is not committed")
+        uncommitted = _uncommitted(scratch, task.workspace)
+    event = ev.CommitsPublished(os.fspath(source), name, commit, before)
+    keep.decide(task.id, partial(decider.record, event=event))
+    return Published(task.id, os.fspath(source), name, commit, before, uncommitted)
+
+
+def _slug(title: str) -> str:
+    words = re.sub(r"[^a-z0-9]+", "-", title.lower())[:_MAX_SLUG].strip("-")
+    return words or "task"
+
+
+def _head(root: int) -> str:
+    """The commit that is checked out in the workspace."""
+    found = refs.head(root)
+    if found is None:
+        raise PublishRefused("the workspace has no commit that can be read; commit in the sandbox first")
+    return found.decode()
+
+
+@contextlib.contextmanager
+def _scratch(source: Path) -> Iterator[Path]:
+    """A repository of ours that has the objects of `source` to begin with."""
+    with tempfile.TemporaryDirectory(prefix="sandkeep-publish-") as folder:
+        scratch = Path(folder) / "scratch.git"
+        length = _output(source, "rev-parse", "--show-object-format")
+        _git(Path(folder), "init", "--quiet", "--bare", "--template=", f"--object-format={length}", os.fspath(scratch))
+        objects = source / _output(source, "rev-parse", "--git-path", "objects")
+        (scratch / "objects" / "info").mkdir(exist_ok=True)
+        (scratch / "objects" / "info" / "alternates").write_bytes(os.fsencode(objects.resolve()) + b"\n")
+        shallow = source / _output(source, "rev-parse", "--git-path", "shallow")
+        if shallow.is_file():
+            shutil.copyfile(shallow, scratch / "shallow")
+        yield scratch
+
+
+def _copy_loose(root: int, scratch: Path) -> None:
+    for shard in _names(root, b".git", b"objects"):
+        if _SHARD.fullmatch(shard):
+            for name in _names(root, b".git", b"objects", shard):
+                if _LOOSE.fullmatch(name):
+                    target = scratch / "objects" / os.fsdecode(shard)
+                    target.mkdir(exist_ok=True)
+                    _copy(root, (b".git", b"objects", shard, name), target / os.fsdecode(name))
+
+
+def _copy_packs(root: int, scratch: Path) -> None:
+    """Copy packs, and make their indexes anew: git believes an index."""
+    target = scratch / "objects" / "pack"
+    target.mkdir(exist_ok=True)
+    for name in _names(root, b".git", b"objects", b"pack"):
+        if _PACK.fullmatch(name) and _copy(root, (b".git", b"objects", b"pack", name), target / os.fsdecode(name)):
+            done = _git(scratch, "index-pack", os.fspath(target / os.fsdecode(name)))
+            if done.returncode != 0:
+                (target / os.fsdecode(name)).unlink()
+
+
+def _names(root: int, *path: bytes) -> list[bytes]:
+    try:
+        folder = workspace.descend(root, path)
+    except OSError:
+        return []
+    try:
+        return sorted(map(os.fsencode, os.listdir(folder)))
+    finally:
+        os.close(folder)
+
+
+def _copy(root: int, path: tuple[bytes, ...], target: Path) -> bool:
+    """Copy a regular file; what is none is not there."""
+    try:
+        folder = workspace.descend(root, path[:-1])
+        try:
+            descriptor = os.open(path[-1], _FILE, dir_fd=folder)
+        finally:
+            os.close(folder)
+    except OSError:
+        return False
+    with open(descriptor, "rb") as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            return False
+        with target.open("wb") as copy:
+            shutil.copyfileobj(file, copy, 1 << 20)
+    return True
+
+
+def _owner(source: Path) -> tuple[int, int] | None:
+    """Whose the repository is, if it is another's and we may act as them: what we make in it is to be theirs."""
+    found = source.stat()
+    return (found.st_uid, found.st_gid) if os.geteuid() == 0 and found.st_uid != 0 else None
+
+
+def _give(scratch: Path, source: Path) -> None:
+    owner = _owner(source)
+    if owner is not None:
+        command = ("chown", "-hR", f"{owner[0]}:{owner[1]}", "--", os.fspath(scratch.parent))
+        subprocess.run(command, check=True)
+
+
+def _fetch(source: Path, scratch: Path, branch: str) -> str:
+    """Fetch the commit as `branch`; returns what git said if it did not."""
+    # Two of these the repository's own configuration may say; the first would run a command.
+    checks = ("-c", "core.alternateRefsCommand=true", "-c", "fetch.fsckObjects=true")
+    spec = f"{_REF}:refs/heads/{branch}"
+    serve = f"--upload-pack={_SERVE}"
+    done = _git(source, *checks, "fetch", *_NEVER, serve, "--", os.fspath(scratch), spec, owner=_owner(source))
+    return "" if done.returncode == 0 else done.stderr.strip() or "git said nothing"
+
+
+def _refused(said: str) -> bool:
+    """Whether git had what it needs, and would not move the branch."""
+    return "rejected" in said or "refusing to fetch" in said or "cannot lock ref" in said
+
+
+def _words(branch: str, source: Path, said: str) -> str:
+    last = said.splitlines()[-1]
+    if "refusing to fetch" in said:
+        return f"the branch {branch!r} is checked out in {source}, which is not touched; name another with --branch"
+    if "rejected" in said:
+        return f"the branch {branch!r} of {source} has commits that the task has not; name another with --branch"
+    return f"{source} did not take the task's commits: {last}; see what 'git fsck' says in the workspace"
+
+
+def _uncommitted(scratch: Path, folder: Path) -> tuple[str, ...]:
+    """The paths of a workspace that are not as committed. Only our repository's configuration is read."""
+    where = ("--git-dir", os.fspath(scratch), "--work-tree", os.fspath(folder), "-c", "core.bare=false")
+    _git(folder, *where, "read-tree", _REF)
+    status = ("status", "--porcelain", "-z", "--no-renames", "--ignore-submodules=all", "--untracked-files=normal")
+    _git(folder, *where, "symbolic-ref", "HEAD", _REF)
+    done = _git(folder, *where, *status)
+    return tuple(line[3:] for line in done.stdout.split("\0")[:MOST_PATHS] if line)
+
+
+def _commit_of(source: Path, branch: str) -> str:
+    return _git(source, "rev-parse", "--verify", "--quiet", f"refs/heads/{branch}^{{commit}}").stdout.strip()
+
+
+def _output(folder: Path, *arguments: str) -> str:
+    return _git(folder, *arguments).stdout.strip()
+
+
+def _git(folder: Path, *arguments: str, owner: tuple[int, int] | None = None) -> subprocess.CompletedProcess[str]:
+    return workspace.git("-C", os.fspath(folder), "-c", "safe.directory=*", *arguments, source=folder, user=owner)
