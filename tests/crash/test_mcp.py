@@ -7,6 +7,7 @@ import random
 import time
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,8 @@ from .support import LONG
 pytestmark = pytest.mark.engine
 
 SERVE = Path(__file__).parents[1] / "sandboxes" / "mcp_serve.py"
-KILLS = 500 if LONG else 12
+KILLS = 500 if LONG else 8
+AGENTS, TURNS = (10, 10) if LONG else (3, 2)
 CLEAN = {"call-interrupted", "task-busy", "lock-held", "deadlock", "stale-fence", "task-refused", "sandbox-gone"}
 """What may be told of a call whose server was killed, or of its neighbours."""
 
@@ -123,3 +125,29 @@ def test_a_worker_killed_at_any_moment_does_nothing_twice(shared_keep: Keep, cli
     shared_keep.reconcile(again=True)
     assert not shared_keep.task(task).state.pending
     assert verify(shared_keep.path / "log").ok
+
+
+def test_agents_each_with_a_server_of_its_own_take_turns_on_one_keep(shared_keep: Keep, client: Client) -> None:
+    task = client.call("create_task_sandbox", title="shared")["id"]
+    client.call("execute_in_task", task=task, argv=["sh", "-c", "echo 0 >count"])
+    # What is read is written back a moment later: a turn that is not alone would be lost.
+    turn = ["sh", "-c", "read n <count; sleep 0.05; echo $((n + 1)) >count"]
+
+    def work(number: int) -> None:
+        agent = Client(shared_keep.path, SERVE, shared_keep.path, f"agent-{number}")
+        try:
+            agent.initialize()
+            own = agent.call("create_task_sandbox", title=f"of {number}")["id"]
+            for _ in range(TURNS):
+                token = agent.call("attach_agent_to_task", task=task, timeout=300.0)["token"]
+                ran = agent.call("execute_in_task", task=task, argv=turn, token=token)
+                assert ran["exit_code"] == 0
+                agent.call("detach_agent_from_task", task=task, token=token)
+            assert agent.call("show_task", task=own)["owner"] == f"agent-{number}"
+        finally:
+            agent.close()
+
+    with ThreadPoolExecutor(AGENTS) as pool:
+        list(pool.map(work, range(AGENTS)))
+    assert (shared_keep.task(task).workspace / "count").read_text() == f"{AGENTS * TURNS}\n"
+    assert {each.owner for each in shared_keep.tasks()} >= {f"agent-{number}" for number in range(AGENTS)}
