@@ -19,11 +19,11 @@ import anyio
 import mcp_types
 from mcp.shared.message import SessionMessage
 
-from sandkeep.sandboxes.mcp_lines import MOST_LINE, failure
+from sandkeep.sandboxes.mcp_lines import MOST_LINE, encode, failure
 from sandkeep.sandboxes.mcp_session import ALIVE, PING
 
 _MOST = MOST_LINE + (1 << 20)
-_PING = PING.encode()
+_PING = encode({"jsonrpc": "2.0", "method": PING}) + b"\n"
 _logger = logging.getLogger(__name__)
 
 Serve = Callable[[Any, Any], Awaitable[None]]
@@ -81,7 +81,7 @@ class Pipes:
     async def _read(self, given: anyio.abc.ObjectSendStream[SessionMessage | Exception]) -> None:
         async with given:
             while line := await self._reader.readline():
-                if _PING in line[:80]:
+                if line == _PING:
                     await self.tell()
                     continue
                 try:

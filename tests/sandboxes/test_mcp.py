@@ -220,6 +220,8 @@ def test_there_is_nothing_to_serve_without_a_keep(tmp_path: Path) -> None:
     client = Client(tmp_path, SERVE, tmp_path / "none", "nobody")
     try:
         client.initialize()
+        client.send(id="sandkeep/ping", method="tools/list")
+        assert len(client.answer("sandkeep/ping")["result"]["tools"]) == len(TOOLS)
         client.send_call(1, "list_tasks")
         refused = client.answer(1)["result"]
         assert refused["_meta"]["sandkeep/code"] == "keep-not-found"
