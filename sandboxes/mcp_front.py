@@ -61,6 +61,7 @@ class Worker:
         self.outbox, self.lines = Outbox(self.stdin.fileno()), Lines(sys.maxsize)
         self.heard = self.asked = now
         self.owes = True
+        self.begun: float | None = None
 
     def close(self) -> int:
         """Bury it; returns how it ended."""
@@ -104,7 +105,7 @@ class Front:
             signal.signal(number, self._told_to_end)
         try:
             self._start()
-            while self._hung_up is None or self._lingers(self._hung_up + LAST_SECONDS):
+            while self._hung_up is None or self._lingers(self._hung_up):
                 self._turn()
             self._end()
         finally:
@@ -112,9 +113,12 @@ class Front:
                 self._worker.process.kill()
                 self._worker.close()
 
-    def _lingers(self, until: float) -> bool:
-        """Whether a client that has said all may still be given answers."""
-        return bool(self._session.waiting or self._client) and not self._gone and time.monotonic() < until
+    def _lingers(self, hung_up: float) -> bool:
+        """Whether a client that has said all may still be given answers. A worker that begins has its time."""
+        worker, now = self._worker, time.monotonic()
+        begun = now if worker is None or worker.begun is None else worker.begun
+        waits = bool(self._session.waiting or self._client) and not self._gone
+        return waits and now < min(max(hung_up, begun) + LAST_SECONDS, hung_up + ORDER_SECONDS)
 
     def _turn(self) -> None:
         """Wait until something happens, and deal with it."""
@@ -158,7 +162,7 @@ class Front:
         if self._worker is None:
             until = min(until, self._due)
         if self._hung_up is not None:
-            until = min(until, self._hung_up + LAST_SECONDS)
+            until = min(until, now + LAST_SECONDS / 10)
         return max(until - now, 0.0)
 
     def _watch(self, now: float) -> None:
@@ -228,6 +232,7 @@ class Front:
             return False
         for line in worker.lines.feed(data):
             worker.heard, worker.owes = time.monotonic(), False
+            worker.begun = worker.begun or worker.heard
             self._heed_worker(line)
         return bool(data)
 
