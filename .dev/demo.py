@@ -17,7 +17,7 @@ from rich.table import Table
 from sandkeep.events import SandkeepError
 from sandkeep.events.catalogue import SandboxLost
 from sandkeep.sandboxes import Keep, Task, documents_record, render, show_record
-from sandkeep.sandboxes.images import quiet
+from sandkeep.sandboxes.text import quiet
 from sandkeep.sandboxes.verification import verify_log
 
 REPOSITORY = Path(__file__).resolve().parent.parent

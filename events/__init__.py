@@ -1,9 +1,8 @@
 """What happened: the log, its events and checksums, the bus, and the blobs."""
 
-from sandkeep.events.batch import Batch
-from sandkeep.events.blobs import BlobStore
-from sandkeep.events.bus import Bus, Fault, Missed
-from sandkeep.events.codec import Record
+from typing import TYPE_CHECKING
+
+from sandkeep.events import late
 from sandkeep.events.errors import (
     BadEvent,
     BadInput,
@@ -27,10 +26,25 @@ from sandkeep.events.errors import (
     SubscriptionHalted,
     UnknownKey,
 )
-from sandkeep.events.lmdb_log import LmdbLog
-from sandkeep.events.log import EventLog, Follower, Head, Receipt, Session
-from sandkeep.events.schema import Event, UnknownEvent, event, upcast
-from sandkeep.events.subscription import Subscription
+
+if TYPE_CHECKING:
+    from sandkeep.events.batch import Batch
+    from sandkeep.events.blobs import BlobStore
+    from sandkeep.events.bus import Bus, Fault, Missed
+    from sandkeep.events.codec import Record
+    from sandkeep.events.lmdb_log import LmdbLog
+    from sandkeep.events.log import EventLog, Follower, Head, Receipt, Session
+    from sandkeep.events.schema import Event, UnknownEvent, event, upcast
+    from sandkeep.events.subscription import Subscription
+else:
+    __getattr__, __dir__ = late.names(
+        __name__,
+        """
+        batch:Batch blobs:BlobStore bus:Bus,Fault,Missed codec:Record lmdb_log:LmdbLog
+        log:EventLog,Follower,Head,Receipt,Session schema:Event,UnknownEvent,event,upcast
+        subscription:Subscription
+        """,
+    )
 
 __all__ = [
     "BadEvent",

@@ -11,13 +11,12 @@ Deciders run on the thread that commits, which may be another caller's.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Generic, final
+from typing import TYPE_CHECKING, Generic, final
 
 import lmdb
 
@@ -26,6 +25,9 @@ from sandkeep.events.group import FollowerFailed, FrameFull, Group, Request
 from sandkeep.events.journal import Journal
 from sandkeep.events.lmdb_layout import Layout
 from sandkeep.events.log import Follower, Receipt, View
+
+if TYPE_CHECKING:
+    import asyncio
 
 _logger = logging.getLogger(__name__)
 
@@ -77,6 +79,8 @@ class Committer(Generic[View]):
 
     def submit_async(self, request: Request[View]) -> asyncio.Future[Receipt]:
         """As `submit`, for a caller on an event loop. Cancelling the future does not take the request back."""
+        import asyncio  # who calls this has loaded it
+
         future: asyncio.Future[Receipt] = asyncio.get_running_loop().create_future()
         request.future = future
         if self._enqueue(request):

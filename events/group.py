@@ -6,10 +6,9 @@ transaction or the follower's state cannot take fails the group.
 
 from __future__ import annotations
 
-import asyncio
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from typing import Generic, final
+from typing import TYPE_CHECKING, Generic, final
 
 import lmdb
 import msgspec
@@ -39,6 +38,9 @@ from sandkeep.events.lmdb_layout import (
 )
 from sandkeep.events.log import MAX_EVENT_BYTES, MAX_EVENTS, Follower, Head, Receipt, Session, View
 from sandkeep.events.schema import Event, UnknownEvent
+
+if TYPE_CHECKING:
+    import asyncio
 
 Body = tuple[str, int, bytes]
 """An encoded event: type, version, body."""

@@ -17,14 +17,21 @@ import binascii
 import hashlib
 import re
 from collections.abc import Sequence
-from typing import final
+from typing import TYPE_CHECKING, final
 
 import msgspec
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
+from sandkeep.events import late
 from sandkeep.events.errors import BadKey, BadNote, BadSignature, UnknownKey
+
+if TYPE_CHECKING:
+    from cryptography import exceptions
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric import ed25519
+else:  # every keep that is closed looks for the newest note, and few notes are signed or verified
+    globals().update(late.bound("cryptography", "exceptions"))
+    globals().update(late.bound("cryptography.hazmat.primitives", "serialization"))
+    globals().update(late.bound("cryptography.hazmat.primitives.asymmetric", "ed25519"))
 
 MAX_NOTE_BYTES = 1 << 20
 MAX_SIGNATURES = 100
@@ -72,7 +79,7 @@ class VerifierKey(msgspec.Struct, frozen=True):
 class Signer:
     """A private key and its name."""
 
-    def __init__(self, name: str, private: Ed25519PrivateKey) -> None:
+    def __init__(self, name: str, private: ed25519.Ed25519PrivateKey) -> None:
         """Raises `BadKey` if no key can have that name."""
         if not _is_name(name):
             raise BadKey(f"{name!r} is no key name; it has no spaces and no '+'")
@@ -99,8 +106,8 @@ def open_note(note: bytes, keys: Sequence[VerifierKey]) -> str:
         if key is None:
             continue
         try:
-            Ed25519PublicKey.from_public_bytes(key.public).verify(signature[4:], text.encode())
-        except (InvalidSignature, ValueError) as error:  # ValueError: the key is no point of the curve
+            ed25519.Ed25519PublicKey.from_public_bytes(key.public).verify(signature[4:], text.encode())
+        except (exceptions.InvalidSignature, ValueError) as error:  # ValueError: the key is no point of the curve
             raise BadSignature(f"the note's signature of {name} is wrong") from error
         signed = True
     if not signed:

@@ -32,9 +32,6 @@ from sandkeep.sandboxes.errors import KeyUnavailable
 if TYPE_CHECKING:
     from sandkeep.sandboxes.keep import Keep
 
-PUBLISH_EVERY = 1000
-"""How many new events make a keep publish a checkpoint when it is closed."""
-
 _MAX_KEY_BYTES = 4096
 
 
@@ -86,12 +83,6 @@ def keep_signer(keep: Keep) -> Signer:
     if not isinstance(named, ev.KeepCreated) or named.public_key != found.key.public:
         raise KeyUnavailable("keys/audit.pem is not the key that the log names; restore it from a copy")
     return found
-
-
-def publish_if_due(keep: Keep) -> None:
-    """Publish a checkpoint if there are `PUBLISH_EVERY` events that no note vouches for."""
-    if notary.unpublished(keep.log) >= PUBLISH_EVERY:
-        notary.publish(keep.log, keep_signer(keep))
 
 
 def export(

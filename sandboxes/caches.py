@@ -19,16 +19,20 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import docker.types
 import msgspec
 
-from sandkeep.events import BadInput
+from sandkeep.events import BadInput, late
 from sandkeep.events.catalogue import CacheChoice
 from sandkeep.sandboxes import quantity
 from sandkeep.sandboxes.errors import PolicyDenied
 from sandkeep.sandboxes.fields import Fields, read, table_of
+
+if TYPE_CHECKING:
+    from docker import types
+else:
+    globals().update(late.bound("docker", "types"))
 
 MOUNT = "/caches"
 """Where a sandbox sees its caches."""
@@ -98,11 +102,10 @@ def granted(declared: Mapping[str, Cache], chosen: Iterable[CacheChoice]) -> tup
     )
 
 
-def mounts(seen: Iterable[Seen]) -> list[docker.types.Mount]:
+def mounts(seen: Iterable[Seen]) -> list[types.Mount]:
     """What an engine is told of them."""
     return [
-        docker.types.Mount(f"{MOUNT}/{each.name}", str(each.folder), type="bind", read_only=not each.writable)
-        for each in seen
+        types.Mount(f"{MOUNT}/{each.name}", str(each.folder), type="bind", read_only=not each.writable) for each in seen
     ]
 
 

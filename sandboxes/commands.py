@@ -32,7 +32,16 @@ def group(name: str, help: str, verbs: Sequence[Verb], act: Act) -> TyperGroup:
     return _Group(name, help, verbs, act)
 
 
-class _Group(TyperGroup):
+class _Helped(TyperCommand):
+    def get_help_option(self, ctx: Any) -> Any:
+        """--help. That it is not given is False and not None, which typer would ask pydantic about."""
+        option = super().get_help_option(ctx)
+        if option is not None:
+            option.default = False
+        return option
+
+
+class _Group(_Helped, TyperGroup):
     def __init__(self, name: str, help: str, verbs: Sequence[Verb], act: Act) -> None:
         super().__init__(name=name, help=help, rich_markup_mode=None)
         self._themes: dict[str, list[str]] = {}
@@ -59,7 +68,7 @@ class _Group(TyperGroup):
                 formatter.write_dl([(name, self.commands[name].get_short_help_str(width)) for name in names])
 
 
-class _Command(TyperCommand):
+class _Command(_Helped):
     """One verb. Its parameters are made when they are first asked for."""
 
     def __init__(self, verb: Verb, act: Act) -> None:

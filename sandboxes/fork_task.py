@@ -18,11 +18,11 @@ from sandkeep.events.names import check_actor
 from sandkeep.projections import NetworkPolicy, branches, network
 from sandkeep.sandboxes import limits, resources, restore, system
 from sandkeep.sandboxes.description import check_tags, check_title
-from sandkeep.sandboxes.images import quiet
 from sandkeep.sandboxes.network import check_policy
 from sandkeep.sandboxes.network_policy import policy_events
 from sandkeep.sandboxes.task import Task
 from sandkeep.sandboxes.task_resources import TaskResources
+from sandkeep.sandboxes.text import quiet
 
 if TYPE_CHECKING:
     from sandkeep.sandboxes.keep import Keep

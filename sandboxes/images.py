@@ -31,15 +31,12 @@ from sandkeep.sandboxes.errors import BadImage, EngineUnreachable, ImageNotFound
 from sandkeep.sandboxes.image import Made, Progress, unmeasured
 from sandkeep.sandboxes.recipe import RECIPES, Recipe, check_name, parse_tag, tag_of, with_packages
 from sandkeep.sandboxes.stock import Image, Pruned
+from sandkeep.sandboxes.text import quiet
 
 if TYPE_CHECKING:
     from sandkeep.sandboxes.keep import Keep
 
 _MAX_WORDS = 2000
-
-
-def quiet(message: str) -> None:
-    """The progress callback of those who want none."""
 
 
 @final

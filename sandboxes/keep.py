@@ -22,113 +22,96 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, Unpack, final
+from typing import TYPE_CHECKING, Literal, Unpack, final
 
-from sandkeep.events import (
-    BadInput,
-    BlobStore,
-    Bus,
-    Event,
-    LmdbLog,
-    Receipt,
-    Record,
-    SandkeepError,
-    Subscription,
-    notary,
-)
+from sandkeep.events import BadInput, BlobStore, Event, LmdbLog, Receipt, Record, SandkeepError, late, notary
 from sandkeep.events import catalogue as ev
 from sandkeep.events.durable import sync_folder
 from sandkeep.events.log import Head
 from sandkeep.events.mounts import refuse_network
 from sandkeep.events.names import check_actor
-from sandkeep.events.note import VerifierKey
-from sandkeep.events.subscription import Handler
-from sandkeep.projections import (
-    Caches,
-    Changes,
-    Checkpoints,
-    Conflict,
-    Conflicts,
-    Forks,
-    Images,
-    Lock,
-    Locks,
-    NetworkMode,
-    Networks,
-    ProjectionStore,
-    Rebuilt,
-    Registry,
-    Resources,
-    StateView,
-    TaskState,
-    conflicts,
-    locks,
-    registry,
-)
-from sandkeep.sandboxes import audit, intent, own_workspace, pool, resources, steward, system, view, workspace
-from sandkeep.sandboxes.audit import Exported
-from sandkeep.sandboxes.cache_store import CacheStore
-from sandkeep.sandboxes.conflict import TaskConflicts
+from sandkeep.projections import NetworkMode, ProjectionStore, TaskState, conflicts, locks, registry
+from sandkeep.projections.transactional import transactional
+from sandkeep.sandboxes import intent, view
 from sandkeep.sandboxes.description import check_tags, check_title
-from sandkeep.sandboxes.duties import Steward
-from sandkeep.sandboxes.engine import Engine
 from sandkeep.sandboxes.errors import KeepExists
 from sandkeep.sandboxes.expiry import GRACE_SECONDS
-from sandkeep.sandboxes.fork_task import Asked, fork
-from sandkeep.sandboxes.growth import Growth
 from sandkeep.sandboxes.identity import FORMAT, default_actor, folder_of, identify, write
-from sandkeep.sandboxes.images import ImageStore, quiet
-from sandkeep.sandboxes.locks import LockManager
-from sandkeep.sandboxes.network import TaskNetwork, check_policy
-from sandkeep.sandboxes.network_policy import policy_events
-from sandkeep.sandboxes.own_workspace import OwnWorkspaces
 from sandkeep.sandboxes.seen import SeenStore
-from sandkeep.sandboxes.task import Task
-from sandkeep.sandboxes.task_checkpoints import TaskCheckpoints
-from sandkeep.sandboxes.task_resources import TaskResources
-from sandkeep.sandboxes.trailing import Trailing
-from sandkeep.sandboxes.verification import KeepReport, referenced, verify_keep
+from sandkeep.sandboxes.text import quiet
 from sandkeep.sandboxes.view import Moment, View
+
+if TYPE_CHECKING:
+    from sandkeep.events.bus import Bus
+    from sandkeep.events.note import VerifierKey
+    from sandkeep.events.subscription import Handler, Subscription
+    from sandkeep.projections import Changes, Conflict, Lock, Rebuilt, StateView
+    from sandkeep.sandboxes import audit, own_workspace, pool, resources, steward, system, workspace
+    from sandkeep.sandboxes.audit import Exported
+    from sandkeep.sandboxes.cache_store import CacheStore
+    from sandkeep.sandboxes.conflict import TaskConflicts
+    from sandkeep.sandboxes.duties import Steward
+    from sandkeep.sandboxes.engine import Engine
+    from sandkeep.sandboxes.fork_task import Asked, fork
+    from sandkeep.sandboxes.growth import Growth
+    from sandkeep.sandboxes.images import ImageStore
+    from sandkeep.sandboxes.locks import LockManager
+    from sandkeep.sandboxes.network import TaskNetwork, check_policy
+    from sandkeep.sandboxes.network_policy import policy_events
+    from sandkeep.sandboxes.own_workspace import OwnWorkspaces
+    from sandkeep.sandboxes.task import Task
+    from sandkeep.sandboxes.task_checkpoints import TaskCheckpoints
+    from sandkeep.sandboxes.task_resources import TaskResources
+    from sandkeep.sandboxes.trailing import Trailing
+    from sandkeep.sandboxes.verification import KeepReport, referenced, verify_keep
+else:  # what a question about tasks has no use for
+    globals().update(late.bound("sandkeep.events", "bus:Bus subscription:Subscription"))
+    _LISTED = """
+    audit own_workspace pool resources steward system workspace cache_store:CacheStore conflict:TaskConflicts
+    duties:Steward engine:Engine fork_task:fork growth:Growth images:ImageStore locks:LockManager
+    network:TaskNetwork,check_policy network_policy:policy_events own_workspace:OwnWorkspaces task:Task
+    task_checkpoints:TaskCheckpoints task_resources:TaskResources trailing:Trailing
+    verification:referenced,verify_keep
+    """
+    globals().update(late.bound("sandkeep.sandboxes", _LISTED))
 
 _logger = logging.getLogger(__name__)
 
 _RECONCILE_SECONDS = 30.0
+
+PUBLISH_EVERY = 1000
+"""How many new events make a keep publish a checkpoint when it is closed."""
 
 
 @final
 class Keep:
     """An open keep. Made by `Keep.init` and `Keep.open`; a context manager that closes itself."""
 
+    images = late.once(ImageStore)
+    caches = late.once(CacheStore)
+    locking = late.once(LockManager)
+    trailing = late.once(Trailing)
+
     def __init__(self, path: Path, identity: str, actor: str | None) -> None:
         """Use `Keep.init` or `Keep.open` instead."""
         self.path = path
         self.id = identity
         self.actor = actor or default_actor()
-        self.engine = Engine()
-        self.images = ImageStore(self)
-        self.caches = CacheStore(self)
         self.blobs = BlobStore(path / "blobs")
-        self.growth = Growth(self.blobs)
         self.seen = SeenStore(path / "run" / "seen")
         self.intents = path / "run" / "intents"
         self._works = path / "run" / "tasks"
         for folder in (self.intents, self._works):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        projections = (
-            *(Registry(), Checkpoints(), Locks(), Conflicts(), Forks(), Images(), Networks(), Resources(), Caches()),
-        )
-        self.projections = ProjectionStore(path / "projections", projections)
+        self.projections = ProjectionStore(path / "projections", transactional())
         self.log: LmdbLog[StateView] = LmdbLog(
             path / "log", follower=self.projections, journal=path / "journal", doorbells=path / "run" / "doorbells"
         )
         try:
             self.projections.open(self.log)
-            self.bus = Bus(self.log)
-            self.locking = LockManager(self)
         except BaseException:
             self.log.close()
             raise
-        self.trailing = Trailing(self)
         self._reconciled = -math.inf
         self._closed = False
 
@@ -167,20 +150,40 @@ class Keep:
         path = folder_of(path)
         return cls(path, identify(path), actor)
 
+    @late.once
+    def engine(self) -> Engine:
+        """The Docker engine, which is not asked yet."""
+        return Engine()
+
+    @late.once
+    def bus(self) -> Bus:
+        """The records of all processes after their commit, as observables."""
+        return Bus(self.log)
+
+    @late.once
+    def growth(self) -> Growth:
+        """How much each checkpoint adds to what is stored."""
+        return Growth(self.blobs)
+
     def close(self) -> None:
         """End subscriptions and release the keep. Sandboxes go on. Safe to call twice.
 
         Publishes a checkpoint if a thousand events have none; that this fails is logged, and holds nothing up.
         """
-        self.trailing.close()
+        made = vars(self)
+        if "trailing" in made:
+            self.trailing.close()
         if not self._closed:
             self._closed = True
             try:
-                audit.publish_if_due(self)
+                if notary.unpublished(self.log) >= PUBLISH_EVERY:
+                    self.publish_checkpoint()
             except SandkeepError as error:
                 _logger.warning("no checkpoint was published: %s", error)
-        self.locking.close()
-        self.bus.close()
+        if "locking" in made:
+            self.locking.close()
+        if "bus" in made:
+            self.bus.close()
         # The log first: a decision that is being made holds a transaction of the projections until it is done.
         self.log.close()
         self.projections.close()
@@ -252,7 +255,7 @@ class Keep:
         """
         with self.projections.reading() as state:
             found = view.identified(state, task_id)
-        return own_workspace.task(self, found, fence)
+        return Task(self, found) if fence is None else own_workspace.task(self, found, fence)
 
     def tasks(self, *states: TaskState) -> list[registry.Task]:
         """What is true of the tasks in any of `states`; of all but the cleaned ones when none is named."""

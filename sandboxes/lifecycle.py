@@ -13,22 +13,25 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
-from sandkeep.events import BadInput, Event, Receipt
+from sandkeep.events import BadInput, Event, Receipt, late
 from sandkeep.events import catalogue as ev
 from sandkeep.projections import StateView, network, registry
 from sandkeep.projections import resources as uses
-from sandkeep.sandboxes import decider, intent, memory, monitor, outcome
+from sandkeep.sandboxes import decider, intent, outcome
 from sandkeep.sandboxes.errors import TaskRefused
-from sandkeep.sandboxes.images import quiet
 from sandkeep.sandboxes.limits import LIMITS
 from sandkeep.sandboxes.outcome import failing_as
 from sandkeep.sandboxes.recorded import Recorded
-from sandkeep.sandboxes.sandbox import Sandbox
+from sandkeep.sandboxes.text import quiet
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from sandkeep.sandboxes import memory, monitor
     from sandkeep.sandboxes.keep import Keep
+    from sandkeep.sandboxes.sandbox import Sandbox
+else:
+    globals().update(late.bound("sandkeep.sandboxes", "memory monitor sandbox:Sandbox"))
 
 Decision = Callable[[registry.Task | None], list[Event]]
 
@@ -42,13 +45,17 @@ class Lifecycle(Recorded):
         """Use `Keep.task` instead."""
         super().__init__(keep, task_id)
         self.fence = fence
-        self.sandbox = Sandbox(keep, task_id)
-        self.folder = self.sandbox.folder
+        self.folder = keep.path / "tasks" / task_id
+
+    @late.once
+    def sandbox(self) -> Sandbox:
+        """The task's container."""
+        return Sandbox(self._keep, self.id)
 
     @property
     def workspace(self) -> Path:
         """The workspace on the host."""
-        return self.sandbox.workspace
+        return self.folder / "workspace"
 
     def start_sandbox(self, progress: Callable[[str], None] = quiet, *, wait: bool = True) -> None:
         """Start the sandbox if none runs, as the next command would. Raises as `execute` does; without `wait`,

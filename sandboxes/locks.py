@@ -22,29 +22,23 @@ from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, final
 
-from sandkeep.events import Event, Receipt, SandkeepError, StaleFence
+from sandkeep.events import Event, Receipt, SandkeepError, StaleFence, late
 from sandkeep.events import catalogue as ev
 from sandkeep.events.names import check_actor
 from sandkeep.projections import Claim, Lock, Mode, StateView, TaskState, forks, locks, registry
-from sandkeep.sandboxes import fork_decider, merging, own_workspace
+from sandkeep.sandboxes import fork_decider, lock_options
 from sandkeep.sandboxes import lock_decider as decider
 from sandkeep.sandboxes.clock import BootTime, Clock, boot_clock
 from sandkeep.sandboxes.errors import Deadlock, LockHeld, PolicyDenied, TaskNotFound, TaskRefused
 from sandkeep.sandboxes.heartbeat import Heartbeat
 from sandkeep.sandboxes.lock_bells import Bells
-from sandkeep.sandboxes.lock_options import (
-    DEFAULT_LEASE_SECONDS,
-    MAX_LEASE_SECONDS,
-    check_lease,
-    check_mode,
-    check_reason,
-    check_timeout,
-)
-from sandkeep.sandboxes.merging import Merged
-from sandkeep.sandboxes.task import Task
 
 if TYPE_CHECKING:
+    from sandkeep.sandboxes import merging, own_workspace
     from sandkeep.sandboxes.keep import Keep
+    from sandkeep.sandboxes.task import Task
+else:
+    globals().update(late.bound("sandkeep.sandboxes", "merging own_workspace"))
 
 BreakPolicy = Callable[[Lock, str], str | None]
 """Why the actor may not break the lock; None if it may. Pure: it is asked inside the transaction."""
@@ -85,7 +79,7 @@ class Held:
         """Begin the lease anew. Raises `StaleFence` if the lock is no longer held."""
         self._manager.renew(self._task_id, self._claim)
 
-    def release(self) -> Merged | None:
+    def release(self) -> merging.Merged | None:
         """Give the lock back. What was done in an own workspace is merged first; what became of that, if there was one.
 
         Raises `StaleFence` if it was lost meanwhile: then others may have acted on the task. Raises as `merging.merge`
@@ -134,7 +128,7 @@ class LockManager:
         *,
         mode: str = Mode.EXCLUSIVE,
         timeout: float | None = None,
-        lease: float = DEFAULT_LEASE_SECONDS,
+        lease: float = lock_options.DEFAULT_LEASE_SECONDS,
         agent: str | None = None,
         session: str | None = None,
         heartbeat: bool = True,
@@ -145,7 +139,8 @@ class LockManager:
         it is, by default the keep's actor; `session` is who waits, by default this thread. Raises `LockHeld` when the
         time is up, `Deadlock` at once, `TaskNotFound`, `TaskRefused`, `LimitReached`, `BadInput` and `BadTimeout`.
         """
-        mode, lease_ns, timeout_ns = check_mode(mode), check_lease(lease), check_timeout(timeout)
+        mode, lease_ns = lock_options.check_mode(mode), lock_options.check_lease(lease)
+        timeout_ns = lock_options.check_timeout(timeout)
         agent = check_actor(agent or self._keep.actor)
         session = session or f"{self._session}-{threading.get_ident():x}"
         give_up = None if timeout_ns is None else self._clock().ns + timeout_ns
@@ -175,7 +170,7 @@ class LockManager:
         """Begin the lease of a claim anew. Raises `StaleFence` if it has ended."""
         self._decide(task_id, lambda lock, _: decider.renew(lock, claim, self._clock()))
 
-    def merge(self, task_id: str, token: int) -> Merged | None:
+    def merge(self, task_id: str, token: int) -> merging.Merged | None:
         """Merge what the holder of `token` did in an own workspace, if they have one. Raises as `merging` does."""
         with self._keep.projections.reading() as state:
             found = [fork for fork in forks.unmerged(state, task_id) if fork.token == token]
@@ -184,7 +179,7 @@ class LockManager:
         with self.renewing(task_id, token):
             return merging.merge(self._keep, found[0], token)
 
-    def release(self, task_id: str, token: int) -> Merged | None:
+    def release(self, task_id: str, token: int) -> merging.Merged | None:
         """Give back the lock held by `token`, having merged what was done under it in an own workspace; what became of
         that, if there was one. Raises `StaleFence` if it is held no more, and as `merging.merge` does."""
         merged = self.merge(task_id, token)
@@ -196,7 +191,7 @@ class LockManager:
 
         Raises `PolicyDenied` if `may_break` does not allow it, and `LockNotHeld`.
         """
-        reason = check_reason(reason)
+        reason = lock_options.check_reason(reason)
         taken: list[Claim] = []
 
         def take(lock: Lock, state: StateView) -> list[Event]:
@@ -356,7 +351,7 @@ class LockManager:
         with self._keep.projections.reading() as state:
             lock = locks.find(state, task_id)
         leases = [each.lease for each in (*lock.holding, *lock.waiting) if each.id != claim]
-        return now.ns + min((now.left_ns(lease) for lease in leases), default=int(MAX_LEASE_SECONDS * 1e9))
+        return now.ns + min((now.left_ns(lease) for lease in leases), default=int(lock_options.MAX_LEASE_SECONDS * 1e9))
 
     def withdraw(self, task_id: str, claim: str) -> int | None:
         """Leave the queue with a claim; its token, if it was granted meanwhile, which stays."""

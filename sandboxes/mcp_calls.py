@@ -40,7 +40,7 @@ class Call(msgspec.Struct, frozen=True):
         """Make the call. What comes of it is never an exception."""
         try:
             made = self._noted()
-            document = mcp_text.shown(made, wrapped=mcp_tools.wrapped(self.verb))
+            document = mcp_text.shown(made)
             text = mcp_text.text(document, self.door.notes)
             failed = self.verb.judges and document.get("ok") is False
             return types.CallToolResult(

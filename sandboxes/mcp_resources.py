@@ -84,7 +84,7 @@ def read(keep: Keep, uri: str) -> list[types.TextResourceContents]:
 def _line(record: Record, kind: str) -> str:
     if kind == "events":
         return msgspec.json.encode(documents_record.record(record)).decode() + "\n"
-    return f"{record.position} {moment(record.time_ns)} {record.actor} {record.type} {render.summary(record)}\n"
+    return f"{record.position} {moment(record.time_ns)} {record.actor} {record.type} {render.summary(record.event)}\n"
 
 
 def _uri(task: str, kind: str) -> str:

@@ -20,12 +20,12 @@ MOST_TEXT, MOST_ITEMS = 60_000, 1_000
 Document = dict[str, Any]
 
 
-def shown(result: Any, *, wrapped: bool = False) -> Document:
-    """A result as the object that an agent gets; what is `wrapped` is its field `result`."""
+def shown(result: Any) -> Document:
+    """A result as the object that an agent gets; what is none is its field `result`."""
     if isinstance(result, Iterator):
         result = list(islice(result, MOST_ITEMS))
     found = msgspec.to_builtins(result, str_keys=True)
-    if wrapped or not isinstance(found, dict):
+    if not isinstance(found, dict):
         return {"result": found}
     for stream in ("stdout", "stderr"):
         text = found.get(stream)

@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Meta
 
 from sandkeep.events import BadInput
-from sandkeep.sandboxes.documents_schema import answer_schema, given_schema
+from sandkeep.sandboxes.door import answers
 from sandkeep.sandboxes.vocabulary import VERBS
 from sandkeep.sandboxes.vocabulary_terms import Parameter, Verb
 
@@ -33,10 +33,25 @@ TOOLS: dict[str, Verb] = {verb.tool: _for_agents(verb) for verb in VERBS if verb
 """The verbs that are offered, by the names that agents know."""
 
 
+@functools.cache
+def arguments_type(verb: Verb) -> type[msgspec.Struct]:
+    """The type of a verb's arguments."""
+    fields: list[tuple[str, Any] | tuple[str, Any, Any]] = []
+    for each in verb.offered:
+        kind = _kind(each)
+        if each.many:
+            fields.append((each.name, kind, () if not each.required else msgspec.NODEFAULT))
+        elif each.required:
+            fields.append((each.name, kind))
+        else:
+            fields.append((each.name, kind, each.default))
+    return msgspec.defstruct(f"{verb.tool}_arguments", fields, kw_only=True, forbid_unknown_fields=True, frozen=True)
+
+
 def arguments(verb: Verb, given: object) -> dict[str, Any]:
     """What a verb is given, checked. Raises `BadInput`."""
     try:
-        found = msgspec.convert(given or {}, _arguments(verb))
+        found = msgspec.convert(given or {}, arguments_type(verb))
     except msgspec.ValidationError as error:
         raise BadInput(f"{verb.tool} was given what it cannot take: {error}; see its input schema") from error
     return msgspec.structs.asdict(found)
@@ -45,40 +60,40 @@ def arguments(verb: Verb, given: object) -> dict[str, Any]:
 @functools.cache
 def input_schema(verb: Verb) -> Schema:
     """The JSON Schema of a verb's arguments."""
-    return given_schema(verb)
+    return _schema(arguments_type(verb))
 
 
 @functools.cache
 def output_schema(verb: Verb) -> Schema:
-    """The JSON Schema of what a verb gives. What is no object, an agent gets as the field `result` of one."""
-    whole = answer_schema(verb)
-    parts = whole.pop("$defs", {})
-    if wrapped(verb):
-        one = {"type": "array", "items": whole} if verb.streams else whole
-        return {"type": "object", "properties": {"result": one}, "required": ["result"], "$defs": parts}
-    return {"type": "object", **whole, "$defs": parts}
+    """The JSON Schema of what a verb gives. An agent gets what is no object as the field `result` of
+    one."""
+    refs, parts = msgspec.json.schema_components(answers(verb), ref_template="#/$defs/{name}")
+    if verb.streams:
+        refs = tuple({"type": "array", "items": ref} for ref in refs)
+    kinds = [ref if "$ref" in ref else _wrapped(ref) for ref in refs]
+    if len(kinds) > 1:
+        return {"type": "object", "anyOf": kinds, "$defs": parts}
+    (kind,) = kinds
+    whole: Schema = parts.pop(kind["$ref"].removeprefix("#/$defs/")) if "$ref" in kind else kind
+    return whole | ({"$defs": parts} if parts else {})
 
 
-def wrapped(verb: Verb) -> bool:
-    """Whether what a verb gives is no object."""
-    return verb.streams or verb.result.startswith(("list[", "dict[")) or " | None" in verb.result
+def _wrapped(one: Schema) -> Schema:
+    return {"type": "object", "properties": {"result": one}, "required": ["result"]}
 
 
-@functools.cache
-def _arguments(verb: Verb) -> type[msgspec.Struct]:
-    fields: list[tuple[str, Any] | tuple[str, Any, Any]] = []
-    for each in verb.offered:
-        kind = _kind(each)
-        if each.required:
-            fields.append((each.name, kind))
-        elif each.many:
-            fields.append((each.name, kind, ()))
-        else:
-            fields.append((each.name, kind if each.default is not None else Optional[kind], each.default))  # noqa: UP045
-    return msgspec.defstruct("Arguments", fields, kw_only=True, forbid_unknown_fields=True, frozen=True)
+def _schema(type: Any) -> Schema:
+    (ref,), parts = msgspec.json.schema_components([type], ref_template="#/$defs/{name}")
+    own: Schema = parts.pop(ref["$ref"].removeprefix("#/$defs/"))
+    return own | ({"$defs": parts} if parts else {})
 
 
 def _kind(each: Parameter) -> Any:
-    choices = each.offered_choices or each.choices
-    one: Any = Literal[choices] if choices else Annotated[each.type, Meta(ge=each.least)]
-    return Annotated[tuple[one, ...], Meta(min_length=1 if each.required else 0)] if each.many else one
+    kind: Any = Literal[choices] if (choices := each.offered_choices or each.choices) else each.type
+    if each.least is not None:
+        kind = Annotated[kind, Meta(ge=each.least)]
+    if each.many:
+        kind = tuple[kind, ...]
+    elif not each.required and each.default is None:
+        kind = Optional[kind]  # noqa: UP045
+    return Annotated[kind, Meta(description=each.help)]

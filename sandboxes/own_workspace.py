@@ -36,11 +36,11 @@ from sandkeep.sandboxes.clock import BootTime
 from sandkeep.sandboxes.description import MAX_TITLE
 from sandkeep.sandboxes.errors import TaskBusy, WorkspaceNotFound
 from sandkeep.sandboxes.execution import Result, Streamed
-from sandkeep.sandboxes.images import quiet
 from sandkeep.sandboxes.merging import Merged
 from sandkeep.sandboxes.network_policy import policy_events
 from sandkeep.sandboxes.restore import Restored
 from sandkeep.sandboxes.task import Task
+from sandkeep.sandboxes.text import quiet
 from sandkeep.sandboxes.workspace_diff import FileDiff
 
 if TYPE_CHECKING:
@@ -147,10 +147,8 @@ class OwnWorkspaces:
         return (merging.discard if discard else merging.merge)(self._keep, found[0], self._token)
 
 
-def task(keep: Keep, task_id: str, fence: int | None) -> Task:
+def task(keep: Keep, task_id: str, fence: int) -> Task:
     """The task as one who holds its lock by `fence` sees it."""
-    if fence is None:
-        return Task(keep, task_id)
     with keep.projections.reading() as state:
         fork = forks.of_token(state, task_id, fence)
         apart = (fork is not None and not fork.ended) or _separates(state, task_id, fence)

@@ -13,16 +13,18 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from sandkeep.events import BadInput, Record
+from sandkeep.events import BadInput, Record, late
 from sandkeep.events import catalogue as ev
 from sandkeep.projections import Decision, Execution, Stats, branches, registry, summary
 from sandkeep.projections.branches import Line
-from sandkeep.sandboxes import decider, memory
+from sandkeep.sandboxes import decider
 from sandkeep.sandboxes.errors import TaskNotFound
-from sandkeep.sandboxes.memory import Refreshed
 
 if TYPE_CHECKING:
+    from sandkeep.sandboxes import memory
     from sandkeep.sandboxes.keep import Keep
+else:
+    globals().update(late.bound("sandkeep.sandboxes", "memory"))
 
 MAX_DECISION = 2000
 """How many characters a decision has at most, and its reason."""
@@ -101,7 +103,7 @@ class Recorded:
         # As the log has it: another may have decided something at the same moment.
         return next(found for found in self.decisions() if found.position == receipt.first)
 
-    def rebuild_memory(self) -> Refreshed:
+    def rebuild_memory(self) -> memory.Refreshed:
         """Make all pages of the memory folder anew from the log, and tell which of them were not what they should be.
 
         A plan that somebody has edited is left as it is. Raises `MemoryUnavailable` if there is no folder, or it cannot

@@ -11,22 +11,31 @@ import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import msgspec
 from rich.console import Console, RenderableType
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    MofNCompleteColumn,
-    Progress,
-    SpinnerColumn,
-    TextColumn,
-    TimeRemainingColumn,
-)
 from rich.table import Table
 from rich.text import Text
 
+from sandkeep.events import late
 from sandkeep.sandboxes.text import escaped
+
+if TYPE_CHECKING:
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        MofNCompleteColumn,
+        Progress,
+        SpinnerColumn,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+else:
+    _LISTED = """
+    progress:BarColumn,DownloadColumn,MofNCompleteColumn,Progress progress:SpinnerColumn,TextColumn,TimeRemainingColumn
+    """
+    globals().update(late.bound("rich", _LISTED))
 
 _PATIENCE_SECONDS = 1.0
 _DIGEST = re.compile(r"(?:sha256:)?([0-9a-f]{12})[0-9a-f]{28,52}")

@@ -14,13 +14,12 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from sandkeep.events import Event, SandkeepError
+from sandkeep.events import Event, SandkeepError, late
 from sandkeep.events import catalogue as ev
 from sandkeep.events.catalogue import Limits
 from sandkeep.projections import StateView, Use, registry
 from sandkeep.projections import resources as uses
-from sandkeep.sandboxes import adapting, admission, decider, disk, intent, ledger, limits, outcome
-from sandkeep.sandboxes.admission import Turn
+from sandkeep.sandboxes import adapting, decider, disk, intent, limits, outcome
 from sandkeep.sandboxes.errors import (
     BudgetExhausted,
     DiskFull,
@@ -32,7 +31,11 @@ from sandkeep.sandboxes.errors import (
 from sandkeep.sandboxes.quantity import show_size
 
 if TYPE_CHECKING:
+    from sandkeep.sandboxes import admission, ledger
+    from sandkeep.sandboxes.admission import Turn
     from sandkeep.sandboxes.keep import Keep
+else:  # which ask the engine
+    globals().update(late.bound("sandkeep.sandboxes", "admission ledger"))
 
 _MOST_WORDS = 2000
 

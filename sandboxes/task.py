@@ -19,47 +19,49 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import msgspec
 
-from sandkeep.events import BadInput, BlobDamaged, BlobMissing, Event, Receipt, SandkeepError
+from sandkeep.events import BadInput, BlobDamaged, BlobMissing, Event, Receipt, SandkeepError, late
 from sandkeep.events import catalogue as ev
 from sandkeep.projections import Checkpoint, TaskState, branches, checkpoints
-from sandkeep.sandboxes import (
-    background,
-    checkpoint_decider,
-    chosen,
-    command,
-    comparison,
-    conflict,
-    decider,
-    description,
-    egress,
-    execution,
-    expiry,
-    intent,
-    leavings,
-    memory,
-    monitor,
-    recording,
-    resources,
-    restore,
-    slot,
-    system,
-    workspace,
-)
-from sandkeep.sandboxes.agent import Window
-from sandkeep.sandboxes.background import Running
-from sandkeep.sandboxes.command import Asked
+from sandkeep.sandboxes import decider, description, intent
 from sandkeep.sandboxes.errors import EngineUnreachable, RestoreRefused
-from sandkeep.sandboxes.execution import Result, Streamed
-from sandkeep.sandboxes.images import quiet
+from sandkeep.sandboxes.execution import DEFAULT_TIMEOUT_SECONDS, MAX_TIMEOUT_SECONDS
 from sandkeep.sandboxes.lifecycle import Decision, Lifecycle
 from sandkeep.sandboxes.outcome import failing_as, words
-from sandkeep.sandboxes.restore import Restored
-from sandkeep.sandboxes.sandbox import Place
-from sandkeep.sandboxes.snapshot_walk import Names, Progress, Snapshot, readable
-from sandkeep.sandboxes.workspace_diff import FileDiff
+from sandkeep.sandboxes.text import quiet
 
 if TYPE_CHECKING:
+    from sandkeep.sandboxes import (
+        background,
+        checkpoint_decider,
+        chosen,
+        command,
+        comparison,
+        conflict,
+        egress,
+        expiry,
+        leavings,
+        memory,
+        monitor,
+        recording,
+        resources,
+        restore,
+        slot,
+        system,
+        workspace,
+    )
+    from sandkeep.sandboxes.agent import Window
+    from sandkeep.sandboxes.command import Asked
+    from sandkeep.sandboxes.execution import Result, Streamed
     from sandkeep.sandboxes.locks import Held
+    from sandkeep.sandboxes.sandbox import Place
+    from sandkeep.sandboxes.snapshot_walk import Names, Progress, Snapshot, readable
+    from sandkeep.sandboxes.workspace_diff import FileDiff
+else:  # what a question about the task has no use for
+    _LISTED = """
+    background checkpoint_decider chosen command comparison conflict egress expiry leavings memory
+    monitor recording resources restore slot snapshot_walk:readable system workspace
+    """
+    globals().update(late.bound("sandkeep.sandboxes", _LISTED))
 
 _MAX_LABEL = 200
 _MAX_TORN = 200
@@ -109,7 +111,7 @@ class Task(Lifecycle):
         self,
         argv: Sequence[str],
         *,
-        timeout: float = execution.DEFAULT_TIMEOUT_SECONDS,
+        timeout: float = DEFAULT_TIMEOUT_SECONDS,
         env: Mapping[str, str] | None = None,
         secrets: Mapping[str, str] | None = None,
         cwd: str = ".",
@@ -148,7 +150,7 @@ class Task(Lifecycle):
         on_output: Streamed,
         window: Callable[[], Window],
         *,
-        timeout: float = execution.MAX_TIMEOUT_SECONDS,
+        timeout: float = MAX_TIMEOUT_SECONDS,
         env: Mapping[str, str] | None = None,
         cwd: str = ".",
         progress: Callable[[str], None] = quiet,
@@ -165,11 +167,11 @@ class Task(Lifecycle):
         self,
         argv: Sequence[str],
         *,
-        timeout: float = execution.MAX_TIMEOUT_SECONDS,
+        timeout: float = MAX_TIMEOUT_SECONDS,
         env: Mapping[str, str] | None = None,
         cwd: str = ".",
         progress: Callable[[str], None] = quiet,
-    ) -> Running:
+    ) -> background.Running:
         """Start a command in the background and return when it runs. It goes on when this process ends.
 
         It is ended when its time is up, when it is stopped, and with the task. Raises as `execute`.
@@ -177,9 +179,9 @@ class Task(Lifecycle):
         asked = command.ask(argv, timeout, env, None, cwd, background=True)
         with self._requested(asked, progress) as (made, place, given):
             command.launch(self._keep, self.sandbox, place, made, given)
-        return Running(self._keep, self.id, made)
+        return background.Running(self._keep, self.id, made)
 
-    def running(self) -> list[Running]:
+    def running(self) -> list[background.Running]:
         """The commands that run in the background, oldest first; also those that have ended unnoticed."""
         return background.running(self._keep, self.id)
 
@@ -255,7 +257,7 @@ class Task(Lifecycle):
         privileges: bool = False,
         files_only: bool = False,
         progress: Callable[[int], None] = lambda files: None,
-    ) -> Restored:
+    ) -> restore.Restored:
         """Set the task back to the checkpoint with this id, or with the only id that begins with it: the workspace and,
         unless `files_only`, its tags and what counts as decided. What it may reach and use stays as it is, and so does
         the history, which goes on as a new branch. If `paths` are named, only they and what is below them are set back.
@@ -301,7 +303,7 @@ class Task(Lifecycle):
             if whole:
                 self.sandbox.drop()  # the next one starts from what the checkpoint has
             self._settle(ev.CheckpointRestored(made, target.id, found, *back))
-        return Restored(target.id, found, undo.id, stripped)
+        return restore.Restored(target.id, found, undo.id, stripped)
 
     def diff(self, old: str = "", new: str = "", paths: Iterable[str] = (), *, text: bool = True) -> list[FileDiff]:
         """What differs between two checkpoints, or between one and the workspace as it is now, if no `new` one is

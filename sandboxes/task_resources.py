@@ -5,16 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, final
 
-from sandkeep.events import BadInput
+from sandkeep.events import BadInput, late
 from sandkeep.events import catalogue as ev
 from sandkeep.events.catalogue import Limits
 from sandkeep.projections import Extension, Use
-from sandkeep.sandboxes import disk, limits, monitor, pressure, resources
-from sandkeep.sandboxes.cgroup import Sample
+from sandkeep.sandboxes import disk, limits, resources
 from sandkeep.sandboxes.errors import BadLimits
 
 if TYPE_CHECKING:
+    from sandkeep.sandboxes import monitor, pressure
+    from sandkeep.sandboxes.cgroup import Sample
     from sandkeep.sandboxes.keep import Keep
+else:
+    globals().update(late.bound("sandkeep.sandboxes", "monitor pressure"))
 
 _MOST_REASON = 500
 

@@ -14,3 +14,7 @@ def moment(time_ns: int) -> str:
 def escaped(text: str) -> str:
     """Foreign text with every character that is none to see as an escape."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def quiet(message: str) -> None:
+    """The progress callback of those who want none."""

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Sequence
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from sandkeep.projections import Filter, Sort, TaskState
 from sandkeep.sandboxes import briefing, documents, documents_agents, documents_record, limits, view
 from sandkeep.sandboxes.door import Door
 from sandkeep.sandboxes.errors import BadSettings
-from sandkeep.sandboxes.fork_task import Asked
 from sandkeep.sandboxes.task import Task
+
+if TYPE_CHECKING:
+    from sandkeep.sandboxes.fork_task import Asked
 
 
 def create_task(
@@ -154,7 +156,7 @@ def fork_task(
     """Create a task that begins as another was at a checkpoint; see `Keep.fork_task`."""
     named = {"title": title, "owner": owner, "tags": tag or None, "image": image, "network": network}
     more = {"allow": allow or None, "private": private or None, "services": services or None}
-    asked = cast(Asked, {name: value for name, value in (named | more).items() if value is not None})
+    asked = cast("Asked", {name: value for name, value in (named | more).items() if value is not None})
     asked["progress"] = door.progress
     made = door.keep.fork_task(task, checkpoint, **asked)
     return documents.made_task(made.state, str(made.workspace))

@@ -147,10 +147,11 @@ def torn_coverage_is_dropped(pytestconfig: pytest.Config) -> Iterator[None]:
     """A process that is killed while it saves what it covered leaves half a database, at which all others would fail
     to be combined."""
     yield
-    for path in pytestconfig.rootpath.glob(".coverage.*"):
-        with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as data:
+    data = Path(os.environ.get("COVERAGE_FILE", pytestconfig.rootpath / ".coverage"))
+    for path in data.parent.glob(f"{data.name}.*"):
+        with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as saved:
             try:
-                state = data.execute("PRAGMA integrity_check").fetchone()[0]
+                state = saved.execute("PRAGMA integrity_check").fetchone()[0]
             except sqlite3.DatabaseError as error:
                 state = str(error)
         if state != "ok":

@@ -14,28 +14,17 @@ from pathlib import Path
 from sandkeep.events import Event, LmdbLog
 from sandkeep.events import catalogue as ev
 from sandkeep.projections import (
-    Caches,
-    Checkpoints,
-    Conflicts,
-    Forks,
-    Images,
-    Locks,
-    Networks,
     ProjectionStore,
-    Registry,
-    Resources,
     StateView,
 )
 from sandkeep.projections import store as store_module
 from sandkeep.projections.registry import find
+from sandkeep.projections.transactional import transactional
 
 
 def main() -> None:
     verb, folder, argument = sys.argv[1:]
-    projections = (
-        *(Registry(), Checkpoints(), Locks(), Conflicts(), Forks(), Images(), Networks(), Resources(), Caches()),
-    )
-    store = ProjectionStore(Path(folder) / "projections", projections, "boot")
+    store = ProjectionStore(Path(folder) / "projections", transactional(), "boot")
     with contextlib.closing(LmdbLog[StateView](Path(folder) / "log", follower=store)) as log, contextlib.closing(store):
         store.open(log)
         print("ready", flush=True)

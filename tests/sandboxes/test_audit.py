@@ -19,6 +19,7 @@ from sandkeep.events.errors import BadKey
 from sandkeep.events.note import open_checkpoint
 from sandkeep.sandboxes import Keep, audit, verify_bundle
 from sandkeep.sandboxes.errors import KeyUnavailable, TaskNotFound
+from sandkeep.sandboxes.keep import PUBLISH_EVERY
 
 TASK = "0123456789ab"
 OUTPUT = b"a long output" * 5000
@@ -87,14 +88,14 @@ def test_a_checkpoint_is_published_at_close_when_there_is_much_new(
     path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     with Keep.init(path) as keep:
-        keep.log.append("keep", [ev.TaskCompleted("x")] * (audit.PUBLISH_EVERY - 2), actor="me")
+        keep.log.append("keep", [ev.TaskCompleted("x")] * (PUBLISH_EVERY - 2), actor="me")
     with Keep.open(path) as keep:
         assert keep.log.notes() == []
         keep.log.append("keep", [ev.TaskCompleted("x")], actor="me")
     with Keep.open(path) as keep:
         [(size, published)] = keep.log.notes()
-        assert open_checkpoint(published.note, keep.audit_key).size == size == audit.PUBLISH_EVERY
-        keep.log.append("keep", [ev.TaskCompleted("x")] * audit.PUBLISH_EVERY, actor="me")
+        assert open_checkpoint(published.note, keep.audit_key).size == size == PUBLISH_EVERY
+        keep.log.append("keep", [ev.TaskCompleted("x")] * PUBLISH_EVERY, actor="me")
         (path / "keys" / "audit.pem").unlink()
         keep.close()
         keep.close()

@@ -17,8 +17,8 @@ from sandkeep.events import catalogue as ev
 from sandkeep.projections import ImageCounts
 from sandkeep.sandboxes import Keep, docker_archive, image, recipe
 from sandkeep.sandboxes.errors import BadImage, EngineUnreachable, ImageBuildFailed, ImageNotFound
-from sandkeep.sandboxes.images import quiet
 from sandkeep.sandboxes.recipe import RECIPES, base_recipe, busybox_recipe
+from sandkeep.sandboxes.text import quiet
 
 from ..conftest import close
 from .registries import needs_mmdebstrap

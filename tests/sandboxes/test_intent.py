@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from sandkeep.sandboxes.intent import abandoned, attempted, exclusive, held, inherited
+from sandkeep.sandboxes.intent import abandoned, attempted, exclusive, held, inherited, taken_over
 
 from .support import eventually
 
@@ -146,3 +146,17 @@ def test_what_the_block_misses_is_not_taken_for_the_lock_file(tmp_path: Path) ->
     for lock in (exclusive, attempted):
         with pytest.raises(FileNotFoundError, match="nowhere"), lock(tmp_path / "lock"):
             (tmp_path / "nowhere").read_bytes()
+
+
+def test_an_intent_is_taken_over_once_nobody_holds_it(tmp_path: Path) -> None:
+    with held(tmp_path) as alive, taken_over(tmp_path, alive) as mine:
+        assert not mine
+    with taken_over(tmp_path, alive) as mine:
+        assert not mine, "it is settled"
+    (tmp_path / "dead").touch()
+    with taken_over(tmp_path, "dead") as mine:
+        assert mine
+        assert not abandoned(tmp_path, "dead")
+        with taken_over(tmp_path, "dead") as again:
+            assert not again
+    assert list(tmp_path.iterdir()) == []

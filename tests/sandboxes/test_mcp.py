@@ -26,6 +26,7 @@ from sandkeep.sandboxes import Keep, attendance
 from sandkeep.sandboxes.mcp_tools import TOOLS
 
 from .mcp_client import Client
+from .mcp_tour import tour
 from .support import SCRIPT, eventually
 
 pytestmark = pytest.mark.engine
@@ -68,64 +69,27 @@ def test_an_agent_does_a_task_with_every_tool(shared_keep: Keep, mode: Mode) -> 
                 used.add(tool)
                 return await call(client, tool, **arguments)
 
-            async def refused(tool: str, **arguments: Any) -> str:
-                used.add(tool)
-                result = await client.call_tool(tool, arguments)
-                assert result.is_error
-                return str((result.meta or {})["sandkeep/code"])
-
             assert {tool.name for tool in (await client.list_tools()).tools} == TOOLS.keys()
-            task = (await use("create_task_sandbox", title=f"by {mode}", tag=["mcp"]))["id"]
-            await use("tag_task", task=task, add=[mode])
+            title = f"by {mode}"
+            task = (await use("create_task_sandbox", title=title, tag=["mcp"]))["id"]
             attached = await use("attach_agent_to_task", task=task)
-            mine = {"task": task, "token": attached["token"]}
+            token = attached["token"]
             assert attached["agent"] == (await use("show_task", task=task))["owner"]
-            assert [each["task"] for each in (await use("locks"))["result"]] == [task]
-
-            ran = await use("execute_in_task", argv=["sh", "-c", "echo a >f; echo b"], **mine)
+            ran = await use("execute_in_task", task=task, argv=["sh", "-c", "echo a >f; echo b"], token=token)
             assert (ran["exit_code"], ran["stdout"]) == (0, "b\n")
             part = await use("read_output", task=task, command=ran["command"])
             assert (part["text"], part["next"]) == ("b\n", None)
-            started = await use("execute_in_task", argv=["sh", "-c", "echo c; sleep 60"], in_background=True, **mine)
-            command = {"task": task, "command": started["command"]}
-            assert (await use("processes", task=task))["result"] == [started]
-            assert (await use("wait_process", timeout=0.1, **command))["result"] is None
-            while not (await use("process_output", **command))["output_base64"]:
-                await asyncio.sleep(0.05)
-            assert (await use("stop_process", **command))["stdout"] == "c\n"
-
-            taken = await use("checkpoint", label="here", **mine)
-            assert taken["id"] in [each["id"] for each in (await use("list_checkpoints", task=task))["result"]]
-            await use("execute_in_task", argv=["rm", "f"], **mine)
-            assert [each["path"] for each in (await use("diff", **mine))["result"]] == ["f"]
-            await use("restore_checkpoint", checkpoint=taken["id"], **mine)
-            assert (await use("execute_in_task", argv=["cat", "f"], **mine))["stdout"] == "a\n"
-            copy = await use("fork_task", task=task, checkpoint=taken["id"], title="a copy")
-
-            assert (await use("record_decision", task=task, text="keep f"))["number"] == 1
-            assert [each["text"] for each in (await use("task_decisions", task=task))["result"]] == ["keep f"]
-            assert len((await use("task_executions", task=task))["result"]) == 4
-            assert (await use("task_history", task=task, limit=1))["result"][0]["type"] == "TaskCreated"
-            assert (await use("task_stats", task=task))["executions"] == 4
-            assert (await use("events", limit=1))["result"][0]["type"] == "KeepCreated"
-            assert (await use("conflicts", task=task))["result"] == []
-            assert await refused("resolve_conflict", task=task, conflict="ffff", take="ours") == "conflict-not-found"
-            assert await refused("merge", task=task, which="nobody") == "workspace-not-found"
-            told = await use("resume_task", task=task)
-            assert [each["agent"] for each in told["briefing"]["attached"]] == [attached["agent"]]
-
-            await use("pause_task", **mine)
-            assert (await use("resume_task", **mine))["state"] == "active"
-            await use("stop_task", **mine)
-            assert (await use("complete_task", **mine))["state"] == "completed"
-            await use("reopen_task", reason="not yet", **mine)
-            assert (await use("detach_agent_from_task", **mine))["task"] == task
-            await use("complete_task", task=copy["id"], failed=True, summary="only a copy")
-            assert (await use("cleanup_task", task=copy["id"]))["state"] == "cleaned"
-            assert [each["id"] for each in (await use("list_tasks", tag=["mcp", mode]))["tasks"]] == [task]
-            assert task in [each["id"] for each in (await use("find_task", words=[mode]))["result"]]
-            assert (await use("verify"))["ok"]
-            assert "findings" in (await use("doctor"))
+            taken = await use("checkpoint", task=task, label="here", token=token)
+            await use("execute_in_task", task=task, argv=["rm", "f"], token=token)
+            await use("restore_checkpoint", task=task, checkpoint=taken["id"], token=token)
+            ran = await use("execute_in_task", task=task, argv=["cat", "f"], token=token)
+            assert ran["stdout"] == "a\n"
+            told = (await use("resume_task", task=task))["briefing"]
+            assert [each["agent"] for each in told["attached"]] == [attached["agent"]]
+            assert (await use("detach_agent_from_task", task=task, token=token))["task"] == task
+            found = await use("list_tasks", tag=["mcp"], text=mode)
+            assert [each["id"] for each in found["tasks"]] == [task]
+            await tour(use, shared_keep, task, title)
 
     asyncio.run(drive())
     assert used == TOOLS.keys()
