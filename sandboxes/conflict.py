@@ -16,17 +16,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, final
 
-from reactivex import Observable
-from reactivex import operators as ops
-
-from sandkeep.events import BadInput, Record
+from sandkeep.events import BadInput, Record, late
 from sandkeep.events import catalogue as ev
 from sandkeep.events.catalogue import Rule
 from sandkeep.projections import Conflict, Strategy, conflicts, registry
 from sandkeep.sandboxes.conflict_work import News, Work
 
 if TYPE_CHECKING:
+    from reactivex import Observable, operators
+
     from sandkeep.sandboxes.keep import Keep
+else:
+    globals().update(late.bound("reactivex", "operators"))
 
 MAX_RULES = 100
 _MAX_PATTERN = 500
@@ -67,7 +68,7 @@ class TaskConflicts:
         def concerns(record: Record) -> bool:
             return record.stream == stream and record.type in told
 
-        return self._keep.bus.live().pipe(ops.filter(concerns))
+        return self._keep.bus.live().pipe(operators.filter(concerns))
 
     def rules(self) -> tuple[Rule, ...]:
         """What settles conflicts: the first rule whose pattern matches; `three-way` where none does."""

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import importlib
 import threading
+import types
+import typing
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
@@ -93,6 +95,14 @@ def named(function: str) -> Callable[..., Any]:
     module, _, name = function.partition(":")
     found: Callable[..., Any] = getattr(importlib.import_module(f"sandkeep.sandboxes.{module}"), name)
     return found
+
+
+def answers(verb: Verb) -> tuple[Any, ...]:
+    """The types that a verb's answer may have; of one that `streams`, each of its answers."""
+    made = typing.get_type_hints(named(verb.run))["return"]
+    if verb.streams:
+        made = typing.get_args(made)[0]
+    return typing.get_args(made) if isinstance(made, types.UnionType) else (made,)
 
 
 def run(verb: Verb, door: Door, arguments: dict[str, Any]) -> Any:

@@ -29,7 +29,7 @@ from sandkeep.events import BadInput
 from sandkeep.events import catalogue as ev
 from sandkeep.sandboxes import decider, recording, refs, workspace
 from sandkeep.sandboxes.errors import PublishRefused
-from sandkeep.sandboxes.images import quiet
+from sandkeep.sandboxes.text import quiet
 
 if TYPE_CHECKING:
     from sandkeep.sandboxes.keep import Keep

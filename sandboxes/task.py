@@ -57,14 +57,11 @@ if TYPE_CHECKING:
     from sandkeep.sandboxes.snapshot_walk import Names, Progress, Snapshot, readable
     from sandkeep.sandboxes.workspace_diff import FileDiff
 else:  # what a question about the task has no use for
-    _LISTED = """
-    background checkpoint_decider chosen command comparison conflict egress expiry leavings memory
-    monitor recording resources restore slot snapshot_walk:readable system workspace
-    """
+    _LISTED = """background checkpoint_decider chosen command comparison conflict egress expiry leavings memory
+    monitor recording resources restore slot snapshot_walk:readable system workspace"""
     globals().update(late.bound("sandkeep.sandboxes", _LISTED))
 
-_MAX_LABEL = 200
-_MAX_TORN = 200
+_MAX_LABEL = _MAX_TORN = 200
 
 
 class Task(Lifecycle):

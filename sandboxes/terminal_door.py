@@ -6,17 +6,11 @@ import contextlib
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, final
+from typing import final
 
-from sandkeep.events import late
 from sandkeep.sandboxes import stdout
 from sandkeep.sandboxes.door import Door
 from sandkeep.sandboxes.text import escaped
-
-if TYPE_CHECKING:
-    pass
-else:  # nor is Rich loaded for a verb that takes no time and whose result is for a program
-    globals().update(late.bound("sandkeep.sandboxes", "render"))
 
 
 @final

@@ -51,7 +51,7 @@ def typed(tree: ast.Module) -> dict[str, str]:
 def late(tree: ast.Module) -> dict[str, str]:
     """What `events.late` is asked to load when it is used: under which name, what."""
     constants = {ast.unparse(node.targets[0]): node.value for node in ast.walk(tree) if isinstance(node, ast.Assign)}
-    found = {}
+    found: dict[str, str] = {}
     for node in ast.walk(tree):
         if isinstance(node, ast.Call) and ast.unparse(node.func) in ("late.bound", "late.names"):
             package, listed = (constants.get(ast.unparse(each), each) for each in node.args)

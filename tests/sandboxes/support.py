@@ -25,7 +25,7 @@ import pytest
 from sandkeep.events import BlobStore, Record
 from sandkeep.sandboxes import Keep, Result, Task, cli, restore, snapshot
 from sandkeep.sandboxes.container import KEEP
-from sandkeep.sandboxes.documents_schema import answer_types
+from sandkeep.sandboxes.door import answers
 from sandkeep.sandboxes.snapshot_walk import Snapshot
 from sandkeep.sandboxes.vocabulary import NAMED
 
@@ -258,7 +258,7 @@ def as_promised(arguments: Sequence[str], stdout: bytes) -> None:
     verb = NAMED.get(arguments[0]) or NAMED[" ".join(arguments[:2])]
     for document in stdout.splitlines() if verb.streams else [stdout]:
         wrong = []
-        for each in answer_types(verb):
+        for each in answers(verb):
             try:
                 msgspec.json.decode(document, type=each)
                 break

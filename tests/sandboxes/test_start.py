@@ -23,7 +23,7 @@ QUESTIONS = {
     "task-stats": ["TASK"],
     "locks": [],
     "list-checkpoints": ["TASK"],
-    "changes": ["0"],
+    "changes": ["--from", "0"],
     "conflicts": ["TASK"],
 }
 CODE = """
