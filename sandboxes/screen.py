@@ -6,18 +6,18 @@ is drawn, and all of it at once, without clearing the screen first: so nothing f
 
 from __future__ import annotations
 
-import contextlib
 import os
 import select
 import sys
-import termios
 import time
 import tty
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TypeVar
 
 from rich.console import Console, RenderableType
 from rich.live import Live
+
+from sandkeep.sandboxes import keyboard
 
 Shown = TypeVar("Shown")
 
@@ -31,7 +31,7 @@ def show(
     """Draw what `look` finds on our terminal: when it is `stale`, and once a second, and when the terminal gets another
     size. Returns when somebody types q, or when the keyboard is gone; an interrupt goes on to the caller."""
     console = Console(highlight=False)
-    with _keyboard(), Live(console=console, screen=True, auto_refresh=False) as live:
+    with keyboard.in_mode(tty.setcbreak), Live(console=console, screen=True, auto_refresh=False) as live:
         found, size, since = look(), console.size, time.monotonic()
         live.update(draw(found, *size), refresh=True)
         while not _enough():
@@ -43,17 +43,6 @@ def show(
 def shows() -> bool:
     """Whether there are a terminal and a keyboard to show something with."""
     return sys.stdout.isatty() and os.isatty(0)
-
-
-@contextlib.contextmanager
-def _keyboard() -> Iterator[None]:
-    """The keyboard gives each key at once, and shows none."""
-    before = termios.tcgetattr(0)
-    try:
-        tty.setcbreak(0)
-        yield
-    finally:
-        termios.tcsetattr(0, termios.TCSADRAIN, before)
 
 
 def _enough() -> bool:

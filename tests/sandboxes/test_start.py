@@ -25,6 +25,7 @@ QUESTIONS = {
     "list-checkpoints": ["TASK"],
     "changes": ["--from", "0"],
     "conflicts": ["TASK"],
+    "completion": ["bash", "--", "show-task", ""],
 }
 CODE = """
 import sys
