@@ -25,7 +25,6 @@ QUESTIONS = {
     "list-checkpoints": ["TASK"],
     "changes": ["--from", "0"],
     "conflicts": ["TASK"],
-    "completion": ["bash", "--", "show-task", ""],
 }
 CODE = """
 import sys
@@ -76,5 +75,12 @@ def test_a_question_loads_nothing_that_runs_sandboxes(verb: str, kept: Path) -> 
     task = (kept / "task").read_text()
     arguments = [task if word == "TASK" else word for word in QUESTIONS[verb]]
     packages = loaded(verb, *arguments, "--json", cwd=kept)
+    assert "lmdb" in packages
+    assert not packages & HEAVY
+
+
+@pytest.mark.engine
+def test_a_shell_is_answered_without_what_runs_sandboxes(kept: Path) -> None:
+    packages = loaded("completion", "bash", "--", "show-task", "", cwd=kept)
     assert "lmdb" in packages
     assert not packages & HEAVY
