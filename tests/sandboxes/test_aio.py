@@ -12,11 +12,12 @@ from typing import Any
 import pytest
 
 from sandkeep.events.catalogue import CommandExecuted
-from sandkeep.sandboxes import Held, Keep, Running, Task
-from sandkeep.sandboxes.aio import AsyncHeld, AsyncKeep, AsyncRunning, AsyncTask
+from sandkeep.sandboxes import AsyncHeld, AsyncKeep, AsyncRunning, AsyncTask, Held, Keep, Running, Task
 from sandkeep.sandboxes.errors import Deadlock, KeepNotFound, LockHeld
 
 from .support import eventually
+
+PATIENCE = 60.0
 
 BY_SYNC = {
     Keep: {
@@ -34,7 +35,7 @@ def alone(path: Path, drive: Callable[[AsyncKeep], Coroutine[Any, Any, None]], *
     """Drive a new keep in an event loop."""
 
     async def run() -> None:
-        async with await AsyncKeep.init(path / "keep", **options) as keep:
+        async with await AsyncKeep.init(path / "keep", **options) as keep, asyncio.timeout(PATIENCE):
             await drive(keep)
 
     asyncio.run(run())
