@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from sandkeep.events import late
 
 if TYPE_CHECKING:
+    from sandkeep.sandboxes.aio import AsyncHeld, AsyncKeep, AsyncRunning, AsyncTask
     from sandkeep.sandboxes.audit import verify_bundle
     from sandkeep.sandboxes.background import Running
     from sandkeep.sandboxes.execution import Result
@@ -16,9 +17,21 @@ else:
     __getattr__, __dir__ = late.names(
         __name__,
         """
-        audit:verify_bundle background:Running execution:Result keep:Keep locks:Held restore:Restored
-        task:Task
+        aio:AsyncHeld,AsyncKeep,AsyncRunning,AsyncTask audit:verify_bundle background:Running execution:Result
+        keep:Keep locks:Held restore:Restored task:Task
         """,
     )
 
-__all__ = ["Held", "Keep", "Restored", "Result", "Running", "Task", "verify_bundle"]
+__all__ = [
+    "AsyncHeld",
+    "AsyncKeep",
+    "AsyncRunning",
+    "AsyncTask",
+    "Held",
+    "Keep",
+    "Restored",
+    "Result",
+    "Running",
+    "Task",
+    "verify_bundle",
+]

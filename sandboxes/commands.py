@@ -32,16 +32,7 @@ def group(name: str, help: str, verbs: Sequence[Verb], act: Act) -> TyperGroup:
     return _Group(name, help, verbs, act)
 
 
-class _Helped(TyperCommand):
-    def get_help_option(self, ctx: Any) -> Any:
-        """--help. That it is not given is False and not None, which typer would ask pydantic about."""
-        option = super().get_help_option(ctx)
-        if option is not None:
-            option.default = False
-        return option
-
-
-class _Group(_Helped, TyperGroup):
+class _Group(TyperGroup):
     def __init__(self, name: str, help: str, verbs: Sequence[Verb], act: Act) -> None:
         super().__init__(name=name, help=help, rich_markup_mode=None)
         self._themes: dict[str, list[str]] = {}
@@ -60,6 +51,10 @@ class _Group(_Helped, TyperGroup):
                 self.commands[first] = _Command(verb, act)
             self._themes.setdefault(verb.theme, []).append(first)
 
+    def get_help_option(self, ctx: Any) -> Any:
+        """--help."""
+        return _decided(super().get_help_option(ctx))
+
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         """List the verbs by their themes."""
         width = formatter.width - 6 - max(map(len, self.commands))
@@ -68,7 +63,7 @@ class _Group(_Helped, TyperGroup):
                 formatter.write_dl([(name, self.commands[name].get_short_help_str(width)) for name in names])
 
 
-class _Command(_Helped):
+class _Command(TyperCommand):
     """One verb. Its parameters are made when they are first asked for."""
 
     def __init__(self, verb: Verb, act: Act) -> None:
@@ -83,12 +78,22 @@ class _Command(_Helped):
         )
         self._verb = verb
 
+    def get_help_option(self, ctx: Any) -> Any:
+        """--help."""
+        return _decided(super().get_help_option(ctx))
+
     def get_params(self, ctx: Any) -> Any:
         """The parameters, and --help."""
         if not self.params:
             common = [KEEP] * self._verb.keep + [JSON] * self._verb.document
             self.params = [_made(each) for each in (*self._verb.parameters, *common)]
         return super().get_params(ctx)
+
+
+def _decided(option: Any) -> Any:
+    # Of a flag whose value is None, which is not given, typer would ask pydantic what it is.
+    option.default = False
+    return option
 
 
 def _made(asked: Parameter) -> _Argument | _Option:

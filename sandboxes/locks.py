@@ -132,12 +132,14 @@ class LockManager:
         agent: str | None = None,
         session: str | None = None,
         heartbeat: bool = True,
+        stop: threading.Event | None = None,
     ) -> Held:
         """Hold the task's lock, waiting `timeout` seconds for it at most: 0 is to try only once, None to wait for ever.
 
         It is held for `lease` seconds at a time, renewed by the `heartbeat` unless that is left out. `agent` is whose
         it is, by default the keep's actor; `session` is who waits, by default this thread. Raises `LockHeld` when the
-        time is up, `Deadlock` at once, `TaskNotFound`, `TaskRefused`, `LimitReached`, `BadInput` and `BadTimeout`.
+        time is up, or within a second once `stop` is set, `Deadlock` at once, `TaskNotFound`, `TaskRefused`,
+        `LimitReached`, `BadInput` and `BadTimeout`.
         """
         mode, lease_ns = lock_options.check_mode(mode), lock_options.check_lease(lease)
         timeout_ns = lock_options.check_timeout(timeout)
@@ -150,7 +152,7 @@ class LockManager:
             try:
                 revision, token = self._request(task_id, claim, agent, session, mode, lease_ns, timeout_ns != 0)
                 if token is None:
-                    token = self._wait(task_id, claim, lease_ns, revision, give_up)
+                    token = self._wait(task_id, claim, lease_ns, revision, give_up, stop or threading.Event())
             except (LockHeld, Deadlock):
                 raise
             except BaseException:  # interrupted, or the log failed: our place must not hold up the others
@@ -302,14 +304,17 @@ class LockManager:
                 return receipt.revision, position
         return receipt.revision, None
 
-    def _wait(self, task_id: str, claim: str, lease_ns: int, revision: int, give_up: int | None) -> int | None:
+    def _wait(
+        self, task_id: str, claim: str, lease_ns: int, revision: int, give_up: int | None, stop: threading.Event
+    ) -> int | None:
         """Until the claim is granted: its token; None if it lapsed. Raises `LockHeld` when it is time to `give_up`."""
         with self._bells.heard(task_id) as woken:
-            return self._follow(woken, task_id, claim, lease_ns, revision, give_up)
+            return self._follow(task_id, claim, lease_ns, revision, give_up, woken, stop)
 
     def _follow(
-        self, woken: threading.Event, task_id: str, claim: str, lease_ns: int, revision: int, give_up: int | None
+        self, task_id: str, claim: str, lease_ns: int, revision: int, give_up: int | None, *told: threading.Event
     ) -> int | None:
+        woken, stop = told
         renew_at, expiry = self._clock().ns + lease_ns // _RENEWALS, self._next_expiry(task_id, claim)
         while True:
             woken.clear()
@@ -327,7 +332,7 @@ class LockManager:
             if news:
                 expiry = self._next_expiry(task_id, claim)
             now = self._clock().ns
-            if give_up is not None and now >= give_up:
+            if stop.is_set() or (give_up is not None and now >= give_up):
                 token = self.withdraw(task_id, claim)
                 if token is None:
                     raise LockHeld(self._in_the_way(task_id))
