@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -89,3 +90,4 @@ def test_what_is_made_once_is_made_once_for_all_threads() -> None:
         assert set(pool.map(use, range(8))) == {owner.part}
     assert len(made) == 1
     assert other.part is not owner.part
+    assert inspect.getdoc(Owner.part) == "A part.", "a class that is asked for it makes nothing"
