@@ -6,20 +6,18 @@ is drawn, and all of it at once, without clearing the screen first: so nothing f
 
 from __future__ import annotations
 
-import contextlib
 import os
 import select
-import signal
 import sys
-import termios
 import time
 import tty
-from collections.abc import Callable, Iterator
-from types import FrameType
+from collections.abc import Callable
 from typing import TypeVar
 
 from rich.console import Console, RenderableType
 from rich.live import Live
+
+from sandkeep.sandboxes import keyboard
 
 Shown = TypeVar("Shown")
 
@@ -33,16 +31,13 @@ def show(
     """Draw what `look` finds on our terminal: when it is `stale`, and once a second, and when the terminal gets another
     size. Returns when somebody types q, or when the keyboard is gone; an interrupt goes on to the caller."""
     console = Console(highlight=False)
-    with _keyboard() as keys, Live(console=console, screen=True, auto_refresh=False) as live:
+    with keyboard.in_mode(tty.setcbreak), Live(console=console, screen=True, auto_refresh=False) as live:
         found, size, since = look(), console.size, time.monotonic()
         live.update(draw(found, *size), refresh=True)
-        while not _enough(keys):
-            if stale() or time.monotonic() - since >= 1:
-                found, since = look(), time.monotonic()
-            elif console.size == size:
-                continue
-            size = console.size
-            live.update(draw(found, *size), refresh=True)
+        while not _enough():
+            if stale() or console.size != size or time.monotonic() - since >= 1:
+                found, size, since = look(), console.size, time.monotonic()
+                live.update(draw(found, *size), refresh=True)
 
 
 def shows() -> bool:
@@ -50,34 +45,9 @@ def shows() -> bool:
     return sys.stdout.isatty() and os.isatty(0)
 
 
-@contextlib.contextmanager
-def _keyboard() -> Iterator[tuple[int, int]]:
-    """The keyboard, each key at once and none of them shown; and what is readable when the terminal's size changes."""
-    before = termios.tcgetattr(0)
-    heard, bell = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-    handler = signal.signal(signal.SIGWINCH, _nothing)
-    ringing = signal.set_wakeup_fd(bell, warn_on_full_buffer=False)
-    try:
-        tty.setcbreak(0)
-        yield 0, heard
-    finally:
-        signal.set_wakeup_fd(ringing)
-        signal.signal(signal.SIGWINCH, handler)
-        termios.tcsetattr(0, termios.TCSADRAIN, before)
-        os.close(heard)
-        os.close(bell)
-
-
-def _enough(keys: tuple[int, int]) -> bool:
-    keyboard, heard = keys
-    ready, _, _ = select.select(keys, (), (), _LOOK_SECONDS)
-    if heard in ready:
-        os.read(heard, 64)
-    if keyboard not in ready:
+def _enough() -> bool:
+    """Wait for a key for a moment; whether it was the one that ends this, or the keyboard is gone."""
+    if not select.select((0,), (), (), _LOOK_SECONDS)[0]:
         return False
-    typed = os.read(keyboard, 64)
+    typed = os.read(0, 64)
     return not typed or any(key in _ENOUGH for key in typed)
-
-
-def _nothing(number: int, frame: FrameType | None) -> None:
-    """A signal without a handler would not ring."""

@@ -35,9 +35,3 @@ def changes(found: list[documents_setup.Change], asked: Mapping[str, object]) ->
         print(f"{len(commands)} slash commands {commands[0].action}")
     if not found:
         print("nothing of ours is there")
-
-
-def lines(found: list[str], asked: Mapping[str, object]) -> None:
-    """Lines, for a shell to read."""
-    for each in found:
-        print(each)

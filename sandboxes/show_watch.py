@@ -105,7 +105,7 @@ def _doing(task: registry.Task, used: Used | None) -> Text:
 
 
 def _agents(picture: Picture, most: int) -> Table:
-    table = _table("TASK", "AGENT", "", "MODE", "TOKEN", "SINCE", "LEASE LEFT")
+    table = _table("TASK", "AGENT", "LOCK", "MODE", "TOKEN", "SINCE", "LEASE LEFT")
     for agent in picture.agents[:most]:
         table.add_row(
             agent.task,

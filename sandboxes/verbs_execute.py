@@ -6,14 +6,13 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import termios
 import tty
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO
 
 from sandkeep.events import BadInput
-from sandkeep.sandboxes import background, documents, documents_work
+from sandkeep.sandboxes import background, documents, documents_work, keyboard
 from sandkeep.sandboxes.agent import Window
 from sandkeep.sandboxes.door import Door
 from sandkeep.sandboxes.execution import DEFAULT_TIMEOUT_SECONDS, MAX_TIMEOUT_SECONDS
@@ -123,23 +122,9 @@ def terminal(door: Door, *, task: str, argv: Sequence[str] = (), token: int | No
     found = door.keep.task(task, token)
     env = {"TERM": os.environ.get("TERM", "dumb")}
     renewed = door.keep.locking.renewing(found.id, token)
-    with renewed, _raw(), open(0, "rb", buffering=0, closefd=False) as keyboard:
-        result = found.terminal(argv or ["sh"], keyboard, door.output, _window, env=env)
+    with renewed, keyboard.in_mode(tty.setraw), open(0, "rb", buffering=0, closefd=False) as typed:
+        result = found.terminal(argv or ["sh"], typed, door.output, _window, env=env)
     return documents_work.Ended(result.command, result.exit_code)
-
-
-@contextlib.contextmanager
-def _raw() -> Iterator[None]:
-    """Our own terminal passes every key on, and is as before in the end."""
-    if not os.isatty(0):
-        yield
-        return
-    before = termios.tcgetattr(0)
-    try:
-        tty.setraw(0)
-        yield
-    finally:
-        termios.tcsetattr(0, termios.TCSADRAIN, before)
 
 
 def _window() -> Window:

@@ -140,7 +140,7 @@ VERBS = (
             " without touching the first. Returns the new task, as create_task_sandbox does."
         ),
         result="documents.MadeTask",
-        run="verbs_tasks:fork_task",
+        run="verbs_life:fork_task",
         show="show_tasks:made",
         parameters=(
             TASK,

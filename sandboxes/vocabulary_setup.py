@@ -68,7 +68,7 @@ VERBS = (
         example='eval "$(sandkeep completion bash)"',
         result="list[str]",
         run="verbs_setup:completion",
-        show="show_setup:lines",
+        show="show_lines:lines",
         parameters=(
             Parameter(
                 name="shell",

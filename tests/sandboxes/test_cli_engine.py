@@ -57,7 +57,7 @@ def test_a_task_from_beginning_to_end_in_documents(cli: Cli, source: Path) -> No
         assert cli(*with_json("execute", task, "--", "./run")).json["stdout"] == "ran\n"
         assert cli("show-task", task, "--json").json["checkpoints"][0]["id"] == taken["id"]
         assert cli("pause-task", task, "--json").json["state"] == "paused"
-        assert cli("resume-task", task).stdout == f"{task}  active\n".encode()
+        assert cli("resume-task", task).stdout.startswith(f"{task}  active\n".encode())
         assert cli("stop-task", task, "--json").json["container"] is None
         assert containers(keep) == []
         assert cli("complete-task", task, "--json").json["state"] == "completed"

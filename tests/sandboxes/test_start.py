@@ -77,3 +77,10 @@ def test_a_question_loads_nothing_that_runs_sandboxes(verb: str, kept: Path) -> 
     packages = loaded(verb, *arguments, "--json", cwd=kept)
     assert "lmdb" in packages
     assert not packages & HEAVY
+
+
+@pytest.mark.engine
+def test_a_shell_is_answered_without_what_runs_sandboxes(kept: Path) -> None:
+    packages = loaded("completion", "bash", "--", "show-task", "", cwd=kept)
+    assert "lmdb" in packages
+    assert not packages & HEAVY

@@ -47,7 +47,7 @@ def valid(text: str) -> bool:
 @given(texts.filter(valid))
 def test_cutting_undoes_putting_byte_for_byte(text: str) -> None:
     made = toml_table.put(text, PATH, SETTINGS, ())
-    assert made.startswith(text)
+    assert made.startswith(text or MARK)
     assert tomllib.loads(made)["mcp_servers"]["ours"] == SETTINGS
     assert toml_table.put(made, PATH, SETTINGS, ()) == made
     assert toml_table.cut(made, PATH) == text

@@ -7,7 +7,6 @@ import io
 import os
 import pty
 import select
-import signal
 import struct
 import subprocess
 import termios
@@ -144,7 +143,6 @@ def test_a_terminal_shows_what_happens_until_a_key_ends_it(keep: Keep) -> None:
         second = keep.create_task("the second task")
         terminal.until(second.id.encode())
         terminal.resize(10, 100)
-        os.kill(terminal.process.pid, signal.SIGWINCH)
         frame = terminal.until(b"\x1b[H")
         while b"Agents" in frame or first.id.encode() not in frame:  # of ten lines, none are theirs
             frame = terminal.until(b"\x1b[H")
