@@ -19,7 +19,7 @@ import importlib
 import sys
 import threading
 from collections.abc import Callable
-from typing import Any, Generic, TypeVar, final
+from typing import Any, Generic, Self, TypeVar, final, overload
 
 Owner = TypeVar("Owner")
 Made = TypeVar("Made")
@@ -64,7 +64,14 @@ class once(Generic[Owner, Made]):
     def __set_name__(self, owner: type, name: str) -> None:
         self._name = name
 
-    def __get__(self, owner: Owner, kind: type | None = None) -> Made:
+    @overload
+    def __get__(self, owner: None, kind: type | None = None) -> Self: ...
+    @overload
+    def __get__(self, owner: Owner, kind: type | None = None) -> Made: ...
+
+    def __get__(self, owner: Owner | None, kind: type | None = None) -> Self | Made:
+        if owner is None:  # asked of the class, as help() does
+            return self
         with _making:
             made = vars(owner)
             if self._name not in made:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import inspect
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -19,9 +21,9 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """A package with a module `part`, which counts how often it was loaded, and takes a while."""
     folder = tmp_path / "lately"
     folder.mkdir()
-    (folder / "__init__.py").touch()
-    text = "import time\nLOADED = []\ntime.sleep(0.05)\nLOADED.append(1)\ndef twice(number, *, more=0):\n"
-    (folder / "part.py").write_text(text + "    return 2 * number + more\n")
+    (folder / "__init__.py").write_text("import threading\nBEGUN = threading.Event()\n")
+    text = "import time\nfrom lately import BEGUN\nLOADED = []\nBEGUN.set()\ntime.sleep(0.1)\nLOADED.append(1)\n"
+    (folder / "part.py").write_text(text + "def twice(number, *, more=0):\n    return 2 * number + more\n")
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "lately", raising=False)
     monkeypatch.delitem(sys.modules, "lately.part", raising=False)
@@ -31,14 +33,13 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 def test_it_is_loaded_by_its_first_use_and_once_for_all_threads(package: str) -> None:
     names = late.bound(package, "part part:twice")
     assert "lately.part" not in sys.modules
-    start = threading.Barrier(4)
-
-    def use(number: int) -> Any:
-        start.wait()
-        return names["twice"](number, more=1)
 
     with ThreadPoolExecutor(4) as pool:
-        assert list(pool.map(use, range(4))) == [1, 3, 5, 7]
+        first = pool.submit(names["twice"], 0, more=1)
+        begun = importlib.import_module(package).BEGUN
+        assert begun.wait(30)  # it is half loaded now
+        others = [pool.submit(names["twice"], number, more=1) for number in (1, 2, 3)]
+        assert [each.result() for each in (first, *others)] == [1, 3, 5, 7]
     assert names["part"].LOADED == [1]
 
 
@@ -89,3 +90,4 @@ def test_what_is_made_once_is_made_once_for_all_threads() -> None:
         assert set(pool.map(use, range(8))) == {owner.part}
     assert len(made) == 1
     assert other.part is not owner.part
+    assert inspect.getdoc(Owner.part) == "A part.", "a class that is asked for it makes nothing"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import threading
+import time
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from sandkeep.sandboxes.errors import Deadlock, KeepNotFound, LockHeld
 
 from .support import eventually
 
-PATIENCE = 60.0
+PATIENCE = 30.0
 
 BY_SYNC = {
     Keep: {
@@ -66,7 +67,9 @@ def test_commands_run_side_by_side_while_the_loop_goes_on_and_what_is_cancelled_
 
         begun = threading.Event()
         script = "sleep 1000 & echo $!; wait"
-        running = asyncio.create_task(task.execute(["sh", "-c", script], on_output=lambda name, data: begun.set()))
+        running = asyncio.create_task(
+            task.execute(["sh", "-c", script], timeout=PATIENCE, on_output=lambda name, data: begun.set())
+        )
         await soon(begun.is_set)
         running.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -79,7 +82,7 @@ def test_commands_run_side_by_side_while_the_loop_goes_on_and_what_is_cancelled_
 
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.5):
-                await task.execute(["sleep", "1000"])
+                await task.execute(["sleep", "1000"], timeout=PATIENCE)
         left = await task.start(["sleep", "1000"])
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(left.wait(), 0.2)
@@ -95,7 +98,7 @@ def test_what_waits_long_keeps_nothing_else_from_being_done(tmp_path: Path) -> N
     async def drive(keep: AsyncKeep) -> None:
         task = await keep.create_task("busy")
         async with await task.lock() as held:
-            waiting = [asyncio.create_task(task.lock(session=str(number))) for number in range(3)]
+            waiting = [asyncio.create_task(task.lock(session=str(number), timeout=PATIENCE)) for number in range(3)]
             await soon(lambda: len(list(keep.sync.locks()[0].waiting)) >= 1)
             assert [each.id for each in await keep.tasks()] == [(await task.state()).id] == [task.id]
             assert (await held.task()).id == task.id
@@ -164,11 +167,13 @@ def test_to_close_ends_what_waits_and_errors_are_those_of_the_library(tmp_path: 
         keep = await AsyncKeep.init(tmp_path / "keep")
         task = await keep.create_task("held")
         held = await task.lock()
-        waiting = asyncio.create_task(task.lock(session="another"))
+        waiting = asyncio.create_task(task.lock(session="another", timeout=PATIENCE))
         await soon(lambda: keep.sync.locks()[0].waiting)
+        begun = time.monotonic()
         await keep.close()
         with pytest.raises(LockHeld):
             await waiting
+        assert time.monotonic() - begun < PATIENCE / 2, "it waited until its own time was up"
         assert held.token > 0
         with pytest.raises(RuntimeError):
             await keep.tasks()

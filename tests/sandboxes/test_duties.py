@@ -155,7 +155,7 @@ def test_a_duty_that_takes_long_holds_up_no_other(
 
 def test_what_looks_at_whole_folders_has_a_thread_of_its_own() -> None:
     assert {duty.name for duty in duties.DUTIES if duty.apart} == {
-        *("disk", "caches", "checkpoints", "archive", "scrub")
+        *("disk", "caches", "checkpoints", "sessions", "archive", "scrub")
     }
 
 
