@@ -198,12 +198,13 @@ def main() -> None:
     attack, workspace, outside, seed = sys.argv[1:]
     swap = ATTACKS[attack](Path(workspace), Path(outside), random.Random(seed))
     swaps = 0
+    counter = os.open(Path(outside).with_name(f"swaps-{seed}"), os.O_WRONLY | os.O_CREAT, 0o600)
     print("ready", flush=True)
     while not select.select([sys.stdin], [], [], 0)[0]:
         for _ in range(BETWEEN_LOOKS):
             swap()
         swaps += BETWEEN_LOOKS
-    print(swaps)
+        os.pwrite(counter, b"%d" % swaps, 0)
 
 
 if __name__ == "__main__":
