@@ -124,6 +124,7 @@ def test_at_the_ceiling_the_workspace_is_recorded_before_the_kernel_kills(keep: 
     shell(task, "echo precious >file")
     with ticking(keep):
         assert task.execute([*program, bomb(500)], timeout=120).exit_code == 137
+        eventually(lambda: keep.resources(task.id).use.extension is None)
         assert shell(task, "cat file") == "precious\n"
     assert said_of(task) == DENIED
     (denied,) = events(task, ev.ExtensionDenied)
