@@ -91,6 +91,8 @@ def _mmdebstrap(recipe: Recipe, folder: Path, progress: Callable[[str], None]) -
         f"--architectures={recipe.arch}",
         *(f"--include={package}" for package in recipe.packages),
         f"--aptopt={folder / 'host.conf'}",
+        # Else whose a folder in the image is depends on whether apt's own user can enter our temporary folder.
+        '--aptopt=APT::Sandbox::User "root"',
         *(f"--dpkgopt={option}" for option in recipe.dpkg_options.split()),
         f"--{hook}-hook=rm -rf " + " ".join(f'"$1"{path}' for path in f"{recipe.removed} {_COPIED}".split()),
         *(recipe.codename, f"{folder / 'layer.tar'}", f"{folder / 'host.sources'}"),
