@@ -17,6 +17,8 @@ import subprocess
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
+import msgspec
+
 from sandkeep.sandboxes import intent
 from sandkeep.sandboxes.errors import NotARepository, OutsideWorkspace
 
@@ -27,6 +29,9 @@ _GIT = ("git", "-c", "core.hooksPath=/dev/null", "-c", "core.fsmonitor=false", "
 
 # The process that reads the source is not given the options of the one that clones it.
 _SERVE = "git -c 'safe.directory=*' upload-pack"
+
+# A limit that this process cannot raise is less than what is wanted here, and stays.
+_LIMITED = ("sh", "-c", 'for each in "-v $1" "-f $2" "-t $3"; do ulimit $each 2>&-; done; shift 3; exec "$@"', "sh")
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -190,9 +195,23 @@ def git_environment() -> dict[str, str]:
     }
 
 
-def git(*arguments: str, source: Path, user: tuple[int, int] | None = None) -> subprocess.CompletedProcess[str]:
+class Limits(msgspec.Struct, frozen=True):
+    """What git may take: so many `seconds`, bytes of `memory` in each process, and bytes of a `file` that it writes."""
+
+    seconds: int
+    memory: int
+    file: int
+
+    def words(self) -> tuple[str, ...]:
+        """The beginning of a command that has these limits, and all that it starts."""
+        return (*_LIMITED, str(self.memory // 1024), str(self.file // 512), str(self.seconds))
+
+
+def git(
+    *arguments: str, source: Path, user: tuple[int, int] | None = None, limits: Limits | None = None
+) -> subprocess.CompletedProcess[str]:
     """Run git where `source` is, or is to be, without what others could make it do; as another `user` and group, if
-    one is given and we are root."""
+    one is given and we are root. Raises `subprocess.TimeoutExpired` if there are `limits`."""
     # The caller chose this source, so git's check of who owns it would only forbid what was asked for.
     trusted = (
         "-c",
@@ -203,7 +222,8 @@ def git(*arguments: str, source: Path, user: tuple[int, int] | None = None) -> s
         "protocol.file.allow=always",
     )
     return subprocess.run(
-        (*_GIT, *trusted, *arguments),
+        (*(limits.words() if limits else ()), *_GIT, *trusted, *arguments),
+        timeout=limits.seconds if limits else None,
         env=git_environment(),
         stdin=subprocess.DEVNULL,
         capture_output=True,

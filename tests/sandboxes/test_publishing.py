@@ -202,6 +202,94 @@ def test_what_root_makes_in_a_repository_is_its_owners(keep: Keep) -> None:
         assert {path.stat().st_uid for path in made} == {workspace.owner()[0]}
 
 
+def test_root_does_nothing_in_what_another_user_can_write_to(keep: Keep, monkeypatch: pytest.MonkeyPatch) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        source, stolen, ran = make_repository(Path(folder) / "source"), Path(folder) / "stolen", Path(folder) / "ran"
+        workspace.give(source)
+        stolen.mkdir()
+        task = keep.create_task("a task", source=source)
+        commit(task, "x", "x\n")
+        git(task.workspace, "-c", "safe.directory=*", "gc", "--quiet", "--prune=now")
+        fetch, uid = publishing._fetch, workspace.owner()[0]
+        attack = (
+            'cd "$1"; rm -rf objects/pack; ln -s "$2" objects/pack; echo "* filter=evil" > info/attributes;'
+            ' git config --file config filter.evil.clean "touch $3; cat"'
+        )
+        seen: list[str] = []
+
+        def attacked(source: Path, scratch: Path, branch: str) -> str:
+            said = fetch(source, scratch, branch)
+            words = ("sh", "-c", attack, "sh", str(scratch), str(stolen), str(ran))
+            subprocess.run(words, user=uid, check=False, stderr=subprocess.DEVNULL)
+            seen.append(said)
+            return said
+
+        monkeypatch.setattr(publishing, "_fetch", attacked)
+        done = publishing.publish(keep, task.id)
+        assert len(seen) == 2
+        assert git(source, "-c", "safe.directory=*", "show", f"{done.branch}:x") == "x"
+        assert list(stolen.iterdir()) == []
+        assert not ran.exists()
+
+
+def test_no_file_is_read_that_a_source_points_to(source: Path) -> None:
+    shallow, word = source / ".git" / "shallow", source / "word"
+    word.write_text("0" * 40 + "\n")
+    shallow.symlink_to(word)
+    with publishing._scratch(source) as scratch:
+        assert not (scratch / "shallow").exists()
+    shallow.unlink()
+    shallow.write_text("no commit\n")
+    with publishing._scratch(source) as scratch:
+        assert not (scratch / "shallow").exists()
+
+
+def test_no_more_is_read_than_there_is_room_for(
+    keep: Keep, source: Path, worked: Task, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    objects = worked.workspace / ".git" / "objects"
+    for huge in (objects / "ac" / ("0" * 38), objects / "pack" / f"pack-{'0' * 40}.pack"):
+        huge.parent.mkdir(exist_ok=True)
+        huge.touch()
+        os.truncate(huge, 1 << 42)
+        with pytest.raises(PublishRefused, match="more than the"):
+            publishing.publish(keep, worked.id)
+        huge.unlink()
+        git(worked.workspace, "-c", "safe.directory=*", "gc", "--quiet", "--prune=now")
+    monkeypatch.setattr(publishing, "MOST_BYTES", 2 * publishing._BLOCK)
+    for name in ("b", "c"):
+        commit(worked, name, name)
+    with pytest.raises(PublishRefused, match="more than the 8192 bytes"):
+        publishing.publish(keep, worked.id)
+    assert "sandkeep" not in git(source, "branch", "--all")
+
+
+def test_git_takes_no_more_time_memory_and_space_than_it_is_given(tmp_path: Path) -> None:
+    shows = ("-c", "alias.shows=!ulimit -v; ulimit -f; ulimit -t", "shows")
+    done = workspace.git(*shows, source=tmp_path, limits=workspace.Limits(7, 1 << 30, 1 << 20))
+    assert done.stdout.split() == [str(1 << 20), str(1 << 11), "7"]
+    with pytest.raises(subprocess.TimeoutExpired):
+        workspace.git(
+            "-c",
+            "alias.hangs=!exec sleep 60 >&- 2>&-",
+            "hangs",
+            source=tmp_path,
+            limits=workspace.Limits(1, 1 << 30, 1),
+        )
+
+
+def test_a_branch_stays_where_it_is_if_git_takes_too_long(
+    keep: Keep, source: Path, worked: Task, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    os.truncate(worked.workspace / "parser.py", 1 << 40)  # hashed, as it is in the commit
+    monkeypatch.setattr(publishing, "_GIT_SECONDS", 1)
+    with pytest.raises(PublishRefused, match="more than 1 s"):
+        publishing.publish(keep, worked.id)
+    assert "sandkeep" not in git(source, "branch", "--all")
+    assert "CommitsPublished" not in types(worked.history())
+
+
 def test_the_verb_says_what_is_not_in_the_branch(keep: Keep, worked: Task, cli: Cli) -> None:
     (worked.workspace / "left").write_text("")
     keep.close()
