@@ -134,6 +134,13 @@ def tick(keep: Keep) -> list[str]:
     return done
 
 
+def agent(path: Path) -> str | None:
+    """Whose note it is that lies there, if it is one. Raises `OSError`."""
+    with open(path, "rb") as file:
+        found = _read(file.fileno())
+    return None if found is None else found.agent
+
+
 def _taken(path: Path) -> int:
     """The note, which is ours from now on; a new one, if there was none or another has just removed it."""
     while True:
