@@ -40,7 +40,7 @@ INSTRUCTIONS = (
     " If others work on the task too, attach with attach_agent_to_task first, and give its token to what you do."
 )
 
-_MOST_CALLS = 64
+_MOST_CALLS, _MOST_READS = 64, 8
 _TELL_SECONDS = 0.25
 
 Context = ServerRequestContext[Any, Any]
@@ -60,7 +60,7 @@ class McpServer:
         self._attendance: Attendance | None = None
         self._opening = anyio.Lock()
         self._ready = False
-        self._limiter = anyio.CapacityLimiter(_MOST_CALLS)
+        self._limiter, self._reads = anyio.CapacityLimiter(_MOST_CALLS), anyio.CapacityLimiter(_MOST_READS)
         self._running: set[McpDoor] = set()
         self._ended = threading.Condition()
         self._leaving = False
@@ -215,7 +215,7 @@ class McpServer:
         """What is asked of the keep, on a thread. What the library refuses is an error of the protocol here."""
         try:
             keep = await self._opened(ctx)
-            return await anyio.to_thread.run_sync(ask, keep, limiter=self._limiter)
+            return await anyio.to_thread.run_sync(ask, keep, limiter=self._reads)
         except SandkeepError as error:
             raise MCPError(types.INVALID_PARAMS, f"{error} [{error.code}]", {"code": error.code}) from error
 

@@ -15,7 +15,7 @@ import anyio.lowlevel
 import mcp_types as types
 import pytest
 
-from sandkeep.sandboxes import Keep
+from sandkeep.sandboxes import Keep, attendance
 from sandkeep.sandboxes.mcp_server import McpServer
 from sandkeep.sandboxes.mcp_session import AGAIN, KEY, SINCE
 
@@ -117,5 +117,28 @@ def test_nobody_acts_before_the_front_was_told_how_far_the_log_had_come(keep: Ke
                 group.start_soon(partial(called, server, "create_task_sandbox", title=title))
                 await anyio.sleep(0.1)
         assert heads == [heads[0]] * 2
+
+    served(keep, drive)
+
+
+def test_a_note_that_was_not_cut_can_be_read(keep: Keep, monkeypatch: pytest.MonkeyPatch) -> None:
+    session = attendance.Attendance(keep, "abcd")
+    session.worked("f" * 30)
+    monkeypatch.setattr(os, "ftruncate", lambda file, length: None)
+    session.recorded("f" * 30)
+    assert attendance.agent(keep.path / "run" / "sessions" / "abcd") == keep.actor
+    session.leave()
+
+
+def test_who_cancels_an_attach_leaves_the_queue(keep: Keep) -> None:
+    task = keep.create_task("queued").id
+    keep.locking.acquire(task, agent="other", heartbeat=False)
+
+    async def drive(server: McpServer) -> None:
+        with anyio.move_on_after(0.5):
+            await called(server, "attach_agent_to_task", task=task, timeout=60.0)
+        with anyio.fail_after(5):
+            while server._running:
+                await anyio.sleep(0.05)
 
     served(keep, drive)
