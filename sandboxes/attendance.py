@@ -2,8 +2,8 @@
 
 A server notes in `run/sessions/ID` which locks its agent holds and in which tasks it has done something since their
 last checkpoint, and holds the note's `flock` while it lives. At an orderly end it records the workspaces, gives the
-locks back and removes the note. The kernel frees the note of one that was killed: the steward, or the next server, does
-the same for it once nobody has taken the note up again for a while. What the owner of the keep wants of this stands in
+locks back and removes the note. The kernel frees the note of one that was killed: the steward does the same for it once
+no other server has taken the session up again for a while. What the owner of the keep wants of this stands in
 keep.toml; see `settings`.
 
 Nothing here is synced: what a power loss takes away, leases end.
@@ -118,7 +118,8 @@ class Attendance:
 
     def _write(self) -> None:
         data = msgspec.json.encode(self._note)
-        os.pwrite(self._file, data, 0)
+        # Blanks over what stood there: a kill before it is cut leaves a note that can be read.
+        os.pwrite(self._file, data.ljust(os.fstat(self._file).st_size), 0)
         os.ftruncate(self._file, len(data))
 
 
@@ -132,6 +133,13 @@ def tick(keep: Keep) -> list[str]:
                 done += [f"the agent {note.agent} is gone", *_leave(keep, note)]
                 path.unlink(missing_ok=True)
     return done
+
+
+def agent(path: Path) -> str | None:
+    """Whose note it is that lies there, if it is one. Raises `OSError`."""
+    with open(path, "rb") as file:
+        found = _read(file.fileno())
+    return None if found is None else found.agent
 
 
 def _taken(path: Path) -> int:

@@ -25,6 +25,7 @@ class McpDoor(Door):
         super().__init__(key=key, opened=keep)
         self.cancelled = self.stop = threading.Event()
         self.lasting = lasting
+        self.begun = False
         self.notes: list[str] = []
         self._told = ""
         self._changed = threading.Lock()

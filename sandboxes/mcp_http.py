@@ -82,7 +82,7 @@ def token(keep: Path) -> str:
 
 def serve(keep: Path, port: int, agent: str | None, say: Callable[[str], None]) -> None:
     """Serve until a signal says to end. With port 0 one is chosen; `say` is told the address. Raises `OSError`."""
-    server = McpServer(keep, agent=agent, session=secrets.token_hex(8))
+    server = McpServer(keep, agent=agent, session=secrets.token_hex(8), fronted=False)
     app = server.server.streamable_http_app(
         streamable_http_path=PATH, host="127.0.0.1", max_request_body_size=MOST_LINE
     )

@@ -40,7 +40,7 @@ INSTRUCTIONS = (
     " If others work on the task too, attach with attach_agent_to_task first, and give its token to what you do."
 )
 
-_MOST_CALLS = 64
+_MOST_CALLS, _MOST_READS = 64, 8
 _TELL_SECONDS = 0.25
 
 Context = ServerRequestContext[Any, Any]
@@ -49,14 +49,18 @@ Found = TypeVar("Found")
 
 @final
 class McpServer:
-    """The server of one keep. `agent` is who will have done things, by default the client's name and `session`."""
+    """The server of one keep. `agent` is who will have done things, by default the client's name and `session`.
 
-    def __init__(self, path: Path, *, agent: str | None = None, session: str = "") -> None:
-        self._path, self._agent, self._session = path, agent, session
+    `fronted` says that a front has given each call its key; of other clients none is taken.
+    """
+
+    def __init__(self, path: Path, *, agent: str | None = None, session: str = "", fronted: bool = True) -> None:
+        self._path, self._agent, self._session, self._fronted = path, agent, session, fronted
         self._keep: Keep | None = None
         self._attendance: Attendance | None = None
-        self._opening = threading.Lock()
-        self._limiter = anyio.CapacityLimiter(_MOST_CALLS)
+        self._opening = anyio.Lock()
+        self._ready = False
+        self._limiter, self._reads = anyio.CapacityLimiter(_MOST_CALLS), anyio.CapacityLimiter(_MOST_READS)
         self._running: set[McpDoor] = set()
         self._ended = threading.Condition()
         self._leaving = False
@@ -92,6 +96,7 @@ class McpServer:
         """Serve one session on a pair of streams."""
         async with anyio.create_task_group() as group:
             group.start_soon(self.tell_changes)
+            group.start_soon(self._take_up)
             await self.server.run(incoming, outgoing, self.server.create_initialization_options())
             group.cancel_scope.cancel()
 
@@ -126,8 +131,11 @@ class McpServer:
         except SandkeepError as error:
             return mcp_calls.refused(error)
         assert self._attendance is not None
-        meta = (ctx.params or {}).get("_meta") or {}
-        door = McpDoor(keep, meta.get(KEY), lasting=verb.name == "execute" and mcp_calls.lasting(keep))
+        meta = ((ctx.params or {}).get("_meta") or {}) if self._fronted else {}
+        key = meta.get(KEY)
+        door = McpDoor(
+            keep, key if isinstance(key, str) else None, lasting=verb.name == "execute" and mcp_calls.lasting(keep)
+        )
         made = mcp_calls.Call(verb, door, arguments, meta, self._attendance)
         self._running.add(door)
         async with anyio.create_task_group() as group:
@@ -139,15 +147,26 @@ class McpServer:
                 if not (door.lasting and self._leaving):
                     door.cancelled.set()
                 raise
+            finally:
+                self._forget(door, begun=False)
             group.cancel_scope.cancel()
         return result
 
     def _do(self, made: mcp_calls.Call) -> types.CallToolResult:
+        with self._ended:
+            if made.door not in self._running:
+                return types.CallToolResult(content=[], is_error=True)  # nobody waits for it
+            made.door.begun = True
         try:
             return made.result()
         finally:
-            with self._ended:
-                self._running.discard(made.door)
+            self._forget(made.door, begun=True)
+
+    def _forget(self, door: McpDoor, *, begun: bool) -> None:
+        """It goes on no more; one that was cancelled before it had begun will not begin."""
+        with self._ended:
+            if door.begun == begun:
+                self._running.discard(door)
                 self._ended.notify_all()
 
     async def _list_resources(
@@ -196,7 +215,7 @@ class McpServer:
         """What is asked of the keep, on a thread. What the library refuses is an error of the protocol here."""
         try:
             keep = await self._opened(ctx)
-            return await anyio.to_thread.run_sync(ask, keep, limiter=self._limiter)
+            return await anyio.to_thread.run_sync(ask, keep, limiter=self._reads)
         except SandkeepError as error:
             raise MCPError(types.INVALID_PARAMS, f"{error} [{error.code}]", {"code": error.code}) from error
 
@@ -217,23 +236,41 @@ class McpServer:
 
     async def _opened(self, ctx: Context) -> Keep:
         """The keep. Raises what opening it does."""
-        if self._keep is None or self._attendance is None:
-            keep = await anyio.to_thread.run_sync(self._open, self._name(ctx))
-            if self.on_open is not None:
+        return await self._opened_by(self._name(ctx))
+
+    async def _opened_by(self, name: str) -> Keep:
+        # Nobody gets it before `on_open` is done: what is told there must not be behind what a call has done.
+        if self._ready and self._keep is not None:
+            return self._keep
+        async with self._opening:
+            keep = await anyio.to_thread.run_sync(self._open, name)
+            if not self._ready and self.on_open is not None:
                 await self.on_open()
-            return keep
-        return self._keep
+            self._ready = True
+        return keep
+
+    async def _take_up(self) -> None:
+        """Go on with the session if a server of it has died: its agent is there, though it may not call for long."""
+        note = self._path / "run" / "sessions" / self._session
+        if not (self._session and note.is_file()):
+            return
+        from sandkeep.sandboxes import attendance
+
+        # Also if the client hangs up now: what is taken up is left in order.
+        with anyio.CancelScope(shield=True), suppress(SandkeepError, OSError):
+            name = attendance.agent(note)
+            if name is not None:
+                await self._opened_by(self._agent or name)
 
     def _open(self, name: str) -> Keep:
         from sandkeep.sandboxes.attendance import Attendance
         from sandkeep.sandboxes.keep import Keep
 
-        with self._opening:
-            if self._keep is None:
-                self._keep = Keep.open(self._path, actor=name)
-            if self._attendance is None:
-                self._attendance = Attendance(self._keep, self._session)
-            return self._keep
+        if self._keep is None:
+            self._keep = Keep.open(self._path, actor=name)
+        if self._attendance is None:
+            self._attendance = Attendance(self._keep, self._session)
+        return self._keep
 
     def _name(self, ctx: Context) -> str:
         """Who acts: two sessions of one client are two agents."""

@@ -34,7 +34,14 @@ def attach(
     found = door.keep.task(task)
     name = agent or door.keep.actor
     held = door.keep.locking.acquire(
-        found.id, mode=Mode(mode), timeout=timeout, lease=lease, agent=name, session=f"agent {name}", heartbeat=False
+        found.id,
+        mode=Mode(mode),
+        timeout=timeout,
+        lease=lease,
+        agent=name,
+        session=f"agent {name}",
+        heartbeat=False,
+        stop=door.stop,
     )
     return documents_work.Attached(found.id, name, mode, held.token, lease)
 
