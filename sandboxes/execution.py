@@ -80,6 +80,17 @@ def content(output: Output, blobs: BlobStore) -> bytes:
     return b"".join(chunks(output, blobs))
 
 
+def part(output: Output, blobs: BlobStore, offset: int, most: int) -> bytes:
+    """At most `most` bytes of a captured stream from `offset` on; no more of it is held in memory. Raises as
+    `content`."""
+    data, at = bytearray(), 0
+    for piece in chunks(output, blobs):  # to the end, where it is known to be undamaged
+        begin = max(0, offset - at)
+        data += piece[begin : begin + most - len(data)]
+        at += len(piece)
+    return bytes(data)
+
+
 def chunks(output: Output, blobs: BlobStore) -> Iterable[bytes]:
     """The same in pieces; a blob is only known to be undamaged when the last one has come."""
     return blobs.chunks(output.blob) if output.blob is not None else (output.data or b"",)

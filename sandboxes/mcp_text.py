@@ -5,6 +5,8 @@ Of long output the beginning and the end are shown, and between them how the res
 
 from __future__ import annotations
 
+import base64
+import codecs
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any
@@ -30,8 +32,13 @@ def shown(result: Any) -> Document:
     for stream in ("stdout", "stderr"):
         text = found.get(stream)
         if isinstance(text, str) and len(text) > HEAD + TAIL and "command" in found:
-            found[stream] = _cut(text, stream, found["command"], found.get(f"{stream}_bytes", len(text)))
-            found.pop(f"{stream}_base64", None)
+            found[stream] = _cut(
+                text,
+                stream,
+                found["command"],
+                found.get(f"{stream}_bytes", len(text)),
+                found.pop(f"{stream}_base64", None),
+            )
     return found
 
 
@@ -52,9 +59,13 @@ def _ran(document: Document) -> Sequence[str]:
     return lines
 
 
-def _cut(text: str, stream: str, command: str, size: int) -> str:
-    head = text[:HEAD]
+def _cut(text: str, stream: str, command: str, size: int, exact: str | None) -> str:
+    # What is no UTF-8 is longer as text than it is.
+    raw = text[:HEAD].encode() if exact is None else base64.b64decode(exact[: 4 * HEAD])[:HEAD]
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    head = decoder.decode(raw)
+    offset = len(raw) - len(decoder.getstate()[0])
     return (
         f"{head}\n[... {size} bytes in all; the middle is left out: read_output with command {command!r}, stream"
-        f" {stream!r} and offset {len(head.encode())} goes on from here ...]\n{text[-TAIL:]}"
+        f" {stream!r} and offset {offset} goes on from here ...]\n{text[-TAIL:]}"
     )

@@ -96,13 +96,13 @@ def process_output(
 ) -> documents_work.Written:
     """What a command in the background has written so far; see `Running.output`."""
     found = background.find(door.keep, door.keep.task(task).id, command)
-    stream, data, at = "stderr" if stderr else "stdout", b"", after
+    stream, data, at = "stderr" if stderr else "stdout", bytearray(), after
     while more := found.output(stream, at):
         at += len(more)
         data += more[: documents.OUTPUT_BYTES - len(data)]
         # Whatever it was on, here it is what was asked for.
         door.output("stdout", more)
-    return documents_work.Written(found.id, after, at, data)
+    return documents_work.Written(found.id, after, after + len(data), bytes(data))
 
 
 def wait_process(door: Door, *, task: str, command: str, timeout: float | None = None) -> documents.Ran | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import codecs
+
 from sandkeep.events import BadInput
 from sandkeep.events.catalogue import CommandExecuted
 from sandkeep.sandboxes import background, documents_agents, execution
@@ -26,8 +28,8 @@ def read_output(
         event = record.event
         if isinstance(event, CommandExecuted) and event.intent == command:
             output = event.stdout if stream == "stdout" else event.stderr
-            data = execution.content(output, door.keep.blobs)
-            return _part(found.id, command, stream, offset, data[offset : offset + most], len(data), False)
+            data = execution.part(output, door.keep.blobs, offset, most)
+            return _part(found.id, command, stream, offset, data, output.size, False)
     running = background.find(door.keep, found.id, command)
     data = running.output(stream, offset, most)
     return _part(found.id, running.id, stream, offset, data, offset + len(data), True)
@@ -38,7 +40,12 @@ def _part(
 ) -> documents_agents.OutputPart:
     if offset > size:
         raise BadInput(f"there are {size} bytes of {stream}; begin at one of them")
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    text = decoder.decode(data, final=offset + len(data) == size and not runs)
+    left = len(decoder.getstate()[0])  # of a character that the next part has the rest of
+    if left == len(data) and not runs:
+        text, left = data.decode("utf-8", "replace"), 0
+    data = data[: len(data) - left]
     end = offset + len(data)
-    text = data.decode("utf-8", "replace")
     after = end if runs or end < size else None
     return documents_agents.OutputPart(task, command, stream, offset, len(data), size, text, runs, after)

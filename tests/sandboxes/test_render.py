@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from pathlib import Path
 
@@ -12,7 +13,17 @@ from sandkeep.events import BlobStore, Record
 from sandkeep.events import catalogue as ev
 from sandkeep.projections import Checkpoint, Pending, TaskState
 from sandkeep.projections.registry import Task
-from sandkeep.sandboxes import Result, documents, documents_record, render, show_record, show_tasks
+from sandkeep.sandboxes import (
+    Result,
+    documents,
+    documents_record,
+    execution,
+    mcp_text,
+    render,
+    show_record,
+    show_tasks,
+    verbs_output,
+)
 from sandkeep.sandboxes.text import moment
 
 EVIL = "\x1b[31m\u202e\x00[bold]x[/bold]"
@@ -135,6 +146,24 @@ def test_text_cut_within_a_character_is_still_text(tmp_path: Path, monkeypatch: 
     document = documents.ran(result(ev.Output(10, None, digest)), blobs)
     assert document.stdout.startswith("ää")
     assert document.stdout_truncated
+
+
+def test_a_model_is_told_the_byte_at_which_output_goes_on() -> None:
+    raw = b"\xff" * 20_000
+    document = {"command": "c", "stdout": raw.decode("utf-8", "replace"), "stdout_bytes": len(raw)}
+    shown = mcp_text.shown(document | {"stdout_base64": base64.b64encode(raw).decode()})
+    assert f"offset {mcp_text.HEAD} goes on" in shown["stdout"]
+
+
+def test_a_part_of_output_ends_with_a_whole_character(tmp_path: Path) -> None:
+    raw, whole = "aäö€".encode() * 3, ""
+    at: int | None = 0
+    output, blobs = ev.Output(len(raw), raw), BlobStore(tmp_path)
+    while at is not None:
+        data = execution.part(output, blobs, at, 4)
+        shown = verbs_output._part("t", "c", "stdout", at, data, len(raw), False)
+        whole, at = whole + shown.text, shown.next
+    assert whole == raw.decode()
 
 
 def test_progress_is_quiet_at_first_and_goes_to_standard_error(
