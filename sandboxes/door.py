@@ -59,6 +59,10 @@ class Door:
         """The keep, if it is open already."""
         return self._keep
 
+    def source(self, path: str) -> str:
+        """The repository that a new task is to be a clone of, if it may. Raises `PolicyDenied`."""
+        return path
+
     def progress(self, said: str) -> None:
         """Something that takes a while goes on."""
 

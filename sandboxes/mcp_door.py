@@ -7,9 +7,12 @@ nobody up. The result has all of it.
 from __future__ import annotations
 
 import threading
+from pathlib import Path
 from typing import TYPE_CHECKING, final
 
+from sandkeep.sandboxes import settings
 from sandkeep.sandboxes.door import Door
+from sandkeep.sandboxes.errors import PolicyDenied
 
 if TYPE_CHECKING:
     from sandkeep.sandboxes.keep import Keep
@@ -29,6 +32,17 @@ class McpDoor(Door):
         self.notes: list[str] = []
         self._told = ""
         self._changed = threading.Lock()
+
+    def source(self, path: str) -> str:
+        """What lies beside the keep, or where keep.toml lets it: the server can read more than its agents may."""
+        found = Path(path).resolve()
+        granted = (self.path.resolve().parent, *map(Path, settings.load(self.path).sessions.sources))
+        if not any(found.is_relative_to(each.resolve()) for each in granted):
+            raise PolicyDenied(
+                f"{found} lies outside of {granted[0]}; to let agents clone it, name its folder in keep.toml:"
+                f" [sessions] sources = [...]"
+            )
+        return str(found)
 
     def progress(self, said: str) -> None:
         """Told as a line."""

@@ -17,6 +17,7 @@
     commands = "stop"       # what an agent runs is ended when it hangs up, or "keep": it goes on in the background
     checkpoint = true       # the workspaces it has worked in are recorded then
     detach = true           # and its locks are given back at once; otherwise when their leases run out
+    sources = ["/src"]      # where agents may clone from, beside the folder that holds the keep
 
 Only people write there, so that no agent grants itself anything. Read again whenever it is asked for, so that a change
 takes effect at once.
@@ -57,11 +58,12 @@ class NetworkGrants(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class SessionSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What is done when an agent is gone."""
+    """What agents may clone beside what lies where the keep does, and what is done when one is gone."""
 
     commands: Literal["stop", "keep"] = "stop"
     checkpoint: bool = True
     detach: bool = True
+    sources: tuple[str, ...] = ()
 
 
 class Settings(msgspec.Struct, frozen=True):

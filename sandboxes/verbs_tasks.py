@@ -40,7 +40,7 @@ def create_task(
     """Create a task; see `Keep.create_task`."""
     task = door.keep.create_task(
         title,
-        source=source,
+        source=None if source is None else door.source(source),
         image=image,
         owner=owner,
         tags=tag,

@@ -16,6 +16,8 @@ import mcp_types as types
 import pytest
 
 from sandkeep.sandboxes import Keep, attendance
+from sandkeep.sandboxes.errors import PolicyDenied
+from sandkeep.sandboxes.mcp_door import McpDoor
 from sandkeep.sandboxes.mcp_server import McpServer
 from sandkeep.sandboxes.mcp_session import AGAIN, KEY, SINCE
 
@@ -142,3 +144,16 @@ def test_who_cancels_an_attach_leaves_the_queue(keep: Keep) -> None:
                 await anyio.sleep(0.05)
 
     served(keep, drive)
+
+
+def test_agents_clone_what_lies_beside_the_keep_and_what_it_grants(keep: Keep, tmp_path: Path) -> None:
+    door = McpDoor(keep, None)
+    assert door.source(str(tmp_path / "source")) == str((tmp_path / "source").resolve())
+    elsewhere = tmp_path.parent / "elsewhere"
+    (tmp_path / "link").symlink_to(elsewhere)
+    for path in (elsewhere, tmp_path / "link", tmp_path / ".." / "elsewhere"):
+        with pytest.raises(PolicyDenied, match="sources"):
+            door.source(str(path))
+    with (keep.path / "keep.toml").open("a") as file:
+        file.write(f"[sessions]\nsources = ['{elsewhere}']\n")
+    assert door.source(str(tmp_path / "link")) == str(elsewhere.resolve())
