@@ -6,7 +6,6 @@ from __future__ import annotations
 import json
 import os
 import secrets
-import socket
 import stat
 import threading
 from collections.abc import Callable
@@ -226,8 +225,7 @@ def replaced_by_a_folder(path: Path) -> None:
 
 def replaced_by_a_socket(path: Path) -> None:
     path.unlink()
-    with socket.socket(socket.AF_UNIX) as bound:
-        bound.bind(os.fspath(path))
+    os.mknod(path, stat.S_IFSOCK | 0o600)  # to bind one, its path would have to be short
 
 
 def replaced_by_a_pipe(path: Path) -> None:
