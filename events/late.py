@@ -1,13 +1,10 @@
 """What is loaded or made when it is first used, so that a question about tasks does not wait for all that can be done
 with them.
 
-Type checkers are shown plain imports, and so know every name; what stands for them at run time is loaded by its use:
+Type checkers are shown plain imports, and so know every name; what stands for them at run time is loaded by its use.
+Behind `if TYPE_CHECKING:` stand the imports of `package.plan` and of `Route` from `package.road`, and behind `else:`
 
-    if TYPE_CHECKING:
-        from sandkeep.sandboxes import workspace
-        from sandkeep.sandboxes.network import TaskNetwork
-    else:
-        globals().update(late.bound("sandkeep.sandboxes", "workspace network:TaskNetwork"))
+    globals().update(late.bound("package", "plan road:Route"))
 
 This is for modules and for what is called. A class that others derive from, that `isinstance` is asked about or that
 `except` names is imported plainly. Safe from any thread. What importing raises is raised by the use.

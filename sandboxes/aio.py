@@ -22,7 +22,7 @@ import itertools
 import os
 import secrets
 import threading
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from types import TracebackType
@@ -312,7 +312,7 @@ class AsyncKeep(_Wrapped[Keep]):
         """What a function returns that a thread calls: any of `sync`, say, or of what that gives."""
         return await self._threads.run(partial(function, *args, **options))
 
-    async def events(self, after: int = 0, *, follow: bool = False) -> AsyncIterator[Record]:
+    async def events(self, after: int = 0, *, follow: bool = False) -> AsyncGenerator[Record, None]:
         """The records behind position `after`, verified, and then, to `follow`, those that are committed, by whatever
         process. They are read a page at a time, when they are asked for: who is slow holds nobody up, costs no memory
         and misses nothing."""

@@ -15,8 +15,6 @@ from sandkeep.sandboxes.vocabulary_terms import JSON, KEEP, Parameter, Verb
 if TYPE_CHECKING:
     from sandkeep.sandboxes.keep import Keep
 
-SHELLS = ("bash", "zsh", "fish")
-
 MOST = 200
 """How many ids are offered."""
 

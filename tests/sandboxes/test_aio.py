@@ -155,7 +155,7 @@ def test_events_are_read_when_they_are_asked_for_and_followed(tmp_path: Path) ->
             if record.position == end:
                 break
         assert positions == list(range(head + 1, end + 1))
-        await followed.aclose()  # type: ignore[attr-defined]
+        await followed.aclose()
 
     alone(tmp_path, drive)
 

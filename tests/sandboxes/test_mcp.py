@@ -19,7 +19,7 @@ import pytest
 from mcp import Client as McpClient
 from mcp import MCPDeprecationWarning, MCPError, StdioServerParameters
 from mcp.client.streamable_http import streamable_http_client
-from mcp_types import TextContent, TextResourceContents
+from mcp_types import CallToolResult, TextContent, TextResourceContents
 
 from sandkeep.events.catalogue import CommandExecuted
 from sandkeep.sandboxes import Keep, attendance, mcp_prompts
@@ -49,6 +49,13 @@ async def connected(keep: Keep, mode: Mode = "auto", told: Any = None) -> AsyncI
     server = StdioServerParameters(command=str(SCRIPT), args=["mcp", "--keep", str(keep.path)], env=dict(os.environ))
     async with McpClient(server, mode=mode, message_handler=told) as client:
         yield client
+
+
+def said(result: CallToolResult) -> str:
+    """What a model is shown of a result."""
+    (shown,) = result.content
+    assert isinstance(shown, TextContent)
+    return shown.text
 
 
 async def call(client: McpClient, tool: str, **arguments: Any) -> Any:
@@ -105,7 +112,7 @@ def test_what_cannot_be_done_is_told_and_the_server_lives(shared_keep: Keep) -> 
                 result = await client.call_tool(tool, arguments)
                 assert result.is_error
                 assert result.meta is not None
-                return result.meta["sandkeep/code"], result.content[0].text  # type: ignore[union-attr]
+                return result.meta["sandkeep/code"], said(result)
 
             code, text = await refused("show_task", task="ffffffff")
             assert code == "task-not-found"
@@ -138,7 +145,7 @@ def test_output_comes_while_a_command_runs_and_is_cut_for_the_model(shared_keep:
             assert any("begun" in each and "99999" not in each for each in told), told
             ran = result.structured_content
             assert ran is not None
-            text: str = result.content[0].text  # type: ignore[union-attr]
+            text = said(result)
             for shown in (ran["stdout"], text):
                 assert len(shown) < 20_000
                 assert "read_output" in shown

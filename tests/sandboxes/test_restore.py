@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import shutil
 import stat
+import struct
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +18,7 @@ from hypothesis import given, settings
 
 from sandkeep.events import BlobDamaged, BlobMissing, BlobStore, durable
 from sandkeep.sandboxes import builder, manifest, restore, snapshot
+from sandkeep.sandboxes.manifest import Entry
 
 from ..packed import damage, lose
 from . import trees
@@ -368,3 +372,37 @@ def test_what_stays_as_it_is_is_synced_too(folder: Path, blobs: BlobStore, monke
     with opened(folder) as root:
         restore.apply(root, target, target, blobs)
     assert synced == [str(folder)]
+
+
+def test_what_is_new_is_made_away_from_what_was_removed(
+    folder: Path, blobs: BlobStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = take(folder, blobs).digest
+    asked: list[tuple[int, int]] = []
+    names: list[bytes] = []
+
+    def ioctl(descriptor: int, request: int, given: bytes) -> bytes:
+        assert os.readlink(f"/proc/self/fd/{descriptor}").endswith(restore.STAGE)
+        asked.append((request, struct.unpack("l", given)[0]))
+        return struct.pack("l", 0x80000)
+
+    def make(self: builder.Builder, name: bytes, entry: Entry, path: bytes) -> bool:
+        names.append(name)
+        return made(self, name, entry, path)
+
+    made = builder.Builder.make
+    monkeypatch.setattr(builder.Builder, "make", make)
+    monkeypatch.setattr(fcntl, "ioctl", ioctl)
+    for _ in range(2):
+        (folder / "file").write_text("changed")
+        with opened(folder) as root:
+            restore.apply(root, snapshot.take(root, blobs).digest, target, blobs)
+    # FS_IOC_GETFLAGS; FS_IOC_SETFLAGS with what there was and EXT4_TOPDIR_FL.
+    assert asked == 2 * [(0x80086601, 0), (0x40086602, 0xA0000)]
+    assert len(set(names)) == len(names) == 2
+
+    def none(descriptor: int, request: int, given: bytes) -> bytes:
+        raise OSError(errno.ENOTTY, "this file system has no flags")
+
+    monkeypatch.setattr(fcntl, "ioctl", none)
+    put_back(folder, target, blobs)
