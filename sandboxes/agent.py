@@ -38,6 +38,7 @@ STOPPED = "stopped"
 
 _ANSWER_SECONDS = 10.0
 _LOOK_SECONDS = 0.2
+_AGAIN_SECONDS = 0.02
 _MOST_MESSAGE = 1 << 20
 
 Window = tuple[int, int]
@@ -319,11 +320,13 @@ def wait(
     reconnect: Reconnect,
     window: Callable[[], Window] | None = None,
     stop: threading.Event | None = None,
+    reason: str = "",
 ) -> Ended | None:
     """Wait until a command has ended; None if nothing is heard for `seconds`, and `SandboxGone` if nobody knows.
 
-    A connection that breaks is made again: the command does not depend on it. Once `stop` is set it is ended, with all
-    that it started. Raises `Refused`.
+    A connection that breaks is made again: the command does not depend on it. If the connection was made to end it, for
+    a `reason`, so is the next one: an agent hangs up on who comes while its supervisor does not listen. Once `stop` is
+    set it is ended, with all that it started. Raises `Refused`.
     """
     deadline = time.monotonic() + seconds
     size = None if window is None else window()
@@ -349,12 +352,18 @@ def wait(
         except Broken:
             if (ended := written(files, command)) is not None:
                 return ended
+            if time.monotonic() >= deadline:
+                return None
+            time.sleep(_AGAIN_SECONDS)
             again = reconnect()
             if again is None:
                 break
             connection.sock.close()
             connection, told = again, False
-            connection.attach(command, follow=pump is not None)
+            if reason:
+                connection.end(command, reason)
+            else:
+                connection.attach(command, follow=pump is not None)
     if (ended := written(files, command)) is not None:
         return ended
     raise SandboxGone("the sandbox ended while the command ran; run it again in a new one")

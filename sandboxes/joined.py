@@ -169,7 +169,7 @@ def _asked(
                 if runs and (patience := deadline - time.monotonic()) <= 0:
                     return None, True
                 connection.attach(asked.intent)
-            ended = agent.wait(connection, files, asked.intent, patience, None, sandbox.reconnect)
+            ended = agent.wait(connection, files, asked.intent, patience, None, sandbox.reconnect, reason=end)
             if ended is None and not end:
                 return None, True
             if ended is not None and ended.swept:

@@ -198,7 +198,7 @@ class Sandbox:
         with connection, Spool(self.spool, command) as files:
             connection.end(command, reason)
             try:
-                ended = agent.wait(connection, files, command, _PATIENCE_SECONDS, None, self.reconnect)
+                ended = agent.wait(connection, files, command, _PATIENCE_SECONDS, None, self.reconnect, reason=reason)
             except (SandkeepError, Broken, Refused):
                 return None
             files.remove()

@@ -8,6 +8,7 @@ import itertools
 import os
 import signal
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import msgspec
@@ -114,9 +115,15 @@ def test_an_agent_waits_for_no_supervisor_that_does_not_listen(task: Task) -> No
             with connected(task) as asking:
                 asking.attach(started.id)
         assert shell(task, "echo alive") == "alive\n"
+        with ThreadPoolExecutor(1) as stopping:
+            stopped = stopping.submit(started.stop)  # the agent cannot tell the supervisor yet
+            with pytest.raises(TimeoutError):
+                stopped.result(timeout=1)
+            os.kill(supervisor, signal.SIGCONT)
+            assert stopped.result().exit_code == 137
     finally:
-        os.kill(supervisor, signal.SIGCONT)
-    assert started.stop().exit_code == 137
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(supervisor, signal.SIGCONT)
 
 
 def parent_of(task: Task, wanted: str) -> int:
