@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import final
 
 from sandkeep.sandboxes.mcp_breaker import Breaker
-from sandkeep.sandboxes.mcp_lines import Lines, Outbox, TooLong, decode, encode
+from sandkeep.sandboxes.mcp_lines import Lines, Outbox, TooLong, decode, encode, said
 from sandkeep.sandboxes.mcp_session import ALIVE, DOWN, INVALID_REQUEST, PING, Refused, Session
 
 HEARTBEAT_SECONDS, PATIENCE_SECONDS = 5.0, 30.0
@@ -237,16 +237,15 @@ class Front:
         return bool(data)
 
     def _heed_worker(self, line: bytes | TooLong) -> None:
-        try:
-            message = decode(line) if isinstance(line, bytes) else None
-        except (ValueError, RecursionError):
-            message = None
-        if not isinstance(message, dict):
+        message: object = None
+        with contextlib.suppress(ValueError, RecursionError):
+            message = said(line) if isinstance(line, bytes) else None
+        if not isinstance(line, bytes) or not isinstance(message, dict):
             self._say("the worker says what is no message, which is dropped")
         elif message.get("method") == ALIVE:
             self._breaker.lives()
             self._session.alive((message.get("params") or {}).get("head"))
-        elif (given := self._session.from_worker(message)) is not None:
+        elif (given := self._session.from_worker(message, line)) is not None:
             self._client.put(given)
 
     def _write_client(self, events: int) -> None:

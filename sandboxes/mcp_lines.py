@@ -6,11 +6,15 @@ that whoever sent it is told. Used by one thread.
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import math
 import os
 import re
 import select
+import termios
+from array import array
 from collections.abc import Iterator
 from typing import Any, NoReturn, final
 
@@ -21,6 +25,7 @@ _EDGE = 4096
 _ID = rb'"id"\s*:\s*(-?[0-9]{1,18}|"[^"\\]{0,200}")'
 _FIRST = re.compile(rb'\s*\{\s*(?:"jsonrpc"\s*:\s*"2\.0"\s*,\s*)?' + _ID + rb"\s*,")
 _LAST = re.compile(rb",\s*" + _ID + rb'\s*(?:,\s*"jsonrpc"\s*:\s*"2\.0"\s*)?\}\s*$')
+_RESULT = re.compile(rb'\{"jsonrpc":"2\.0","id":(-?[0-9]{1,18}|"[^"\\]{0,200}"),"result":\{')
 
 Message = dict[str, Any]
 """A JSON-RPC message, of which nothing is certain but that it is an object."""
@@ -69,8 +74,9 @@ class Lines:
 
 @final
 class Outbox:
-    """What is to be written to a descriptor, as far as it takes it. The descriptor stays as it is: no write is larger
-    than what one that is ready takes without blocking."""
+    """What is to be written to a descriptor, as far as it takes it. The descriptor stays as it is, since others may
+    have it: no write is larger than what one that is ready takes without blocking; half of an empty pipe, so that
+    others find room too."""
 
     def __init__(self, fd: int) -> None:
         self.fd = fd
@@ -85,8 +91,16 @@ class Outbox:
 
     def flush(self) -> None:
         """Write some of it; to be called when the descriptor is ready. Raises `OSError` when nobody reads any more."""
-        written = os.write(self.fd, self._held[: select.PIPE_BUF])
+        written = os.write(self.fd, self._held[: self._free()])
         del self._held[:written]
+
+    def _free(self) -> int:
+        held = array("i", [1])
+        with contextlib.suppress(OSError):  # it is no pipe
+            fcntl.ioctl(self.fd, termios.FIONREAD, held)
+            if held[0] == 0:
+                return fcntl.fcntl(self.fd, fcntl.F_GETPIPE_SZ) // 2
+        return select.PIPE_BUF
 
 
 def encode(message: Message) -> bytes:
@@ -97,6 +111,13 @@ def encode(message: Message) -> bytes:
 def decode(line: bytes) -> object:
     """What stands in a line. Raises `ValueError` if it is no JSON, `RecursionError` if it is nested too deeply."""
     return json.loads(line.decode(), parse_constant=_no_number, parse_float=_finite)
+
+
+def said(line: bytes) -> object:
+    """What our worker says in a line, but not what it gives as a result: that is the client's alone, and to decode a
+    large one costs as much as to make it. Raises as `decode`."""
+    found = _RESULT.match(line)
+    return decode(line) if found is None else {"id": json.loads(found[1]), "result": {}}
 
 
 def failure(number: int | str | None, code: int, text: str, /, **data: object) -> Message:

@@ -118,11 +118,12 @@ class Session:
             raise Refused(number, NO_METHOD, f"{method[:60]} is no method for clients")
         return self._notified(method, message) if "id" not in message else self._requested(message)
 
-    def from_worker(self, message: Message) -> bytes | None:
-        """The line that the client is given for it, if any."""
+    def from_worker(self, message: Message, line: bytes) -> bytes | None:
+        """The line that the client is given for it, if any; it came as a `line`, which is passed on where nothing has
+        to be changed: a result may be large."""
         method, number = message.get("method"), message.get("id")
         if method is None:
-            return self._answer(message)
+            return line if self._answers(message) else None
         if number is not None:  # a question; the client must not mix it up with another worker's
             name = f"w{self._worker}-{number}"
             self._asked[name] = number
@@ -140,7 +141,7 @@ class Session:
                 return None
             if request is not None:
                 request.acknowledged = True
-        return encode(message)
+        return line
 
     def alive(self, head: object) -> None:
         """A worker has told how far the log has come."""
@@ -249,19 +250,19 @@ class Session:
         number = self._asked.pop(name, None) if isinstance(name, str) else None
         return None if number is None else encode(message | {"id": number})
 
-    def _answer(self, message: Message) -> bytes | None:
-        """An answer of the worker."""
+    def _answers(self, message: Message) -> bool:
+        """Whether an answer of the worker is one for the client."""
         number = message.get("id")
         if isinstance(number, str) and number in self._internal:
             self._internal.discard(number)
-            return None
+            return False
         request = self._requests.get(number) if isinstance(number, int | str) else None
         if request is None:
-            return encode(message) if number is None else None
+            return number is None
         self._forget(request)
         if "error" not in message:
             self._remember(request)
-        return encode(message)
+        return True
 
     def _remember(self, request: Request) -> None:
         """Keep what every worker has to be told from now on."""

@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from sandkeep.sandboxes.mcp_lines import said
+
 from .mcp_client import PATIENCE, Client
 
 FAKE = Path(__file__).with_name("mcp_fake.py")
@@ -34,6 +36,25 @@ def test_every_request_has_a_key_of_its_own_that_no_client_can_choose(client: Cl
     assert first["other"] == 1
     assert "sandkeep/again" not in first
     assert "mine" != first["sandkeep/key"] != second["sandkeep/key"]
+
+
+def test_a_result_is_told_from_all_else_that_a_worker_says_without_being_read() -> None:
+    for line in (
+        b'{"jsonrpc":"2.0","id":7,"result":{"content":[]}}',
+        b'{"jsonrpc":"2.0","id":"a b","result":{"result":[1,{"id":8}]}}',
+        b'{"jsonrpc":"2.0","id":"w\\u00e9","result":{"method":"x"}}',
+        b'{"jsonrpc":"2.0","id":7,"error":{"code":1,"message":"result"}}',
+        b'{"jsonrpc":"2.0","id":7,"method":"elicitation/create","params":{"result":{}}}',
+        b'{"jsonrpc":"2.0","method":"notifications/progress","params":{"id":7,"result":{}}}',
+    ):
+        whole: Any = json.loads(line)
+        heard: Any = said(line)
+        assert [heard.get(each) for each in ("id", "method", "error")] == [
+            whole.get(each) for each in ("id", "method", "error")
+        ]
+        assert ("result" in heard) == ("result" in whole)
+    with pytest.raises(ValueError, match="Unterminated"):
+        said(b'{"jsonrpc":"2.0","id":7,"resul')
 
 
 def test_a_request_that_a_worker_died_with_is_given_to_the_next_one(client: Client) -> None:
