@@ -10,18 +10,21 @@ import contextlib
 import time
 from typing import TYPE_CHECKING, final
 
-from sandkeep.events import BadInput, Record
+from sandkeep.events import BadInput, Record, late
 from sandkeep.events import catalogue as ev
-from sandkeep.sandboxes import command, intent, joined
+from sandkeep.sandboxes import intent
 from sandkeep.sandboxes.agent import STOPPED
 from sandkeep.sandboxes.errors import SandboxGone, TaskRefused
-from sandkeep.sandboxes.execution import Result
 from sandkeep.sandboxes.recorded import Recorded
-from sandkeep.sandboxes.sandbox import Sandbox
 from sandkeep.sandboxes.spool import STREAMS, Spool
 
 if TYPE_CHECKING:
+    from sandkeep.sandboxes import command, joined
+    from sandkeep.sandboxes.execution import Result
     from sandkeep.sandboxes.keep import Keep
+    from sandkeep.sandboxes.sandbox import Sandbox
+else:  # what a list of what runs has no use for
+    globals().update(late.bound("sandkeep.sandboxes", "command joined sandbox:Sandbox"))
 
 _MANY_SECONDS = 10**6
 _LOOK_SECONDS = 0.02

@@ -10,7 +10,6 @@ from sandkeep.projections import Checkpoint
 from sandkeep.sandboxes import chosen, preview, recording, restore, workspace_diff
 from sandkeep.sandboxes.errors import CheckpointNotFound
 from sandkeep.sandboxes.restore import Restored
-from sandkeep.sandboxes.sandbox import Sandbox
 from sandkeep.sandboxes.workspace_diff import FileDiff
 
 if TYPE_CHECKING:
@@ -39,5 +38,5 @@ def dry_run(keep: Keep, target: Checkpoint, paths: Sequence[bytes], *, privilege
 
 def _present(keep: Keep, task: str) -> str:
     """The digest of what the workspace holds."""
-    with keep.working(task), recording.opened(Sandbox(keep, task).workspace, task) as root:
+    with keep.working(task), recording.opened(keep.task(task).workspace, task) as root:
         return recording.record(keep, task, root).digest

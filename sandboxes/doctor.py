@@ -12,8 +12,6 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-import msgspec
-
 from sandkeep.events import SandkeepError
 from sandkeep.events.mounts import kind_of
 from sandkeep.sandboxes import (
@@ -29,6 +27,7 @@ from sandkeep.sandboxes import (
     slot,
     steward,
 )
+from sandkeep.sandboxes.documents_keep import Finding
 from sandkeep.sandboxes.engine import Engine
 from sandkeep.sandboxes.engine_fitness import GOOD_TO_KNOW
 from sandkeep.sandboxes.errors import BadSettings, EngineUnreachable, EngineUnsupported
@@ -39,15 +38,6 @@ LEAST_BYTES = 2 << 30
 """With less room on the keep's disk, a checkpoint or a long output may find none."""
 
 _MANY = 0.8
-
-
-class Finding(msgspec.Struct, frozen=True):
-    """What was found in an area. `advice` says what to do, if anything; with `act`, it should be done."""
-
-    area: str
-    what: str
-    advice: str = ""
-    act: bool = False
 
 
 def examine(path: Path, engine: Engine, opened: Keep | None = None) -> list[Finding]:

@@ -10,12 +10,20 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from sandkeep.sandboxes import caches
-from sandkeep.sandboxes.doctor import Finding
 from sandkeep.sandboxes.text import moment
 
 if TYPE_CHECKING:
     from sandkeep import projections
     from sandkeep.sandboxes import cache_store, monitor, stock
+
+
+class Finding(msgspec.Struct, frozen=True):
+    """What was found in an area. `advice` says what to do, if anything; with `act`, it should be done."""
+
+    area: str
+    what: str
+    advice: str = ""
+    act: bool = False
 
 
 class MadeKeep(msgspec.Struct, frozen=True):

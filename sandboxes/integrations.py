@@ -12,7 +12,7 @@ from sandkeep.sandboxes.clients import Client
 from sandkeep.sandboxes.errors import ConfigRefused
 
 Said = tuple[str, str, str, bool]
-"""An area, what is, what to do about it, and whether that should be done; see `doctor.Finding`."""
+"""An area, what is, what to do about it, and whether that should be done; see `documents_keep.Finding`."""
 
 _AREA = "agents"
 

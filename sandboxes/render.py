@@ -147,7 +147,7 @@ def _table(*columns: str) -> Table:
 
 
 def _print(table: Table, empty: str = "") -> None:
-    console().print(table if table.row_count else empty)
+    console().print(table if table.row_count else Text(empty))
 
 
 class _Console(Console):

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
+from sandkeep.events import late
 from sandkeep.projections import Extension
-from sandkeep.sandboxes import admission, documents_keep, isolation, limits, monitor, service
+from sandkeep.sandboxes import documents_keep, isolation, limits, service
 from sandkeep.sandboxes.cache_store import Pruned
 from sandkeep.sandboxes.door import Door
 from sandkeep.sandboxes.isolation import Isolation
 from sandkeep.sandboxes.network_policy import show
 from sandkeep.sandboxes.task_resources import TaskResources
+
+if TYPE_CHECKING:
+    from sandkeep.sandboxes import admission, monitor
+else:  # what a list of caches has no use for
+    globals().update(late.bound("sandkeep.sandboxes", "admission monitor"))
 
 
 def set_limits(

@@ -11,7 +11,8 @@ import pytest
 
 from sandkeep.events.catalogue import CacheChoice
 from sandkeep.sandboxes import Keep, Task, doctor
-from sandkeep.sandboxes.doctor import Finding, examine, healthy
+from sandkeep.sandboxes.doctor import examine, healthy
+from sandkeep.sandboxes.documents_keep import Finding
 from sandkeep.sandboxes.engine import Engine
 from sandkeep.sandboxes.engine_facts import Facts
 from sandkeep.sandboxes.incumbent import Seat
